@@ -1,0 +1,2 @@
+//! The `polyfs` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The FUSE adapter: the only place that knows fuser and errno.

@@ -1,0 +1,1 @@
+//! Reference filesystem, operation generator, linearizability checker, toy network.

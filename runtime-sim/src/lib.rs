@@ -1,0 +1,1 @@
+//! Simulated Runtime on madsim: network, clocks, faulty disk.

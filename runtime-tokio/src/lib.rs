@@ -1,0 +1,1 @@
+//! Production Runtime: clock, TCP, files, spawn.

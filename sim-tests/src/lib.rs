@@ -1,0 +1,1 @@
+//! Worlds, workloads, scenarios, checkers, the seed swarm.
