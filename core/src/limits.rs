@@ -114,7 +114,7 @@ const _: () = {
         "a call outlives its requests"
     );
     assert!(
-        CHUNK_BYTES as usize <= ENTRY_BYTES_MAX / 2,
+        CHUNK_BYTES <= ENTRY_BYTES_MAX as u64 / 2,
         "a chunk and its header fit one entry"
     );
     assert!(
