@@ -12,8 +12,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attr;
 pub mod codec;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod place;
+pub mod region;
+pub mod request;
 pub mod time;
+pub mod txn;
+pub mod vfs;
