@@ -13,6 +13,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod attr;
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod ids;

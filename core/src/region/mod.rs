@@ -6,3 +6,4 @@
 pub mod command;
 pub mod key;
 pub mod kv;
+pub mod leader;
