@@ -160,6 +160,12 @@ pub enum Input {
         /// What it wants.
         recall: Recall,
     },
+    /// A leader asks which of these inodes, whose last names are gone, are not open here: answered with
+    /// `MetaOp::NotOpen`, naming those.
+    AskOpen {
+        /// Which.
+        inos: Vec<Ino>,
+    },
     /// The kernel has dropped what `Output::Invalidate` named.
     Invalidated {
         /// Which.
@@ -209,8 +215,6 @@ pub enum Output {
         session: SessionId,
         /// Under which renewal number.
         renewal: Renewal,
-        /// Inodes without names that the node asked about and that are open here.
-        open_orphans: Vec<Ino>,
     },
     /// The kernel must drop its pages and attributes of an inode; `Invalidated` follows.
     Invalidate {
