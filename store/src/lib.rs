@@ -4,4 +4,9 @@
 //! no network and no clock.
 #![warn(missing_docs)]
 
+pub mod aligned;
 pub mod disk;
+pub mod extent_ref;
+pub mod extents;
+pub mod memory;
+pub mod state;
