@@ -7,5 +7,7 @@
 pub mod aligned;
 pub mod disk;
 pub mod extent_ref;
+pub mod extents;
 pub mod memory;
+pub mod state;
 pub mod wal;

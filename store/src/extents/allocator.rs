@@ -1,0 +1,377 @@
+//! Which blocks are free, and when a dropped one may be written again (P10, rule 3).
+//!
+//! ```text
+//!   free ──take──▶ mapped ──retire──▶ retired (still mapped) ──durable + no older reader──▶ free, or only pinned
+//!     ▲    └─────▶ pinned ──last unpin, not mapped──────────────────────────────────────────┘
+//! ```
+//! Owns the free map in memory, derived at each open from the durable page maps and the unpurged log: there is no
+//! stored free list to go stale. Every commit that drops blocks ends an *epoch*; readers and snapshots enter the
+//! current one, and what was dropped in an epoch waits for all who entered it or an earlier one. Deliberately does
+//! no I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::run::{BlockRun, RunSet};
+
+/// What one write transaction does to the blocks; settled when it commits or is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Blocks that came into a page map: fresh pages, and those of a log record's extent.
+    pub(crate) mapped: Vec<BlockRun>,
+    /// Blocks that fell out of one.
+    pub(crate) dropped: Vec<BlockRun>,
+}
+
+#[derive(Debug)]
+struct Retired {
+    epoch: u64,
+    run: BlockRun,
+}
+
+#[derive(Debug, Default)]
+struct Bits {
+    words: Vec<u64>,
+    blocks: u32,
+}
+
+impl Bits {
+    fn word(&mut self, block: u32) -> (&mut u64, u64) {
+        (&mut self.words[(block / 64) as usize], 1 << (block % 64))
+    }
+
+    fn has(&self, block: u32) -> bool {
+        self.words[(block / 64) as usize] >> (block % 64) & 1 == 1
+    }
+}
+
+/// The state of every block of all data files.
+#[derive(Debug, Default)]
+pub(crate) struct Allocator {
+    mapped: BTreeMap<u32, Bits>,
+    free: RunSet,
+    unpunched: RunSet,
+    pins: BTreeMap<(u32, u32), (u32, u32)>,
+    retired: VecDeque<Retired>,
+    epoch: u64,
+    durable_epoch: u64,
+    readers: BTreeMap<u64, u32>,
+    withhold: bool,
+}
+
+impl Allocator {
+    /// Gives out no block that exists when this is called: something unreadable may refer to any of them.
+    pub(crate) fn withhold(&mut self) {
+        self.withhold = true;
+    }
+
+    /// Learns of a data file that was there at open, all of it unknown yet.
+    pub(crate) fn add_file(&mut self, file: u32, blocks: u32) {
+        let words = vec![0; blocks.div_ceil(64) as usize];
+        self.mapped.insert(file, Bits { words, blocks });
+    }
+
+    /// Blocks of a file.
+    pub(crate) fn file_blocks(&self, file: u32) -> u32 {
+        self.mapped.get(&file).map_or(0, |bits| bits.blocks)
+    }
+
+    /// The highest file, if there is one.
+    pub(crate) fn last_file(&self) -> Option<u32> {
+        self.mapped.keys().next_back().copied()
+    }
+
+    /// Whether the run lies inside its file.
+    pub(crate) fn exists(&self, run: BlockRun) -> bool {
+        run.first
+            .checked_add(run.count)
+            .is_some_and(|end| end <= self.file_blocks(run.file))
+    }
+
+    /// Ends the derivation at open: what is neither mapped nor pinned is free.
+    pub(crate) fn derive_free(&mut self) {
+        if self.withhold {
+            return;
+        }
+        let files: Vec<BlockRun> = self
+            .mapped
+            .iter()
+            .map(|(file, bits)| BlockRun {
+                file: *file,
+                first: 0,
+                count: bits.blocks,
+            })
+            .collect();
+        for whole in files {
+            self.free_unless_used(whole);
+        }
+    }
+
+    /// A file has grown: the new blocks are free.
+    pub(crate) fn grow(&mut self, file: u32, blocks: u32) {
+        let bits = self.mapped.entry(file).or_default();
+        let old = bits.blocks;
+        assert!(old < blocks, "files only grow");
+        bits.blocks = blocks;
+        bits.words.resize(blocks.div_ceil(64) as usize, 0);
+        self.free.insert(BlockRun {
+            file,
+            first: old,
+            count: blocks - old,
+        });
+    }
+
+    /// Takes contiguous blocks; they are in nobody's hands until mapped or pinned.
+    pub(crate) fn take(&mut self, count: u32) -> Option<BlockRun> {
+        let run = self.free.take(count)?;
+        self.unpunched.remove(run);
+        Some(run)
+    }
+
+    /// Takes up to `count` blocks, as many as one run has.
+    pub(crate) fn take_some(&mut self, count: u32) -> Option<BlockRun> {
+        let run = self.free.take_some(count)?;
+        self.unpunched.remove(run);
+        Some(run)
+    }
+
+    /// Puts blocks back that were taken and never mapped or pinned.
+    pub(crate) fn put_back(&mut self, run: BlockRun) {
+        self.free.insert(run);
+    }
+
+    /// A page map refers to these blocks from now on.
+    ///
+    /// # Panics
+    /// When one already does, or they are free: a block belongs to one page map.
+    pub(crate) fn map(&mut self, run: BlockRun) {
+        assert!(
+            self.free.common(run).is_empty(),
+            "{run:?} is held before a page map takes it"
+        );
+        assert!(
+            self.try_map(run),
+            "{run:?}: a block belongs to one page map"
+        );
+    }
+
+    /// As [`Self::map`] for page maps read at open; false when another one has a block of it, or it does not exist.
+    pub(crate) fn try_map(&mut self, run: BlockRun) -> bool {
+        if !self.exists(run) {
+            return false;
+        }
+        let bits = self.mapped.get_mut(&run.file).expect("the run exists");
+        if run.blocks().any(|block| bits.has(block)) {
+            return false;
+        }
+        for block in run.blocks() {
+            let (word, bit) = bits.word(block);
+            *word |= bit;
+        }
+        true
+    }
+
+    fn unmap(&mut self, run: BlockRun) {
+        let bits = self
+            .mapped
+            .get_mut(&run.file)
+            .expect("what is mapped exists");
+        for block in run.blocks() {
+            let (word, bit) = bits.word(block);
+            assert!(*word & bit != 0, "{run:?} is unmapped only once");
+            *word &= !bit;
+        }
+        self.free_unless_used(run);
+    }
+
+    /// Frees those blocks of `run` that are neither mapped nor pinned.
+    fn free_unless_used(&mut self, run: BlockRun) {
+        let bits = &self.mapped[&run.file];
+        let pinned = self.pinned_parts(run);
+        let mut start = run.first;
+        let mut unused = Vec::new();
+        for block in run.blocks() {
+            let used = bits.has(block) || pinned.iter().any(|pin| pin.blocks().contains(&block));
+            if used {
+                unused.push(start..block);
+                start = block + 1;
+            }
+        }
+        unused.push(start..run.end());
+        for part in unused.into_iter().filter(|part| !part.is_empty()) {
+            let part = BlockRun {
+                file: run.file,
+                first: part.start,
+                count: part.end - part.start,
+            };
+            self.free.insert(part);
+            self.unpunched.insert(part);
+        }
+    }
+
+    fn pinned_parts(&self, run: BlockRun) -> Vec<BlockRun> {
+        if cfg!(planted = "space_reused_early") {
+            return Vec::new();
+        }
+        let before = self
+            .pins
+            .range((run.file, 0)..(run.file, run.first))
+            .next_back();
+        let inside = self
+            .pins
+            .range((run.file, run.first)..(run.file, run.end()));
+        before
+            .into_iter()
+            .chain(inside)
+            .map(|(&(file, first), &(count, _))| BlockRun { file, first, count })
+            .filter(|pin| pin.end() > run.first)
+            .collect()
+    }
+
+    /// A batch has become visible: what it dropped waits for the next durable commit and for today's readers.
+    pub(crate) fn commit(&mut self, changes: Changes) {
+        if changes.dropped.is_empty() {
+            return;
+        }
+        let epoch = self.epoch;
+        self.retired.extend(
+            changes
+                .dropped
+                .into_iter()
+                .map(|run| Retired { epoch, run }),
+        );
+        self.epoch += 1;
+        self.release();
+    }
+
+    /// A batch was given up: what it took is free again at once, nothing durable or visible ever referred to it.
+    pub(crate) fn abort(&mut self, changes: Changes) {
+        for run in changes.mapped {
+            self.unmap(run);
+        }
+    }
+
+    /// The epoch that a durable commit started now would end with.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Everything dropped before `epoch` is dropped durably.
+    pub(crate) fn durable_through(&mut self, epoch: u64) {
+        self.durable_epoch = self.durable_epoch.max(epoch);
+        self.release();
+    }
+
+    /// Rule 3.
+    fn release(&mut self) {
+        let oldest_reader = self.readers.keys().next().copied().unwrap_or(u64::MAX);
+        let reusable = self.durable_epoch.min(oldest_reader);
+        let reusable = if cfg!(planted = "space_reused_early") {
+            u64::MAX
+        } else {
+            reusable
+        };
+        while self
+            .retired
+            .front()
+            .is_some_and(|retired| retired.epoch < reusable)
+        {
+            let retired = self.retired.pop_front().expect("the front is there");
+            self.unmap(retired.run);
+        }
+    }
+
+    /// A reader enters: nothing that it can see is reused until it leaves.
+    pub(crate) fn enter(&mut self) -> u64 {
+        *self.readers.entry(self.epoch).or_default() += 1;
+        self.epoch
+    }
+
+    /// A reader leaves the epoch it entered.
+    pub(crate) fn leave(&mut self, epoch: u64) {
+        let readers = self.readers.get_mut(&epoch).expect("a reader leaves once");
+        *readers -= 1;
+        if *readers == 0 {
+            self.readers.remove(&epoch);
+            self.release();
+        }
+    }
+
+    /// Holds the blocks of an extent; extents never overlap.
+    pub(crate) fn pin(&mut self, run: BlockRun) {
+        let pin = self
+            .pins
+            .entry((run.file, run.first))
+            .or_insert((run.count, 0));
+        assert_eq!(pin.0, run.count, "pins of one place hold the same extent");
+        pin.1 += 1;
+    }
+
+    /// Whether an extent is held.
+    pub(crate) fn is_pinned(&self, run: BlockRun) -> bool {
+        self.pins
+            .get(&(run.file, run.first))
+            .is_some_and(|pin| pin.0 == run.count)
+    }
+
+    /// Whether blocks belong to a held extent.
+    pub(crate) fn lies_in_a_pin(&self, run: BlockRun) -> bool {
+        let at_or_before = self
+            .pins
+            .range((run.file, 0)..=(run.file, run.first))
+            .next_back();
+        at_or_before.is_some_and(|(&(_, first), &(count, _))| first + count >= run.end())
+    }
+
+    /// Whether blocks are marked by pins and maps in a way that a new pin at open would contradict.
+    pub(crate) fn pin_fits(&self, run: BlockRun) -> bool {
+        self.exists(run) && self.pinned_parts(run).into_iter().all(|pin| pin == run)
+    }
+
+    /// One holder less; after the last, what no page map refers to is free.
+    pub(crate) fn unpin(&mut self, run: BlockRun) {
+        let key = (run.file, run.first);
+        let pin = self.pins.get_mut(&key).expect("a pin is dropped once");
+        pin.1 -= 1;
+        if pin.1 > 0 {
+            return;
+        }
+        self.pins.remove(&key);
+        if self.withhold {
+            return;
+        }
+        let already_free = self.free.common(run);
+        let planted = cfg!(planted = "space_reused_early");
+        assert!(planted || already_free.is_empty(), "{run:?}: a pin holds");
+        for part in already_free {
+            self.free.remove(part);
+            self.unpunched.remove(part);
+        }
+        self.free_unless_used(run);
+    }
+
+    /// Sets a free run aside whose space was not given back yet, at most `count` blocks and at least `least`.
+    pub(crate) fn take_unpunched(&mut self, count: u32, least: u32) -> Option<BlockRun> {
+        let run = self
+            .unpunched
+            .largest(count)
+            .filter(|run| run.count >= least)?;
+        self.free.remove(run);
+        self.unpunched.remove(run);
+        Some(run)
+    }
+
+    /// Blocks free, in all, and waiting for rule 3.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let all = self
+            .mapped
+            .values()
+            .map(|bits| u64::from(bits.blocks))
+            .sum();
+        let retired = self
+            .retired
+            .iter()
+            .map(|retired| u64::from(retired.run.count))
+            .sum();
+        (self.free.blocks(), all, retired)
+    }
+}

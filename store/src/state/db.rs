@@ -1,0 +1,277 @@
+//! The database of one node: opening it, and the doors to its transactions.
+//!
+//! Owns the order of recovery in the store: data files, database, page maps, the log's extents, and only then space
+//! that may be written. Deliberately knows no log: its references are handed in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use polyfs_core::ids::Lineage;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+
+use super::backend::Backend;
+use super::batch::StateBatch;
+use super::checkpoint::CheckpointPlan;
+use super::error::{Poison, StoreError};
+use super::record::{GROUPS, NODE, PAGES, STATE, Tag, corrupt, split, unseal};
+use super::reserve::{Reserve, ReserveConfig, SpaceLevel};
+use super::view::StateView;
+use crate::disk::{Dir, DiskError, OpenMode};
+use crate::extent_ref::ExtentRef;
+use crate::extents::{DataConfig, DataFiles, PageMap, Pin};
+
+const FILE: &str = "state.redb";
+/// A database that is being made: without a valid header redb could not open it after a crash.
+const FILE_NEW: &str = "state.new";
+
+/// How a node's state is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct StateConfig {
+    /// redb's page cache, in bytes.
+    pub cache_bytes: usize,
+    /// The data files.
+    pub data: DataConfig,
+    /// The reserve.
+    pub reserve: ReserveConfig,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 32 << 20,
+            data: DataConfig::default(),
+            reserve: ReserveConfig::default(),
+        }
+    }
+}
+
+/// What [`StateDb::open`] found.
+#[derive(Debug)]
+pub struct Opened<D: Dir> {
+    /// The database.
+    pub db: StateDb<D>,
+    /// One for each of the log's extents, in their order: drop it when its record is *durably* purged or truncated.
+    pub pins: Vec<Pin>,
+    /// Lineages with an unreadable page map: their replicas come back under new ids (P1). Until the store is opened
+    /// without any, no space that existed is given out.
+    pub damaged: Vec<Lineage>,
+}
+
+/// Region state and file data of one node. Clones are the same; dropping the last one loses what no checkpoint made
+/// durable, as a crash would.
+pub struct StateDb<D: Dir> {
+    pub(super) inner: Arc<Inner<D>>,
+}
+
+impl<D: Dir> Clone for StateDb<D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<D: Dir> fmt::Debug for StateDb<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateDb").finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Inner<D: Dir> {
+    pub(super) database: Database,
+    sealed: Arc<AtomicBool>,
+    pub(super) data: Arc<DataFiles<D>>,
+    reserve: Arc<Reserve<D>>,
+    pub(super) poison: Poison,
+}
+
+impl<D: Dir> Drop for Inner<D> {
+    fn drop(&mut self) {
+        // Rule 5: the database is dropped after this, and must not write its last commits out then.
+        if !cfg!(planted = "redb_durable_behind_our_back") {
+            self.sealed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl<D: Dir> Inner<D> {
+    pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        self.poison.database(error)
+    }
+}
+
+impl<D: Dir> StateDb<D> {
+    /// Opens the state of a node as the last durable checkpoint left it, or makes an empty one. `log` is every extent
+    /// that an unpurged record of the log refers to: without them their space would be given out again.
+    ///
+    /// # Errors
+    /// `CorruptDatabase`, `CorruptExtent` for a reference of the log that cannot be; failures of the
+    /// disk.
+    pub fn open(
+        dir: Arc<D>,
+        config: StateConfig,
+        log: &[ExtentRef],
+    ) -> Result<Opened<D>, StoreError> {
+        let poison = Poison::default();
+        let data = Arc::new(DataFiles::open(
+            Arc::clone(&dir),
+            config.data,
+            poison.clone(),
+        )?);
+        let (disk, new) = open_file(&*dir)?;
+        let reserve = Arc::new(Reserve::open(Arc::clone(&dir), config.reserve)?);
+        let sealed = Arc::new(AtomicBool::new(false));
+        let backend = Backend::new(
+            disk,
+            Arc::clone(&data),
+            Arc::clone(&reserve),
+            Arc::clone(&sealed),
+        );
+        let database = redb::Builder::new()
+            .set_cache_size(config.cache_bytes)
+            .create_with_backend(backend)
+            .map_err(|error| poison.database(error))?;
+        let inner = Inner {
+            database,
+            sealed,
+            data,
+            reserve,
+            poison,
+        };
+        if new {
+            inner.make_tables()?;
+            dir.rename(FILE_NEW, FILE)?;
+            dir.sync()?;
+        }
+        let damaged = inner.derive_space()?;
+        let pins = inner.data.finish_open(log, !damaged.is_empty())?;
+        Ok(Opened {
+            db: Self {
+                inner: Arc::new(inner),
+            },
+            pins,
+            damaged,
+        })
+    }
+
+    /// Begins the one write transaction there can be; waits for an earlier one to end.
+    ///
+    /// # Errors
+    /// `Poisoned`, failures of the disk.
+    pub fn begin(&self) -> Result<StateBatch<'_, D>, StoreError> {
+        StateBatch::begin(&self.inner)
+    }
+
+    /// The last commit, durable or not, held as it is until dropped. Space that anybody frees meanwhile is not
+    /// reused before.
+    ///
+    /// # Errors
+    /// `Poisoned`, failures of the disk.
+    pub fn view(&self) -> Result<StateView<D>, StoreError> {
+        StateView::new(Arc::clone(&self.inner))
+    }
+
+    /// Begins a durable commit: data files are synced (rule 2), and nobody else writes until the plan is committed or
+    /// dropped.
+    ///
+    /// # Errors
+    /// `Poisoned`, failures of the disk.
+    pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<'_, D>, StoreError> {
+        CheckpointPlan::prepare(&self.inner)
+    }
+
+    /// The data files, for the log's payloads.
+    #[must_use]
+    pub fn data(&self) -> &Arc<DataFiles<D>> {
+        &self.inner.data
+    }
+
+    /// The reserve.
+    #[must_use]
+    pub fn reserve(&self) -> &Reserve<D> {
+        &self.inner.reserve
+    }
+
+    /// How full the disk is.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn space_level(&self) -> Result<SpaceLevel, StoreError> {
+        Ok(self
+            .inner
+            .reserve
+            .space_level(self.inner.data.usage().free)?)
+    }
+}
+
+fn open_file<D: Dir>(dir: &D) -> Result<(D::Disk, bool), DiskError> {
+    match dir.open(
+        FILE,
+        OpenMode {
+            create: false,
+            direct: false,
+        },
+    ) {
+        Ok(disk) => Ok((disk, false)),
+        Err(DiskError::NotFound(_)) => {
+            if dir.list()?.iter().any(|name| name == FILE_NEW) {
+                dir.remove(FILE_NEW)?;
+            }
+            Ok((
+                dir.open(
+                    FILE_NEW,
+                    OpenMode {
+                        create: true,
+                        direct: false,
+                    },
+                )?,
+                true,
+            ))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl<D: Dir> Inner<D> {
+    fn make_tables(&self) -> Result<(), StoreError> {
+        let mut txn = self
+            .database
+            .begin_write()
+            .map_err(|error| self.failed(error))?;
+        txn.set_durability(Durability::Immediate)
+            .map_err(|error| self.failed(error))?;
+        txn.set_quick_repair(true);
+        for table in [STATE, PAGES, GROUPS, NODE] {
+            txn.open_table(table).map_err(|error| self.failed(error))?;
+        }
+        txn.commit().map_err(|error| self.failed(error))
+    }
+
+    /// Marks what the durable page maps refer to; returns the lineages of those that make no sense.
+    fn derive_space(&self) -> Result<Vec<Lineage>, StoreError> {
+        let txn = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let table = txn.open_table(PAGES).map_err(|error| self.failed(error))?;
+        let mut damaged = Vec::new();
+        for row in table.iter().map_err(|error| self.failed(error))? {
+            let (key, value) = row.map_err(|error| self.failed(error))?;
+            let Some((lineage, _)) = split(key.value()) else {
+                return Err(corrupt(Tag::Pages, key.value()));
+            };
+            let map = unseal(Tag::Pages, key.value(), value.value())
+                .and_then(|bytes| Ok(PageMap::decode(bytes)?));
+            let good = map.is_ok_and(|map| {
+                let mut runs = map.pieces().iter().map(|piece| piece.run());
+                runs.all(|run| self.data.found_in_page_map(run))
+            });
+            if !good && damaged.last() != Some(&lineage) {
+                tracing::warn!(%lineage, "a page map is corrupt");
+                damaged.push(lineage);
+            }
+        }
+        Ok(damaged)
+    }
+}

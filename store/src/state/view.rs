@@ -1,0 +1,172 @@
+//! The last commit, pinned: for queries and for sending snapshots (P5).
+//!
+//! Owns the promise that what a view shows stays readable, file data included, however long it is held and whatever is
+//! written meanwhile. Deliberately changes nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes as Content;
+use polyfs_core::ids::{GroupId, Lineage};
+use redb::{ReadOnlyTable, ReadableDatabase};
+
+use super::db::Inner;
+use super::error::StoreError;
+use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join};
+use crate::disk::Dir;
+use crate::extents::{ChunkPages, PageMap, PageMaps, ReadGuard};
+
+type Table = ReadOnlyTable<Bytes, Bytes>;
+
+/// A read-only snapshot of the whole state. Hold it no longer than needed: dropped space waits for it.
+pub struct StateView<D: Dir> {
+    // Dropped in this order: the snapshot before the space it refers to.
+    state: Table,
+    pages: Table,
+    groups: Table,
+    node: Table,
+    _guard: ReadGuard,
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Dir> StateView<D> {
+    pub(super) fn new(inner: Arc<Inner<D>>) -> Result<Self, StoreError> {
+        inner.poison.check()?;
+        // Entered before the snapshot is taken: what it shows cannot have been reused.
+        let guard = inner.data.enter();
+        let txn = inner
+            .database
+            .begin_read()
+            .map_err(|error| inner.failed(error))?;
+        let open = |table| txn.open_table(table).map_err(|error| inner.failed(error));
+        Ok(Self {
+            state: open(STATE)?,
+            pages: open(PAGES)?,
+            groups: open(GROUPS)?,
+            node: open(NODE)?,
+            _guard: guard,
+            inner,
+        })
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    pub fn get(&self, lineage: Lineage, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        record::get(&self.inner, &self.state, Tag::State, &join(lineage, key))
+    }
+
+    /// Up to `limit` keys from `from` on and below `to` (None: the lineage's end) with their values, in order. Go on
+    /// from the last key with a zero byte appended.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    pub fn scan(
+        &self,
+        lineage: Lineage,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        record::scan(
+            &self.inner,
+            &self.state,
+            Tag::State,
+            (lineage, from, to),
+            limit,
+        )
+    }
+
+    /// Up to `limit` keys of chunks from `from` on and below `to` (None: the lineage's end).
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn chunk_keys(
+        &self,
+        lineage: Lineage,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        record::keys(&self.inner, &self.pages, (lineage, from, to), limit)
+    }
+
+    /// The page map of a chunk: which of its pages were ever written.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    pub fn chunk_map(&self, lineage: Lineage, chunk: &[u8]) -> Result<Option<PageMap>, StoreError> {
+        record::load_map(&self.inner, &self.pages, lineage, chunk)
+    }
+
+    /// Bytes of a chunk, zeros where nothing was written.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    ///
+    /// # Panics
+    /// When the range leaves the chunk.
+    pub fn read_chunk(
+        &self,
+        lineage: Lineage,
+        chunk: &[u8],
+        offset: u64,
+        len: usize,
+    ) -> Result<Content, StoreError> {
+        let maps = ViewMaps {
+            view: self,
+            lineage,
+        };
+        ChunkPages {
+            files: &*self.inner.data,
+            maps,
+        }
+        .read(chunk, offset, len)
+    }
+
+    /// What is kept of a group.
+    ///
+    /// # Errors
+    /// `CorruptRecord`, failures of the disk.
+    pub fn get_group(&self, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
+        let key = GroupRecord::key(group);
+        let found = self
+            .groups
+            .get(&key[..])
+            .map_err(|error| self.inner.failed(error))?;
+        found
+            .map(|stored| GroupRecord::unseal(&key, stored.value()))
+            .transpose()
+    }
+
+    /// All groups, in order.
+    ///
+    /// # Errors
+    /// `CorruptRecord`, failures of the disk.
+    pub fn groups(&self) -> Result<Vec<(GroupId, GroupRecord)>, StoreError> {
+        record::groups(&self.inner, &self.groups)
+    }
+
+    /// A record of the node itself.
+    ///
+    /// # Errors
+    /// `CorruptRecord`, failures of the disk.
+    pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        record::get(&self.inner, &self.node, Tag::Node, name.as_bytes())
+    }
+}
+
+struct ViewMaps<'a, D: Dir> {
+    view: &'a StateView<D>,
+    lineage: Lineage,
+}
+
+impl<D: Dir> PageMaps for ViewMaps<'_, D> {
+    fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    fn load(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError> {
+        self.view.chunk_map(self.lineage, key)
+    }
+}
