@@ -4,6 +4,8 @@
 #![warn(missing_docs)]
 
 pub mod frame;
+mod notify;
+pub mod raft;
 pub mod runtime;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,0 +1,573 @@
+//! The node's log in motion: one batch of all groups' records in flight (P10).
+//!
+//! Owns the tasks that write batches and the payloads that go to extents, and whoever waits for durability. What is
+//! appended can be read at once; replication never waits for this disk. Deliberately knows no group's rules: those
+//! are [`super::log`]'s.
+//!
+//! ```text
+//!  append ──small──▶ LogIndex ─take_batch─▶ Lane::Log ─written─▶ waiting callbacks
+//!     └──large──▶ staged ─▶ extent written and synced (Lane::Read) ─▶ LogIndex
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use openraft::storage::IOFlushed;
+use openraft_rt::AsyncRuntime;
+use parking_lot::{Mutex, MutexGuard};
+use polyfs_core::ids::GroupId;
+use polyfs_core::limits::{EXTENT_PAYLOAD_BYTES_MIN, STALLED_DISK};
+use polyfs_core::time::Instant;
+use polyfs_store::extent_ref::ExtentRef;
+use polyfs_store::extents::{DataFiles, Pin};
+use polyfs_store::wal::{
+    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Record,
+    SyncedExtent, Ticket, Written,
+};
+
+use super::types::TypeConfig;
+use crate::notify::Bell;
+use crate::runtime::{Lane, Runtime};
+
+/// When the log falls idle the mark is written alone after this (P10).
+const MARK_AFTER: Duration = Duration::from_millis(10);
+/// Payloads of extents kept in memory for replication and apply, in bytes.
+const BULK_BYTES_MAX: usize = 64 << 20;
+/// How long a full log waits before it tries again.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+
+/// The log of a node, shared by its groups. Cheap to clone.
+pub struct SharedLog<R: Runtime> {
+    inner: Arc<Inner<R>>,
+}
+
+impl<R: Runtime> Clone for SharedLog<R> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+struct Inner<R: Runtime> {
+    runtime: R,
+    dir: Arc<R::Dir>,
+    data: Arc<DataFiles<R::Dir>>,
+    books: Mutex<Books<R>>,
+    writer: Mutex<LogWriter<R::Dir>>,
+    reader: LogReader<R::Dir>,
+    work: Bell,
+    bulk_work: Bell,
+    stopped: AtomicBool,
+}
+
+/// Who waits for a record to be durable.
+pub(super) enum Waiter<R: Runtime> {
+    Flushed(IOFlushed<TypeConfig<R>>),
+    Told(oneshot::Sender<Result<(), LogError>>),
+}
+
+impl<R: Runtime> Waiter<R> {
+    fn tell(self, result: Result<(), LogError>) {
+        match self {
+            Self::Flushed(callback) => callback.io_completed(result.map_err(io::Error::other)),
+            // Whoever asked may have gone.
+            Self::Told(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// An append that waits for its payloads to be in extents.
+struct Staged<R: Runtime> {
+    group: GroupId,
+    entries: Vec<StagedEntry>,
+    waiter: Option<Waiter<R>>,
+}
+
+/// An entry that is not in the index yet.
+#[derive(Clone)]
+pub(super) struct StagedEntry {
+    pub(super) index: u64,
+    pub(super) term: u64,
+    pub(super) head: Bytes,
+    pub(super) payload: Bytes,
+    /// Which append it came with: a truncated entry's successor has another.
+    stage: u64,
+}
+
+/// A payload that is in an extent and still in memory.
+struct Bulk {
+    term: u64,
+    payload: Bytes,
+}
+
+/// Everything under the one lock.
+pub(super) struct Books<R: Runtime> {
+    pub(super) index: LogIndex,
+    waiting: BTreeMap<Ticket, Vec<Waiter<R>>>,
+    staged: VecDeque<Staged<R>>,
+    pub(super) staged_entries: BTreeMap<GroupId, BTreeMap<u64, StagedEntry>>,
+    next_stage: u64,
+    bulk: BTreeMap<(GroupId, u64), Bulk>,
+    bulk_order: VecDeque<(GroupId, u64)>,
+    bulk_bytes: usize,
+    pins: BTreeMap<ExtentRef, Pin>,
+    committed: BTreeMap<GroupId, Bytes>,
+    last_ticket: Ticket,
+    writing_since: Option<Instant>,
+    failure: Option<LogError>,
+}
+
+impl<R: Runtime> Books<R> {
+    /// Queues a record.
+    pub(super) fn push(&mut self, record: Record) -> Result<Ticket, LogError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.last_ticket = self.index.push(record)?;
+        Ok(self.last_ticket)
+    }
+
+    fn wait(&mut self, ticket: Ticket, waiter: Waiter<R>) {
+        if self.index.durable() >= ticket {
+            waiter.tell(Ok(()));
+        } else {
+            self.waiting.entry(ticket).or_default().push(waiter);
+        }
+    }
+
+    /// The payload of an extent, if it is still in memory.
+    pub(super) fn bulk(&self, group: GroupId, index: u64, term: u64) -> Option<Bytes> {
+        let bulk = self.bulk.get(&(group, index))?;
+        (bulk.term == term).then(|| bulk.payload.clone())
+    }
+
+    fn keep_bulk(&mut self, group: GroupId, index: u64, term: u64, payload: Bytes) {
+        self.bulk_bytes += payload.len();
+        if let Some(old) = self.bulk.insert((group, index), Bulk { term, payload }) {
+            self.bulk_bytes -= old.payload.len();
+        } else {
+            self.bulk_order.push_back((group, index));
+        }
+        while self.bulk_bytes > BULK_BYTES_MAX {
+            let Some(oldest) = self.bulk_order.pop_front() else { break };
+            if let Some(old) = self.bulk.remove(&oldest) {
+                self.bulk_bytes -= old.payload.len();
+            }
+        }
+    }
+
+    /// Forgets staged entries from an index on.
+    pub(super) fn unstage(&mut self, group: GroupId, from_index: u64) {
+        if let Some(entries) = self.staged_entries.get_mut(&group) {
+            entries.split_off(&from_index);
+            if entries.is_empty() {
+                self.staged_entries.remove(&group);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &LogError) {
+        self.failure = Some(error.clone());
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+        let staged = std::mem::take(&mut self.staged).into_iter();
+        for waiter in waiting.chain(staged.filter_map(|staged| staged.waiter)) {
+            waiter.tell(Err(error.clone()));
+        }
+    }
+}
+
+impl<R: Runtime> SharedLog<R> {
+    /// Takes a recovered log into use and starts its tasks. `pins` hold the extents that its records refer to.
+    pub fn start(
+        runtime: R,
+        dir: Arc<R::Dir>,
+        log: Log<R::Dir>,
+        data: Arc<DataFiles<R::Dir>>,
+        pins: Vec<Pin>,
+    ) -> Self {
+        let books = Books {
+            index: log.index,
+            waiting: BTreeMap::new(),
+            staged: VecDeque::new(),
+            staged_entries: BTreeMap::new(),
+            next_stage: 0,
+            bulk: BTreeMap::new(),
+            bulk_order: VecDeque::new(),
+            bulk_bytes: 0,
+            pins: pins.into_iter().map(|pin| (pin.extent(), pin)).collect(),
+            committed: BTreeMap::new(),
+            last_ticket: Ticket(0),
+            writing_since: None,
+            failure: None,
+        };
+        let inner = Inner {
+            runtime: runtime.clone(),
+            dir,
+            data,
+            books: Mutex::new(books),
+            writer: Mutex::new(log.writer),
+            reader: log.reader,
+            work: Bell::default(),
+            bulk_work: Bell::default(),
+            stopped: AtomicBool::new(false),
+        };
+        let shared = Self { inner: Arc::new(inner) };
+        runtime.spawn(Arc::clone(&shared.inner).write_batches());
+        runtime.spawn(Arc::clone(&shared.inner).write_payloads());
+        shared
+    }
+
+    pub(super) fn books(&self) -> MutexGuard<'_, Books<R>> {
+        self.inner.books.lock()
+    }
+
+    pub(super) fn reader(&self) -> &LogReader<R::Dir> {
+        &self.inner.reader
+    }
+
+    pub(super) fn runtime(&self) -> &R {
+        &self.inner.runtime
+    }
+
+    pub(super) fn data(&self) -> &Arc<DataFiles<R::Dir>> {
+        &self.inner.data
+    }
+
+    /// Appends entries of a group: readable when this returns, `waiter` is told when they are durable.
+    pub(super) fn append(
+        &self,
+        group: GroupId,
+        entries: Vec<(u64, u64, Bytes, Bytes)>,
+        waiter: Waiter<R>,
+    ) -> Result<(), LogError> {
+        let mut books = self.books();
+        let large = entries.iter().any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
+        if large || books.staged_entries.contains_key(&group) {
+            books.stage(group, entries, waiter);
+            drop(books);
+            self.inner.bulk_work.ring();
+            return Ok(());
+        }
+        let mut ticket = books.last_ticket;
+        for (index, term, head, payload) in entries {
+            let payload = in_log(payload);
+            let entry = LogEntry { index, term, head, payload };
+            ticket = books.push(Record::Entry { group, entry })?;
+        }
+        books.wait(ticket, waiter);
+        drop(books);
+        self.inner.work.ring();
+        Ok(())
+    }
+
+    /// Queues a record that nobody waits for.
+    pub(super) fn push(&self, record: Record) -> Result<(), LogError> {
+        self.books().push(record)?;
+        self.inner.work.ring();
+        Ok(())
+    }
+
+    /// Queues a record and waits until it is durable.
+    pub async fn push_durably(&self, record: Record) -> Result<(), LogError> {
+        let (sender, told) = oneshot::channel();
+        {
+            let mut books = self.books();
+            let ticket = books.push(record)?;
+            books.wait(ticket, Waiter::Told(sender));
+        }
+        self.inner.work.ring();
+        told.await.unwrap_or(Err(LogError::Poisoned))
+    }
+
+    /// Notes a group's committed log id, to be written along with something else.
+    pub(super) fn note_committed(&self, group: GroupId, bytes: Bytes) {
+        self.books().committed.insert(group, bytes);
+    }
+
+    /// Waits until everything appended before is durable (rule 4).
+    pub async fn barrier(&self) -> Result<(), LogError> {
+        let (sender, told) = oneshot::channel();
+        {
+            let mut books = self.books();
+            if let Some(failure) = &books.failure {
+                return Err(failure.clone());
+            }
+            if books.staged_entries.is_empty() {
+                let ticket = books.last_ticket;
+                books.wait(ticket, Waiter::Told(sender));
+            } else {
+                // Behind what still waits for its payloads.
+                books.stage(GroupId::MASTER, Vec::new(), Waiter::Told(sender));
+            }
+        }
+        self.inner.work.ring();
+        self.inner.bulk_work.ring();
+        told.await.unwrap_or(Err(LogError::Poisoned))
+    }
+
+    /// Whether the disk has kept a batch waiting for too long: this node's leaders must stop their heartbeats (P2).
+    #[must_use]
+    pub fn stalled(&self) -> bool {
+        let now = self.inner.runtime.now().mono;
+        let since = self.books().writing_since;
+        since.is_some_and(|since| now.since(since) >= STALLED_DISK)
+    }
+
+    /// Why the log can't go on, once it can't: the node answers nothing more (P10).
+    #[must_use]
+    pub fn failure(&self) -> Option<LogError> {
+        self.books().failure.clone()
+    }
+
+    /// Ends the tasks; what waits is not written.
+    pub fn stop(&self) {
+        self.inner.stopped.store(true, Ordering::Release);
+        self.inner.work.ring();
+        self.inner.bulk_work.ring();
+    }
+}
+
+fn in_log(payload: Bytes) -> PayloadRef {
+    if payload.is_empty() { PayloadRef::None } else { PayloadRef::InLog(payload) }
+}
+
+impl<R: Runtime> Books<R> {
+    fn stage(
+        &mut self,
+        group: GroupId,
+        entries: Vec<(u64, u64, Bytes, Bytes)>,
+        waiter: Waiter<R>,
+    ) {
+        self.next_stage += 1;
+        let stage = self.next_stage;
+        let entry = |(index, term, head, payload)| StagedEntry { index, term, head, payload, stage };
+        let entries: Vec<_> = entries.into_iter().map(entry).collect();
+        if !entries.is_empty() {
+            let here = self.staged_entries.entry(group).or_default();
+            here.extend(entries.iter().map(|entry| (entry.index, entry.clone())));
+        }
+        self.staged.push_back(Staged { group, entries, waiter: Some(waiter) });
+    }
+
+    /// Puts an append whose payloads are synced into the index.
+    fn unstage_synced(&mut self, mut staged: Staged<R>, mut extents: Vec<Option<Pin>>) {
+        for (entry, pin) in staged.entries.drain(..).zip(extents.drain(..)) {
+            let group = staged.group;
+            let here = self.staged_entries.get_mut(&group);
+            let current = here.and_then(|here| here.get(&entry.index));
+            if current.is_none_or(|current| current.stage != entry.stage) {
+                continue;
+            }
+            self.forget_staged(group, entry.index);
+            let payload = match pin {
+                None => in_log(entry.payload),
+                Some(pin) => {
+                    let extent = pin.extent();
+                    self.keep_bulk(group, entry.index, entry.term, entry.payload);
+                    self.pins.insert(extent, pin);
+                    PayloadRef::Extent(SyncedExtent::after_sync(extent))
+                }
+            };
+            let StagedEntry { index, term, head, .. } = entry;
+            let entry = LogEntry { index, term, head, payload };
+            if let Err(error) = self.push(Record::Entry { group, entry }) {
+                self.fail(&error);
+                return;
+            }
+        }
+        if let Some(waiter) = staged.waiter.take() {
+            self.wait(self.last_ticket, waiter);
+        }
+    }
+
+    fn forget_staged(&mut self, group: GroupId, index: u64) {
+        if let Some(here) = self.staged_entries.get_mut(&group) {
+            here.remove(&index);
+            if here.is_empty() {
+                self.staged_entries.remove(&group);
+            }
+        }
+    }
+
+    /// What is to be written next, with the committed ids that wait for company.
+    fn take_batch(&mut self, alone: bool) -> Result<Option<Batch>, LogError> {
+        if self.index.has_work() || alone {
+            for (group, bytes) in std::mem::take(&mut self.committed) {
+                if self.index.group(group).is_some() {
+                    self.push(Record::Committed { group, bytes })?;
+                }
+            }
+        }
+        match self.index.take_batch()? {
+            Some(batch) => Ok(Some(batch)),
+            None if alone => self.index.take_mark(),
+            None => Ok(None),
+        }
+    }
+
+    fn written(&mut self, batch: Batch, written: Written) {
+        let settled = self.index.written(batch, written);
+        for extent in settled.abandoned.iter().chain(&settled.released) {
+            self.pins.remove(extent);
+        }
+        let later = self.waiting.split_off(&Ticket(settled.durable.0 + 1));
+        let told = std::mem::replace(&mut self.waiting, later);
+        for waiter in told.into_values().flatten() {
+            waiter.tell(Ok(()));
+        }
+    }
+}
+
+/// How a batch ended.
+enum Outcome {
+    Written(Batch, Written),
+    Full(Batch),
+    Failed(LogError),
+}
+
+impl<R: Runtime> Inner<R> {
+    async fn write_batches(self: Arc<Self>) {
+        let mut idle = false;
+        while !self.stopped.load(Ordering::Acquire) {
+            let taken = {
+                let mut books = self.books.lock();
+                let taken = books.take_batch(idle);
+                books.writing_since =
+                    matches!(taken, Ok(Some(_))).then(|| self.runtime.now().mono);
+                taken
+            };
+            match taken {
+                Ok(Some(batch)) => {
+                    if !self.write_one(batch).await {
+                        return;
+                    }
+                    idle = false;
+                }
+                Ok(None) if idle => {
+                    self.work.rung().await;
+                    idle = false;
+                }
+                Ok(None) => {
+                    let waited = R::Async::timeout(MARK_AFTER, self.work.rung()).await;
+                    idle = waited.is_err();
+                }
+                Err(error) => return self.books.lock().fail(&error),
+            }
+        }
+    }
+
+    /// Writes a batch; false when the log can't go on.
+    async fn write_one(self: &Arc<Self>, batch: Batch) -> bool {
+        let lane = Arc::clone(self);
+        let written = self.runtime.blocking(Lane::Log, move || {
+            let mut writer = lane.writer.lock();
+            let outcome = match writer.write(&batch) {
+                Ok(written) => Outcome::Written(batch, written),
+                Err(LogError::Full) => Outcome::Full(batch),
+                Err(error) => Outcome::Failed(error),
+            };
+            (outcome, writer.wants_segment())
+        });
+        let (outcome, wants) = written.await;
+        let full = matches!(outcome, Outcome::Full(_));
+        {
+            let mut books = self.books.lock();
+            books.writing_since = None;
+            match outcome {
+                Outcome::Written(batch, written) => books.written(batch, written),
+                Outcome::Full(batch) => books.index.put_back(batch),
+                Outcome::Failed(error) => {
+                    tracing::warn!(%error, "the log failed: this node answers nothing more");
+                    books.fail(&error);
+                    return false;
+                }
+            }
+        }
+        if let Some(segment) = wants {
+            let lane = Arc::clone(self);
+            let grown = self.runtime.blocking(Lane::Log, move || {
+                let made = segment.make(&*lane.dir);
+                made.map(|made| lane.writer.lock().adopt(made))
+            });
+            if let Err(error) = grown.await {
+                tracing::warn!(%error, "the log can't grow");
+                self.books.lock().index.stop_growing();
+            }
+        } else if full {
+            self.runtime.sleep(FULL_PAUSE).await;
+        }
+        true
+    }
+
+    /// Writes payloads to extents, and hands their appends on when they are synced (rule 1).
+    async fn write_payloads(self: Arc<Self>) {
+        loop {
+            self.bulk_work.rung().await;
+            loop {
+                if self.stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                let staged = std::mem::take(&mut self.books.lock().staged);
+                if staged.is_empty() {
+                    break;
+                }
+                let lane = Arc::clone(&self);
+                let written = self.runtime.blocking(Lane::Read, move || {
+                    let pins = write_extents(&lane.data, &staged);
+                    (staged, pins)
+                });
+                let (staged, pins) = written.await;
+                let mut books = self.books.lock();
+                match pins {
+                    Ok(pins) => {
+                        for (staged, pins) in staged.into_iter().zip(pins) {
+                            books.unstage_synced(staged, pins);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a payload could not be stored");
+                        books.staged = staged;
+                        books.fail(&error);
+                        return;
+                    }
+                }
+                drop(books);
+                self.work.ring();
+            }
+        }
+    }
+}
+
+/// Writes the large payloads of some appends and syncs them; one list of pins for each.
+fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
+    data: &DataFiles<D>,
+    staged: &VecDeque<Staged<R>>,
+) -> Result<Vec<Vec<Option<Pin>>>, LogError> {
+    let failed = |error: polyfs_store::state::StoreError| {
+        tracing::warn!(%error, "a data file failed");
+        LogError::Poisoned
+    };
+    let mut written = Vec::new();
+    for append in staged {
+        let mut extents = Vec::new();
+        for entry in &append.entries {
+            let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
+            let extent = large.then(|| data.write_extent(&entry.payload, 0)).transpose();
+            extents.push(extent.map_err(failed)?);
+        }
+        written.push(extents);
+    }
+    let synced = data.sync().map_err(failed)?;
+    let pin = |extent: Option<polyfs_store::extents::Written>| {
+        extent.map(|extent| {
+            assert!(synced.covers(&extent), "an extent is synced before its record (rule 1)");
+            extent.pin
+        })
+    };
+    let pins = |extents: Vec<_>| extents.into_iter().map(pin).collect();
+    Ok(written.into_iter().map(pins).collect())
+}

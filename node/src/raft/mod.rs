@@ -1,0 +1,14 @@
+//! openraft, given a log, a state machine and a network.
+//!
+//! Owns everything that speaks openraft's types. Deliberately knows no request, session or lease.
+//!
+//! ```text
+//!  client_write ─▶ openraft ─append─▶ GroupLog ─▶ SharedLog (all groups, one batch in flight) ─▶ disk
+//!                     │  └─replicate─▶ network ─▶ connection of the node pair ─▶ the other's openraft
+//!                     └─apply─▶ GroupState ─▶ state database (durable at the next checkpoint)
+//! ```
+
+pub mod config;
+pub mod log;
+pub mod log_driver;
+pub mod types;
