@@ -3,11 +3,15 @@
 //! Deliberately knows neither tokio nor madsim, no clock and no randomness but the runtime's.
 #![warn(missing_docs)]
 
+pub mod conn;
 pub mod frame;
+pub mod links;
 mod notify;
 pub mod raft;
 pub mod runtime;
 #[cfg(feature = "testing")]
 pub mod testing;
+
+pub mod wire;
 
 pub use runtime::Runtime;

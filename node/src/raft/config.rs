@@ -33,7 +33,9 @@ pub fn config() -> Arc<Config> {
         max_payload_entries: 256,
         ..Config::default()
     };
-    let config = config.validate().expect("these settings agree with each other");
+    let config = config
+        .validate()
+        .expect("these settings agree with each other");
     assert_protocol(&config);
     Arc::new(config)
 }
@@ -44,7 +46,10 @@ fn assert_protocol(config: &Config) {
         config.enable_leader_restore == Some(false) || cfg!(planted = "leader_restored"),
         "a restarted leader must not serve from state that lost unflushed applies (P2)"
     );
-    assert!(config.enable_pre_vote == Some(true), "a replica asks before it campaigns (P2)");
+    assert!(
+        config.enable_pre_vote == Some(true),
+        "a replica asks before it campaigns (P2)"
+    );
     assert!(
         config.allow_log_reversion != Some(true),
         "a log that went back is a broken promise (P2)"

@@ -20,7 +20,7 @@ use super::types::{Entry, LogId, TypeConfig, Vote, join_entry, log_id, split_ent
 use crate::runtime::{Lane, Runtime};
 
 /// One AppendEntries carries about this many bytes at most: several are on their way at once.
-const APPEND_BYTES_MAX: usize = 2 << 20;
+const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Entries that are read at once for apply.
 const READ_BYTES_MAX: usize = 8 << 20;
 
@@ -32,7 +32,10 @@ pub struct GroupLog<R: Runtime> {
 
 impl<R: Runtime> Clone for GroupLog<R> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), group: self.group }
+        Self {
+            shared: self.shared.clone(),
+            group: self.group,
+        }
     }
 }
 
@@ -51,6 +54,16 @@ fn decode_id(bytes: &[u8]) -> Result<LogId, io::Error> {
     Ok(log_id(term, index))
 }
 
+fn payload_bytes(payload: &PayloadRef) -> usize {
+    match payload {
+        PayloadRef::None => 0,
+        PayloadRef::InLog(bytes) => bytes.len(),
+        PayloadRef::Extent(extent) => {
+            usize::try_from(extent.get().bytes).expect("usize has at least 32 bits")
+        }
+    }
+}
+
 impl<R: Runtime> GroupLog<R> {
     /// The log of `group`.
     #[must_use]
@@ -59,7 +72,11 @@ impl<R: Runtime> GroupLog<R> {
     }
 
     fn state(&self) -> GroupState {
-        self.shared.books().index.group(self.group).unwrap_or_default()
+        self.shared
+            .books()
+            .index
+            .group(self.group)
+            .unwrap_or_default()
     }
 
     /// Entries of a range that the log has, in order; `bytes_max` ends it early, after at least one.
@@ -78,27 +95,40 @@ impl<R: Runtime> GroupLog<R> {
                 self.shared.reader().load(found)
             } else {
                 let reader = self.shared.reader().clone();
-                self.shared.runtime().blocking(Lane::Read, move || reader.load(found)).await
+                self.shared
+                    .runtime()
+                    .blocking(Lane::Read, move || reader.load(found))
+                    .await
             };
             match loaded {
-                Ok(entries) => return self.assemble(entries, staged, extents).await,
+                Ok(entries) => return self.assemble(entries, staged, extents, bytes_max).await,
                 Err(LogError::Damaged { .. })
-                    if located.iter().any(|one| !self.shared.books().index.is_current(one)) => {}
+                    if located
+                        .iter()
+                        .any(|one| !self.shared.books().index.is_current(one)) => {}
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
-        Err(io::Error::other("the log is being purged faster than it can be read"))
+        Err(io::Error::other(
+            "the log is being purged faster than it can be read",
+        ))
     }
 
     /// What is known of a range, under the lock: indexed entries, and those still waiting for their payloads.
-    #[expect(clippy::type_complexity, reason = "three lists of one look, taken apart at once")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "three lists of one look, taken apart at once"
+    )]
     fn look(
         &self,
         range: Range<u64>,
         bytes_max: usize,
     ) -> Result<(Vec<Found>, Vec<StagedEntry>, Vec<Option<Bytes>>), io::Error> {
         let books = self.shared.books();
-        let known = books.index.group(self.group).and_then(|state| state.entries);
+        let known = books
+            .index
+            .group(self.group)
+            .and_then(|state| state.entries);
         let mut found = Vec::new();
         let mut end = range.start;
         if let Some(known) = known {
@@ -141,9 +171,16 @@ impl<R: Runtime> GroupLog<R> {
         stored: Vec<LogEntry>,
         staged: Vec<StagedEntry>,
         bulk: Vec<Option<Bytes>>,
+        bytes_max: usize,
     ) -> Result<Vec<Entry>, io::Error> {
         let mut entries = Vec::with_capacity(stored.len() + staged.len());
+        let mut bytes = 0;
         for (one, bulk) in stored.into_iter().zip(bulk) {
+            // The log counts a payload in an extent as its pointer.
+            bytes += one.head.len() + payload_bytes(&one.payload);
+            if bytes > bytes_max && !entries.is_empty() {
+                return Ok(entries);
+            }
             let (payload, extent) = match (one.payload, bulk) {
                 (PayloadRef::None, _) => (Bytes::new(), None),
                 (PayloadRef::InLog(bytes), _) => (bytes, None),
@@ -160,6 +197,10 @@ impl<R: Runtime> GroupLog<R> {
             entries.push(entry);
         }
         for one in staged {
+            bytes += one.head.len() + one.payload.len();
+            if bytes > bytes_max && !entries.is_empty() {
+                return Ok(entries);
+            }
             let id = log_id(one.term, one.index);
             entries.push(join_entry(id, one.head, one.payload).map_err(io::Error::other)?);
         }
@@ -222,9 +263,17 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig<R>>, io::Error> {
         let state = self.state();
-        let purged = state.purged.map(|(_, bytes)| decode_id(&bytes)).transpose()?;
-        let last = state.entries.map(|entries| log_id(entries.last_term, entries.last));
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+        let purged = state
+            .purged
+            .map(|(_, bytes)| decode_id(&bytes))
+            .transpose()?;
+        let last = state
+            .entries
+            .map(|entries| log_id(entries.last_term, entries.last));
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: last.or(purged),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -233,11 +282,17 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes: Bytes = codec::encode_versioned(1, vote).into();
-        let record = Record::Vote { group: self.group, bytes };
+        let record = Record::Vote {
+            group: self.group,
+            bytes,
+        };
         if cfg!(planted = "vote_unsynced") {
             return self.shared.push(record).map_err(io::Error::other);
         }
-        self.shared.push_durably(record).await.map_err(io::Error::other)
+        self.shared
+            .push_durably(record)
+            .await
+            .map_err(io::Error::other)
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -248,7 +303,10 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        self.state().committed.map(|bytes| decode_id(&bytes)).transpose()
+        self.state()
+            .committed
+            .map(|bytes| decode_id(&bytes))
+            .transpose()
     }
 
     async fn append<I>(
@@ -262,10 +320,17 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
     {
         let split = |entry: Entry| {
             let (head, payload) = split_entry(&entry);
-            (entry.log_id.index(), entry.log_id.committed_leader_id().term, head, payload)
+            (
+                entry.log_id.index(),
+                entry.log_id.committed_leader_id().term,
+                head,
+                payload,
+            )
         };
         let entries = entries.into_iter().map(split).collect();
-        let appended = self.shared.append(self.group, entries, Waiter::Flushed(callback));
+        let appended = self
+            .shared
+            .append(self.group, entries, Waiter::Flushed(callback));
         appended.map_err(io::Error::other)
     }
 
@@ -274,19 +339,28 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
         let indexed = {
             let mut books = self.shared.books();
             books.unstage(self.group, from_index);
-            let entries = books.index.group(self.group).and_then(|state| state.entries);
+            let entries = books
+                .index
+                .group(self.group)
+                .and_then(|state| state.entries);
             entries.is_some_and(|entries| entries.last >= from_index)
         };
         if !indexed {
             return Ok(());
         }
-        let record = Record::Truncate { group: self.group, from_index };
+        let record = Record::Truncate {
+            group: self.group,
+            from_index,
+        };
         self.shared.push(record).map_err(io::Error::other)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        let record =
-            Record::Purge { group: self.group, upto_index: upto.index(), bytes: encode_id(upto) };
+        let record = Record::Purge {
+            group: self.group,
+            upto_index: upto.index(),
+            bytes: encode_id(upto),
+        };
         self.shared.push(record).map_err(io::Error::other)
     }
 }

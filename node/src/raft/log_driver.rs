@@ -48,7 +48,9 @@ pub struct SharedLog<R: Runtime> {
 
 impl<R: Runtime> Clone for SharedLog<R> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
@@ -153,7 +155,9 @@ impl<R: Runtime> Books<R> {
             self.bulk_order.push_back((group, index));
         }
         while self.bulk_bytes > BULK_BYTES_MAX {
-            let Some(oldest) = self.bulk_order.pop_front() else { break };
+            let Some(oldest) = self.bulk_order.pop_front() else {
+                break;
+            };
             if let Some(old) = self.bulk.remove(&oldest) {
                 self.bulk_bytes -= old.payload.len();
             }
@@ -215,7 +219,9 @@ impl<R: Runtime> SharedLog<R> {
             bulk_work: Bell::default(),
             stopped: AtomicBool::new(false),
         };
-        let shared = Self { inner: Arc::new(inner) };
+        let shared = Self {
+            inner: Arc::new(inner),
+        };
         runtime.spawn(Arc::clone(&shared.inner).write_batches());
         runtime.spawn(Arc::clone(&shared.inner).write_payloads());
         shared
@@ -245,7 +251,9 @@ impl<R: Runtime> SharedLog<R> {
         waiter: Waiter<R>,
     ) -> Result<(), LogError> {
         let mut books = self.books();
-        let large = entries.iter().any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
+        let large = entries
+            .iter()
+            .any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
         if large || books.staged_entries.contains_key(&group) {
             books.stage(group, entries, waiter);
             drop(books);
@@ -255,7 +263,12 @@ impl<R: Runtime> SharedLog<R> {
         let mut ticket = books.last_ticket;
         for (index, term, head, payload) in entries {
             let payload = in_log(payload);
-            let entry = LogEntry { index, term, head, payload };
+            let entry = LogEntry {
+                index,
+                term,
+                head,
+                payload,
+            };
             ticket = books.push(Record::Entry { group, entry })?;
         }
         books.wait(ticket, waiter);
@@ -309,6 +322,34 @@ impl<R: Runtime> SharedLog<R> {
         told.await.unwrap_or(Err(LogError::Poisoned))
     }
 
+    /// The last index of each group; when this returns, every log is durable through it (rule 4).
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub async fn synced_through(&self) -> Result<BTreeMap<GroupId, u64>, LogError> {
+        let last = {
+            let books = self.books();
+            let groups: Vec<_> = books.index.group_ids().collect();
+            let last = |group: GroupId| {
+                let state = books.index.group(group)?;
+                let entries = state.entries.map(|entries| entries.last);
+                let staged = books.staged_entries.get(&group);
+                let staged = staged
+                    .and_then(|staged| staged.last_key_value())
+                    .map(|(last, _)| *last);
+                Some((
+                    group,
+                    staged
+                        .or(entries)
+                        .or(state.purged.map(|(index, _)| index))?,
+                ))
+            };
+            groups.into_iter().filter_map(last).collect()
+        };
+        self.barrier().await?;
+        Ok(last)
+    }
+
     /// Whether the disk has kept a batch waiting for too long: this node's leaders must stop their heartbeats (P2).
     #[must_use]
     pub fn stalled(&self) -> bool {
@@ -332,25 +373,34 @@ impl<R: Runtime> SharedLog<R> {
 }
 
 fn in_log(payload: Bytes) -> PayloadRef {
-    if payload.is_empty() { PayloadRef::None } else { PayloadRef::InLog(payload) }
+    if payload.is_empty() {
+        PayloadRef::None
+    } else {
+        PayloadRef::InLog(payload)
+    }
 }
 
 impl<R: Runtime> Books<R> {
-    fn stage(
-        &mut self,
-        group: GroupId,
-        entries: Vec<(u64, u64, Bytes, Bytes)>,
-        waiter: Waiter<R>,
-    ) {
+    fn stage(&mut self, group: GroupId, entries: Vec<(u64, u64, Bytes, Bytes)>, waiter: Waiter<R>) {
         self.next_stage += 1;
         let stage = self.next_stage;
-        let entry = |(index, term, head, payload)| StagedEntry { index, term, head, payload, stage };
+        let entry = |(index, term, head, payload)| StagedEntry {
+            index,
+            term,
+            head,
+            payload,
+            stage,
+        };
         let entries: Vec<_> = entries.into_iter().map(entry).collect();
         if !entries.is_empty() {
             let here = self.staged_entries.entry(group).or_default();
             here.extend(entries.iter().map(|entry| (entry.index, entry.clone())));
         }
-        self.staged.push_back(Staged { group, entries, waiter: Some(waiter) });
+        self.staged.push_back(Staged {
+            group,
+            entries,
+            waiter: Some(waiter),
+        });
     }
 
     /// Puts an append whose payloads are synced into the index.
@@ -372,8 +422,15 @@ impl<R: Runtime> Books<R> {
                     PayloadRef::Extent(SyncedExtent::after_sync(extent))
                 }
             };
-            let StagedEntry { index, term, head, .. } = entry;
-            let entry = LogEntry { index, term, head, payload };
+            let StagedEntry {
+                index, term, head, ..
+            } = entry;
+            let entry = LogEntry {
+                index,
+                term,
+                head,
+                payload,
+            };
             if let Err(error) = self.push(Record::Entry { group, entry }) {
                 self.fail(&error);
                 return;
@@ -436,8 +493,7 @@ impl<R: Runtime> Inner<R> {
             let taken = {
                 let mut books = self.books.lock();
                 let taken = books.take_batch(idle);
-                books.writing_since =
-                    matches!(taken, Ok(Some(_))).then(|| self.runtime.now().mono);
+                books.writing_since = matches!(taken, Ok(Some(_))).then(|| self.runtime.now().mono);
                 taken
             };
             match taken {
@@ -556,7 +612,9 @@ fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
         let mut extents = Vec::new();
         for entry in &append.entries {
             let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
-            let extent = large.then(|| data.write_extent(&entry.payload, 0)).transpose();
+            let extent = large
+                .then(|| data.write_extent(&entry.payload, 0))
+                .transpose();
             extents.push(extent.map_err(failed)?);
         }
         written.push(extents);
@@ -564,7 +622,10 @@ fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
     let synced = data.sync().map_err(failed)?;
     let pin = |extent: Option<polyfs_store::extents::Written>| {
         extent.map(|extent| {
-            assert!(synced.covers(&extent), "an extent is synced before its record (rule 1)");
+            assert!(
+                synced.covers(&extent),
+                "an extent is synced before its record (rule 1)"
+            );
             extent.pin
         })
     };

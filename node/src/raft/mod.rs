@@ -9,6 +9,11 @@
 //! ```
 
 pub mod config;
+mod kv;
 pub mod log;
 pub mod log_driver;
+pub mod network;
+pub mod replica;
+pub mod snapshot;
+pub mod state;
 pub mod types;

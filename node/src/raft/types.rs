@@ -66,7 +66,11 @@ impl GroupCommand {
     #[must_use]
     pub fn new<T: Serialize>(command: &T, payload: Bytes) -> Self {
         let head = codec::encode_versioned(COMMAND_VERSION, command).into();
-        Self { head, payload, extent: None }
+        Self {
+            head,
+            payload,
+            extent: None,
+        }
     }
 
     /// Decodes it again.
@@ -111,14 +115,20 @@ pub fn join_entry(id: LogId, head: Bytes, payload: Bytes) -> Result<Entry, Decod
         None => return Err(invalid()),
         Some(&HEAD_BLANK) if head.len() == 1 && payload.is_empty() => EntryPayload::Blank,
         Some(&HEAD_MEMBERSHIP) if payload.is_empty() => {
-            let membership =
-                codec::decode_versioned("membership", MEMBERSHIP_VERSION, &head[1..])?;
+            let membership = codec::decode_versioned("membership", MEMBERSHIP_VERSION, &head[1..])?;
             EntryPayload::Membership(membership)
         }
         Some(first) if *first >= HEAD_BLANK => return Err(invalid()),
-        Some(_) => EntryPayload::Normal(GroupCommand { head, payload, extent: None }),
+        Some(_) => EntryPayload::Normal(GroupCommand {
+            head,
+            payload,
+            extent: None,
+        }),
     };
-    Ok(Entry { log_id: id, payload })
+    Ok(Entry {
+        log_id: id,
+        payload,
+    })
 }
 
 /// Bytes an entry carries.
@@ -154,7 +164,12 @@ impl fmt::Display for GroupApplied {
 
 impl fmt::Debug for GroupCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "command of {} + {} bytes", self.head.len(), self.payload.len())
+        write!(
+            f,
+            "command of {} + {} bytes",
+            self.head.len(),
+            self.payload.len()
+        )
     }
 }
 
@@ -167,13 +182,17 @@ impl fmt::Display for GroupCommand {
 // openraft asks for serde of every payload, but whatever leaves the process goes through `split_entry`.
 impl Serialize for GroupCommand {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("bulk bytes never pass through a codec"))
+        Err(serde::ser::Error::custom(
+            "bulk bytes never pass through a codec",
+        ))
     }
 }
 
 impl<'de> Deserialize<'de> for GroupCommand {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(serde::de::Error::custom("bulk bytes never pass through a codec"))
+        Err(serde::de::Error::custom(
+            "bulk bytes never pass through a codec",
+        ))
     }
 }
 
@@ -246,7 +265,10 @@ mod tests {
             EntryPayload::Membership(membership),
             EntryPayload::Normal(command),
         ] {
-            let entry = Entry { log_id: id, payload };
+            let entry = Entry {
+                log_id: id,
+                payload,
+            };
             let (head, payload) = split_entry(&entry);
             assert_eq!(join_entry(id, head, payload), Ok(entry));
         }

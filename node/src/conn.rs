@@ -1,0 +1,276 @@
+//! One connection, shared by everything two machines say to each other.
+//!
+//! Owns questions and their answers, the two tasks that move frames, and the bound on what waits to be sent.
+//! Deliberately knows no address and no deadline: those are [`crate::links`]' and the caller's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::channel::{mpsc, oneshot};
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+
+use crate::notify::Bell;
+use crate::raft::types::LogId;
+use crate::runtime::{Frame, FrameReceiver, FrameSender, Runtime};
+use crate::wire::{AppendStop, Call, Message, NodeIdentity, Refused, Reply};
+
+/// What may wait to be sent, in bytes; more is refused.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Frames handed to the network at once.
+const FRAMES_AT_ONCE: usize = 64;
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A node.
+    Node(NodeIdentity),
+    /// A mount.
+    Mount,
+}
+
+/// What arrives and is no answer goes here; must not block.
+pub trait Incoming: Send + Sync + 'static {
+    /// A frame has arrived.
+    fn incoming(&self, from: &Arc<Conn>, message: Message, payload: Bytes);
+    /// The connection is over.
+    fn closed(&self, conn: &Arc<Conn>);
+}
+
+/// How one append of a stream ended.
+pub type Appended = Result<Option<LogId>, AppendStop>;
+
+type Waiting = BTreeMap<u64, oneshot::Sender<(Reply, Bytes)>>;
+
+/// A living or dead connection.
+#[derive(Debug)]
+pub struct Conn {
+    peer: Peer,
+    number: u64,
+    out: Mutex<Option<mpsc::UnboundedSender<Frame>>>,
+    queued: AtomicUsize,
+    next: AtomicU64,
+    closing: Bell,
+    calls: Mutex<Option<Waiting>>,
+    streams: Mutex<Option<BTreeMap<u64, mpsc::UnboundedSender<Appended>>>>,
+}
+
+fn frame_bytes(frame: &Frame) -> usize {
+    frame.header.len() + frame.payload.iter().map(Bytes::len).sum::<usize>()
+}
+
+impl Conn {
+    /// Starts the tasks of a connection whose greetings are over. `number` is its name in this process.
+    pub fn start<R: Runtime>(
+        runtime: &R,
+        (sender, receiver): (impl FrameSender, impl FrameReceiver),
+        peer: Peer,
+        number: u64,
+        incoming: Arc<dyn Incoming>,
+    ) -> Arc<Self> {
+        let (out, frames) = mpsc::unbounded();
+        let conn = Arc::new(Self {
+            peer,
+            number,
+            out: Mutex::new(Some(out)),
+            queued: AtomicUsize::new(0),
+            next: AtomicU64::new(1),
+            closing: Bell::default(),
+            calls: Mutex::new(Some(BTreeMap::new())),
+            streams: Mutex::new(Some(BTreeMap::new())),
+        });
+        runtime.spawn(Arc::clone(&conn).send_frames(sender, frames, Arc::clone(&incoming)));
+        runtime.spawn(Arc::clone(&conn).receive_frames(receiver, incoming));
+        conn
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The connection's name in this process.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether frames may still go out.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.out.lock().is_some()
+    }
+
+    /// Queues a frame. That it was queued says nothing of its arrival.
+    ///
+    /// # Errors
+    /// `Stopping` on a dead connection, `Overloaded` when too much waits.
+    pub fn send(&self, message: &Message, payload: Vec<Bytes>) -> Result<(), Refused> {
+        let frame = message.frame(payload);
+        let bytes = frame_bytes(&frame);
+        let out = self.out.lock();
+        let out = out.as_ref().ok_or(Refused::Stopping)?;
+        if self.queued.load(Ordering::Acquire) + bytes > QUEUE_BYTES_MAX {
+            return Err(Refused::Overloaded);
+        }
+        self.queued.fetch_add(bytes, Ordering::AcqRel);
+        out.unbounded_send(frame).map_err(|_| Refused::Stopping)
+    }
+
+    /// Asks; the answer, or nothing when the connection ends first. Drop it to stop waiting.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn call(&self, body: Call, payload: Vec<Bytes>) -> Result<(Reply, Bytes), Refused> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.calls
+            .lock()
+            .as_mut()
+            .ok_or(Refused::Stopping)?
+            .insert(id, sender);
+        let _forget = Forget { conn: self, id };
+        self.send(&Message::Call { id, body }, payload)?;
+        answer.await.map_err(|_| Refused::Stopping)
+    }
+
+    /// Answers a question.
+    pub fn reply(&self, id: u64, body: Reply, payload: Bytes) {
+        let payload = if payload.is_empty() {
+            vec![]
+        } else {
+            vec![payload]
+        };
+        if let Err(refused) = self.send(&Message::Reply { id, body }, payload) {
+            // The asker's deadline covers it.
+            tracing::debug!(%refused, "an answer was not sent");
+        }
+    }
+
+    /// Opens a stream of appends: its name, and what becomes of each.
+    pub(crate) fn open_stream(&self) -> Result<(u64, mpsc::UnboundedReceiver<Appended>), Refused> {
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, results) = mpsc::unbounded();
+        self.streams
+            .lock()
+            .as_mut()
+            .ok_or(Refused::Stopping)?
+            .insert(stream, sender);
+        Ok((stream, results))
+    }
+
+    /// Closes it.
+    pub(crate) fn close_stream(&self, stream: u64) {
+        if let Some(streams) = self.streams.lock().as_mut() {
+            streams.remove(&stream);
+        }
+        // A dead connection has no streams to end.
+        let _ = self.send(&Message::AppendEnd { stream }, vec![]);
+    }
+
+    /// Ends the connection: everything that waits for it learns so.
+    pub fn close(&self) {
+        drop(self.out.lock().take());
+        drop(self.calls.lock().take());
+        drop(self.streams.lock().take());
+        self.closing.ring();
+    }
+
+    async fn send_frames(
+        self: Arc<Self>,
+        mut sender: impl FrameSender,
+        frames: mpsc::UnboundedReceiver<Frame>,
+        incoming: Arc<dyn Incoming>,
+    ) {
+        let mut frames = frames.ready_chunks(FRAMES_AT_ONCE);
+        while let Some(batch) = frames.next().await {
+            let bytes: usize = batch.iter().map(frame_bytes).sum();
+            self.queued.fetch_sub(bytes, Ordering::AcqRel);
+            if let Err(error) = sender.send(batch).await {
+                tracing::debug!(%error, "a connection broke");
+                break;
+            }
+        }
+        self.end(&*incoming);
+    }
+
+    async fn receive_frames(
+        self: Arc<Self>,
+        mut receiver: impl FrameReceiver,
+        incoming: Arc<dyn Incoming>,
+    ) {
+        while self.is_open() {
+            let received = {
+                let closing = std::pin::pin!(self.closing.rung());
+                match select(closing, std::pin::pin!(receiver.receive())).await {
+                    Either::Left(_) => break,
+                    Either::Right((received, _)) => received,
+                }
+            };
+            let message = match received {
+                Ok(frame) => Message::of(frame),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection ended");
+                    break;
+                }
+            };
+            match message {
+                Ok((message, payload)) => self.arrived(message, payload, &*incoming),
+                Err(error) => {
+                    tracing::warn!(%error, "a peer sent what is no message: the connection ends");
+                    break;
+                }
+            }
+        }
+        self.end(&*incoming);
+    }
+
+    fn end(self: &Arc<Self>, incoming: &dyn Incoming) {
+        let first = self.calls.lock().is_some();
+        self.close();
+        if first {
+            incoming.closed(self);
+        }
+    }
+
+    fn arrived(self: &Arc<Self>, message: Message, payload: Bytes, incoming: &dyn Incoming) {
+        match message {
+            Message::Reply { id, body } => {
+                let waiting = self
+                    .calls
+                    .lock()
+                    .as_mut()
+                    .and_then(|calls| calls.remove(&id));
+                if let Some(waiting) = waiting {
+                    // Whoever asked may have given up.
+                    let _ = waiting.send((body, payload));
+                }
+            }
+            Message::Appended { stream, result } => {
+                let streams = self.streams.lock();
+                if let Some(results) = streams.as_ref().and_then(|all| all.get(&stream)) {
+                    let _ = results.unbounded_send(result);
+                }
+            }
+            other => incoming.incoming(self, other, payload),
+        }
+    }
+}
+
+/// Stops waiting for an answer.
+struct Forget<'a> {
+    conn: &'a Conn,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(calls) = self.conn.calls.lock().as_mut() {
+            calls.remove(&self.id);
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! What a leader or candidate says to another replica, over the connection of their nodes.
+//!
+//! Owns the translation of openraft's calls, pipelined appends, and their deadlines. Deliberately knows no address:
+//! [`Links`] finds the node. Nothing here retries: openraft does, with its own backoff.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::v2::RaftNetworkV2;
+use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft_rt::{AsyncRuntime, BoxFuture, BoxStream, Select3};
+use polyfs_core::codec::DecodeError;
+use polyfs_core::ids::{GroupId, ReplicaId};
+use polyfs_core::limits::REQUEST_DEADLINE;
+
+use super::snapshot::{Snapshot, SnapshotOf};
+use super::types::{TypeConfig, Vote, join_entry, log_id, split_entry};
+use crate::conn::{Appended, Conn};
+use crate::links::Links;
+use crate::runtime::Runtime;
+use crate::wire::{
+    AppendHead, AppendStop, Call, Ends, EntryHead, Message, RaftCall, RaftReply, Refused, Reply,
+    TransferRefusal, VoteAsk,
+};
+
+/// An append without entries waits this long for one with, to go along with it: openraft sends one for each commit.
+const HOLD: Duration = Duration::from_millis(5);
+
+/// Requests on their way at a time.
+const WINDOW: usize = 32;
+
+type Config<R> = TypeConfig<R>;
+type Request<R> = AppendEntriesRequest<Config<R>>;
+type AppendItem<R> = Result<StreamAppendResult<Config<R>>, RPCError<Config<R>>>;
+
+/// Makes a [`Network`] for each other replica of a group.
+pub struct Networks<R: Runtime> {
+    links: Links<R>,
+    group: GroupId,
+    me: ReplicaId,
+}
+
+impl<R: Runtime> Networks<R> {
+    /// For the replica `me` of `group`.
+    #[must_use]
+    pub fn new(links: Links<R>, group: GroupId, me: ReplicaId) -> Self {
+        Self { links, group, me }
+    }
+
+    fn network(&self, target: u64, heartbeat: bool) -> Network<R> {
+        let ends = Ends {
+            group: self.group,
+            from: self.me,
+            to: ReplicaId(target),
+        };
+        Network {
+            links: self.links.clone(),
+            ends,
+            heartbeat,
+        }
+    }
+}
+
+impl<R: Runtime> RaftNetworkFactory<Config<R>> for Networks<R> {
+    type Network = Network<R>;
+
+    async fn new_client(&mut self, target: u64, _: &()) -> Network<R> {
+        self.network(target, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _: &()) -> Network<R> {
+        self.network(target, true)
+    }
+}
+
+/// The way from one replica to another.
+pub struct Network<R: Runtime> {
+    pub(super) links: Links<R>,
+    pub(super) ends: Ends,
+    heartbeat: bool,
+}
+
+pub(super) fn unreachable_because<R: Runtime>(why: &str) -> Unreachable<Config<R>> {
+    Unreachable::new(&io::Error::other(why.to_owned()))
+}
+
+fn unreachable_rpc<R: Runtime>(why: &str) -> RPCError<Config<R>> {
+    RPCError::Unreachable(unreachable_because(why))
+}
+
+impl<R: Runtime> Network<R> {
+    /// The connection, if there is one; otherwise one is on its way.
+    pub(super) fn conn(&self) -> Result<Arc<Conn>, &'static str> {
+        let node = self.links.node_of(self.ends.group, self.ends.to);
+        let node = node.ok_or("it is not known which node holds the replica")?;
+        self.links
+            .to(node)
+            .ok_or("no connection to the replica's node")
+    }
+
+    /// Asks and waits for at most `deadline`.
+    pub(super) async fn ask(
+        &self,
+        body: RaftCall,
+        payload: Vec<Bytes>,
+        deadline: Duration,
+    ) -> Result<RaftReply, String> {
+        let conn = self.conn()?;
+        let asked = conn.call(
+            Call::Raft {
+                ends: self.ends,
+                body,
+            },
+            payload,
+        );
+        match R::Async::timeout(deadline, asked).await {
+            Ok(Ok((Reply::Raft(reply), _))) => Ok(reply),
+            Ok(Ok((Reply::Refused(refused), _)) | Err(refused)) => Err(refused.to_string()),
+            Ok(Ok(_)) => Err("the answer belongs to another question".into()),
+            Err(_) => Err("no answer in time".into()),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        body: RaftCall,
+        deadline: Duration,
+    ) -> Result<VoteResponse<Config<R>>, RPCError<Config<R>>> {
+        match self.ask(body, vec![], deadline).await {
+            Ok(RaftReply::Vote {
+                vote,
+                granted,
+                last,
+            }) => Ok(VoteResponse::new(vote, last, granted)),
+            Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
+            Err(why) => Err(unreachable_rpc(&why)),
+        }
+    }
+}
+
+fn vote_ask<R: Runtime>(request: &VoteRequest<Config<R>>) -> VoteAsk {
+    VoteAsk {
+        vote: request.vote,
+        last: request.last_log_id,
+        transfer: request.leadership_transfer,
+    }
+}
+
+/// The header of a request, and its entries' payloads.
+fn append_head<R: Runtime>(request: &Request<R>) -> (AppendHead, Vec<Bytes>) {
+    let mut payloads = Vec::new();
+    let entries = request.entries.iter().map(|entry| {
+        let (head, payload) = split_entry(entry);
+        let payload_bytes = u32::try_from(payload.len()).expect("an entry is bounded");
+        if !payload.is_empty() {
+            payloads.push(payload);
+        }
+        let (term, index) = (
+            entry.log_id.committed_leader_id().term,
+            entry.log_id.index(),
+        );
+        EntryHead {
+            term,
+            index,
+            head,
+            payload_bytes,
+        }
+    });
+    let entries = entries.collect();
+    let head = AppendHead {
+        vote: request.vote,
+        prev: request.prev_log_id,
+        commit: request.leader_commit,
+        entries,
+    };
+    (head, payloads)
+}
+
+/// The request of a header and a frame's payload.
+///
+/// # Errors
+/// When they do not fit each other.
+pub(crate) fn append_request<R: Runtime>(
+    head: AppendHead,
+    mut payload: Bytes,
+) -> Result<Request<R>, DecodeError> {
+    let mut entries = Vec::with_capacity(head.entries.len());
+    for entry in head.entries {
+        let bytes = usize::try_from(entry.payload_bytes).expect("usize has at least 32 bits");
+        if bytes > payload.len() {
+            return Err(DecodeError::Invalid("append"));
+        }
+        let own = payload.split_to(bytes);
+        entries.push(join_entry(
+            log_id(entry.term, entry.index),
+            entry.head,
+            own,
+        )?);
+    }
+    if !payload.is_empty() {
+        return Err(DecodeError::Trailing("append", payload.len()));
+    }
+    Ok(AppendEntriesRequest {
+        vote: head.vote,
+        prev_log_id: head.prev,
+        leader_commit: head.commit,
+        entries,
+    })
+}
+
+fn stream_result<R: Runtime>(result: Appended) -> AppendItem<R> {
+    match result {
+        Ok(matching) => Ok(Ok(matching)),
+        Err(AppendStop::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(id))),
+        Err(AppendStop::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote))),
+        Err(AppendStop::Refused(refused)) => Err(unreachable_rpc(&refused.to_string())),
+    }
+}
+
+impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
+    type SnapshotData = Snapshot<R>;
+
+    async fn append_entries(
+        &mut self,
+        request: Request<R>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Config<R>>, RPCError<Config<R>>> {
+        let (head, payload) = append_head(&request);
+        let asked = self
+            .ask(RaftCall::Append(head), payload, option.hard_ttl())
+            .await;
+        match asked {
+            Ok(RaftReply::Append(result)) => stream_result::<R>(result).map(Into::into),
+            Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
+            Err(why) => Err(unreachable_rpc(&why)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendItem<R>>, RPCError<Config<R>>>>
+    where
+        S: Stream<Item = Request<R>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.heartbeat {
+                // One question and one answer; a stream would be set up and torn down for it.
+                let Some(request) = input.next().await else {
+                    return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
+                };
+                let (head, payload) = append_head(&request);
+                let asked = self
+                    .ask(RaftCall::Append(head), payload, option.hard_ttl())
+                    .await;
+                let item = match asked {
+                    Ok(RaftReply::Append(result)) => stream_result(result),
+                    Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
+                    Err(why) => Err(unreachable_rpc(&why)),
+                };
+                return Ok(Box::pin(futures::stream::iter([item])) as BoxStream<'s, _>);
+            }
+            let conn = self.conn().map_err(unreachable_rpc)?;
+            let opened = conn.open_stream();
+            let (stream, results) = opened.map_err(|why| unreachable_rpc(&why.to_string()))?;
+            let pipe = Pipe::<R, S> {
+                line: Line {
+                    conn,
+                    ends: self.ends,
+                    stream,
+                },
+                input: Some(input),
+                results,
+                held: None,
+                sent: VecDeque::new(),
+                ready: VecDeque::new(),
+                first: true,
+                ended: false,
+            };
+            let items = futures::stream::unfold(pipe, |mut pipe| async move {
+                pipe.next().await.map(|item| (item, pipe))
+            });
+            Ok(Box::pin(items) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Config<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config<R>>, RPCError<Config<R>>> {
+        self.ask_vote(RaftCall::Vote(vote_ask(&request)), option.hard_ttl())
+            .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Config<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config<R>>, RPCError<Config<R>>> {
+        self.ask_vote(RaftCall::PreVote(vote_ask(&request)), option.hard_ttl())
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<R>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<Config<R>>, StreamingError<Config<R>>> {
+        super::snapshot::send(self, vote, snapshot, cancel).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Config<R>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Config<R>>, RPCError<Config<R>>> {
+        let body = RaftCall::Transfer {
+            from: *request.from_leader(),
+            to: *request.to_node_id(),
+            last: request.last_log_id().copied(),
+        };
+        match self.ask(body, vec![], option.hard_ttl()).await {
+            Ok(RaftReply::Transfer(Ok(()))) => Ok(Ok(())),
+            Ok(RaftReply::Transfer(Err(refusal))) => Ok(Err(match refusal {
+                TransferRefusal::VoteChanged { expected, actual } => {
+                    TransferLeaderError::VoteChanged { expected, actual }
+                }
+                TransferRefusal::LogNotFlushed { expected, actual } => {
+                    TransferLeaderError::LogNotFlushed { expected, actual }
+                }
+            })),
+            Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
+            Err(why) => Err(unreachable_rpc(&why)),
+        }
+    }
+}
+
+/// The sending end of a stream on its connection; closes it when dropped.
+struct Line {
+    conn: Arc<Conn>,
+    ends: Ends,
+    stream: u64,
+}
+
+impl Line {
+    fn send(&self, head: AppendHead, payload: Vec<Bytes>) -> Result<(), Refused> {
+        self.conn.send(
+            &Message::Append {
+                ends: self.ends,
+                stream: self.stream,
+                head,
+            },
+            payload,
+        )
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.conn.close_stream(self.stream);
+    }
+}
+
+/// Appends under way: requests go out as they come, results come back in the same order.
+struct Pipe<R: Runtime, S> {
+    line: Line,
+    input: Option<S>,
+    results: mpsc::UnboundedReceiver<Appended>,
+    /// An entry-less request that waits for company, and until when.
+    held: Option<(Request<R>, <R::Async as AsyncRuntime>::Instant)>,
+    /// For each request on its way: until when it must be answered.
+    sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
+    ready: VecDeque<AppendItem<R>>,
+    first: bool,
+    ended: bool,
+}
+
+impl<R: Runtime, S> Pipe<R, S>
+where
+    S: Stream<Item = Request<R>> + OptionalSend + Unpin + 'static,
+{
+    async fn next(&mut self) -> Option<AppendItem<R>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some(item);
+            }
+            // The output ends when the input has: else the group has a leader and never commits.
+            if self.ended || (self.input.is_none() && self.sent.is_empty() && self.held.is_none()) {
+                return None;
+            }
+            if let Err(why) = self.step().await {
+                self.ended = true;
+                return Some(Err(unreachable_rpc(why)));
+            }
+        }
+    }
+
+    /// Waits for whatever comes first: a result, a request, or a time.
+    async fn step(&mut self) -> Result<(), &'static str> {
+        let now = <R::Async as AsyncRuntime>::Instant::now_plus(Duration::ZERO);
+        let answer_by = self.sent.front().copied();
+        let held_until = self.held.as_ref().map(|(_, until)| *until);
+        let idle = now + Duration::from_secs(3600);
+        let wake = [answer_by, held_until]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(idle);
+        let input = self.input.as_mut().filter(|_| self.sent.len() < WINDOW);
+        let next_request = async {
+            match input {
+                Some(input) => input.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let came = R::Async::select3(
+            self.results.next(),
+            next_request,
+            R::Async::sleep_until(wake),
+        );
+        match came.await {
+            Select3::First(Some(result)) => self.answered(result),
+            Select3::First(None) => Err("the connection broke"),
+            Select3::Second(Some(request)) => self.requested(request),
+            Select3::Second(None) => {
+                self.input = None;
+                self.send_held()
+            }
+            Select3::Third(()) if answer_by.is_some_and(|by| by <= wake) => {
+                Err("no answer in time")
+            }
+            Select3::Third(()) => self.send_held(),
+        }
+    }
+
+    fn answered(&mut self, result: Appended) -> Result<(), &'static str> {
+        self.sent.pop_front().ok_or("an answer to nothing")?;
+        self.ended = result.is_err();
+        self.ready.push_back(stream_result::<R>(result));
+        Ok(())
+    }
+
+    fn requested(&mut self, request: Request<R>) -> Result<(), &'static str> {
+        let hold = request.entries.is_empty() && !self.first;
+        self.first = false;
+        if hold {
+            let until = <R::Async as AsyncRuntime>::Instant::now_plus(HOLD);
+            // A second one says all that the first did, and must not wait longer.
+            let until = self.held.take().map_or(until, |(_, until)| until);
+            self.held = Some((request, until));
+            return Ok(());
+        }
+        // What was held is answered together with what follows it: an answer says how far the log matches.
+        self.held = None;
+        self.send(&request)
+    }
+
+    fn send_held(&mut self) -> Result<(), &'static str> {
+        match self.held.take() {
+            Some((held, _)) => self.send(&held),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, request: &Request<R>) -> Result<(), &'static str> {
+        let (head, payload) = append_head(request);
+        let by = <R::Async as AsyncRuntime>::Instant::now_plus(REQUEST_DEADLINE);
+        self.line
+            .send(head, payload)
+            .map_err(|_| "the connection does not take more")?;
+        self.sent.push_back(by);
+        Ok(())
+    }
+}
+
+/// Instants of openraft's runtime, by distance.
+trait NowPlus: Sized {
+    fn now_plus(span: Duration) -> Self;
+}
+
+impl<I: openraft_rt::Instant> NowPlus for I {
+    fn now_plus(span: Duration) -> Self {
+        I::now() + span
+    }
+}

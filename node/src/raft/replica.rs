@@ -1,0 +1,292 @@
+//! One replica: a group's log, state and consensus on this node.
+//!
+//! Owns the opening of a replica and what other replicas ask of it. Deliberately knows neither clients nor leaders'
+//! duties: those are [`crate::group`]'s.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::channel::mpsc;
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use polyfs_core::ids::{GroupId, ReplicaId};
+use polyfs_core::limits::RAFT_ELECTION_MAX;
+use polyfs_core::time::Instant;
+use thiserror::Error;
+
+use super::config::config;
+use super::log::GroupLog;
+use super::log_driver::SharedLog;
+use super::network::{Networks, append_request};
+use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
+use super::types::TypeConfig;
+use crate::conn::Conn;
+use crate::links::Links;
+use crate::runtime::Runtime;
+use crate::wire::{
+    AppendStop, Message, RaftCall, RaftReply, Refused, Reply, TransferRefusal, VoteAsk,
+};
+
+/// openraft, as a group uses it.
+pub type Raft<R> = openraft::Raft<TypeConfig<R>, GroupState<R>>;
+/// The way into a stream of appends.
+pub type AppendSender<R> = mpsc::UnboundedSender<AppendEntriesRequest<TypeConfig<R>>>;
+
+/// What every replica of a node stands on. Cheap to clone.
+pub struct Ground<R: Runtime> {
+    /// The world.
+    pub runtime: R,
+    /// The node's log.
+    pub log: SharedLog<R>,
+    /// The node's state.
+    pub state: SharedState<R>,
+    /// The other nodes.
+    pub links: Links<R>,
+}
+
+impl<R: Runtime> Clone for Ground<R> {
+    fn clone(&self) -> Self {
+        Self {
+            runtime: self.runtime.clone(),
+            log: self.log.clone(),
+            state: self.state.clone(),
+            links: self.links.clone(),
+        }
+    }
+}
+
+/// One replica. Cheap to clone.
+pub struct Replica<R: Runtime> {
+    group: GroupId,
+    id: ReplicaId,
+    raft: Raft<R>,
+    state: GroupState<R>,
+    runtime: R,
+    /// Before this no vote is granted (P2).
+    no_votes_before: Instant,
+}
+
+impl<R: Runtime> Clone for Replica<R> {
+    fn clone(&self) -> Self {
+        Self {
+            group: self.group,
+            id: self.id,
+            raft: self.raft.clone(),
+            state: self.state.clone(),
+            runtime: self.runtime.clone(),
+            no_votes_before: self.no_votes_before,
+        }
+    }
+}
+
+/// Why a replica does not open.
+#[derive(Clone, Debug, Error)]
+pub enum OpenError {
+    /// openraft refuses what log and state say.
+    #[error("replica {replica} of {group} does not open: {why}")]
+    Refused {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// In openraft's words.
+        why: String,
+    },
+}
+
+impl<R: Runtime> Replica<R> {
+    /// Opens a replica whose state is on this node. `newborn` says that it was made by this very process, so that it
+    /// can't have promised anything before.
+    ///
+    /// # Errors
+    /// When log and state contradict each other.
+    pub async fn open(
+        ground: &Ground<R>,
+        group: GroupId,
+        record: ReplicaRecord,
+        machine: Arc<dyn Machine>,
+        newborn: bool,
+    ) -> Result<Self, OpenError> {
+        let id = record.replica;
+        let alone = record.membership.voter_ids().all(|voter| voter == id.0);
+        let log = GroupLog::new(ground.log.clone(), group);
+        let state = GroupState::new(
+            ground.state.clone(),
+            ground.log.clone(),
+            group,
+            machine,
+            record,
+        );
+        let networks = Networks::new(ground.links.clone(), group, id);
+        let raft = Raft::new(id.0, config(), networks, log, state.clone()).await;
+        let raft = raft.map_err(|error: Fatal<TypeConfig<R>>| OpenError::Refused {
+            group,
+            replica: id,
+            why: error.to_string(),
+        })?;
+        let now = ground.runtime.now().mono;
+        let guarded = !(newborn || alone || cfg!(planted = "votes_after_restart"));
+        let no_votes_before = if guarded {
+            now + RAFT_ELECTION_MAX
+        } else {
+            now
+        };
+        let runtime = ground.runtime.clone();
+        Ok(Self {
+            group,
+            id,
+            raft,
+            state,
+            runtime,
+            no_votes_before,
+        })
+    }
+
+    /// Its group.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Who it is there.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// Its consensus.
+    #[must_use]
+    pub fn raft(&self) -> &Raft<R> {
+        &self.raft
+    }
+
+    /// Its applied state.
+    #[must_use]
+    pub fn state(&self) -> &GroupState<R> {
+        &self.state
+    }
+
+    /// Answers another replica.
+    pub async fn answer(&self, call: RaftCall, payload: Bytes) -> Reply {
+        let answered = match call {
+            RaftCall::Vote(ask) | RaftCall::PreVote(ask)
+                if self.runtime.now().mono < self.no_votes_before && !ask.transfer =>
+            {
+                Err(Refused::JustStarted)
+            }
+            RaftCall::Vote(ask) => self.raft.vote(vote_request(&ask)).await.map_or_else(
+                |_| Err(Refused::Stopping),
+                |response| Ok(vote_reply(response)),
+            ),
+            RaftCall::PreVote(ask) => self.raft.pre_vote(vote_request(&ask)).await.map_or_else(
+                |_| Err(Refused::Stopping),
+                |response| Ok(vote_reply(response)),
+            ),
+            RaftCall::Append(head) => match append_request(head, payload) {
+                Ok(request) => self.append(request).await,
+                Err(error) => {
+                    tracing::warn!(%error, "a peer's append is damaged");
+                    Err(Refused::NotYours)
+                }
+            },
+            RaftCall::Transfer { from, to, last } => {
+                let request = TransferLeaderRequest::new(from, to, last);
+                self.raft.handle_transfer_leader(request).await.map_or_else(
+                    |_| Err(Refused::Stopping),
+                    |taken| Ok(RaftReply::Transfer(taken.map_err(transfer_refusal))),
+                )
+            }
+            RaftCall::SnapshotBegin { .. }
+            | RaftCall::SnapshotPiece(_)
+            | RaftCall::SnapshotEnd { .. } => Err(Refused::NoReplica),
+        };
+        answered.map_or_else(Reply::Refused, Reply::Raft)
+    }
+
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig<R>>,
+    ) -> Result<RaftReply, Refused> {
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let response = self
+            .raft
+            .append_entries(request)
+            .await
+            .map_err(|_| Refused::Stopping)?;
+        Ok(RaftReply::Append(match response {
+            AppendEntriesResponse::Success => Ok(last),
+            AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
+            AppendEntriesResponse::HigherVote(vote) => Err(AppendStop::HigherVote(vote)),
+            AppendEntriesResponse::Conflict => match prev {
+                Some(prev) => Err(AppendStop::Conflict(prev)),
+                None => Err(AppendStop::Refused(Refused::Stopping)),
+            },
+        }))
+    }
+
+    /// Opens a stream of appends whose results go back over `conn` until it ends.
+    #[must_use]
+    pub fn open_stream(&self, conn: Arc<Conn>, stream: u64) -> AppendSender<R> {
+        let (sender, requests) = mpsc::unbounded();
+        let results = self.raft.stream_append(requests);
+        self.runtime.spawn(async move {
+            let mut results = std::pin::pin!(results);
+            while let Some(result) = results.next().await {
+                let result = match result {
+                    Ok(Ok(matching)) => Ok(matching),
+                    Ok(Err(StreamAppendError::Conflict(id))) => Err(AppendStop::Conflict(id)),
+                    Ok(Err(StreamAppendError::HigherVote(vote))) => {
+                        Err(AppendStop::HigherVote(vote))
+                    }
+                    Err(_) => Err(AppendStop::Refused(Refused::Stopping)),
+                };
+                let ends = result.is_err();
+                if conn
+                    .send(&Message::Appended { stream, result }, vec![])
+                    .is_err()
+                    || ends
+                {
+                    break;
+                }
+            }
+        });
+        sender
+    }
+
+    /// Ends it. Its log and state stay.
+    pub async fn close(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.group, %error, "a replica ended with a panic");
+        }
+    }
+}
+
+fn vote_request<R: Runtime>(ask: &VoteAsk) -> VoteRequest<TypeConfig<R>> {
+    let mut request = VoteRequest::new(ask.vote, ask.last);
+    request.leadership_transfer = ask.transfer;
+    request
+}
+
+fn vote_reply<R: Runtime>(response: VoteResponse<TypeConfig<R>>) -> RaftReply {
+    RaftReply::Vote {
+        vote: response.vote,
+        granted: response.vote_granted,
+        last: response.last_log_id,
+    }
+}
+
+fn transfer_refusal<R: Runtime>(error: TransferLeaderError<TypeConfig<R>>) -> TransferRefusal {
+    match error {
+        TransferLeaderError::VoteChanged { expected, actual } => {
+            TransferRefusal::VoteChanged { expected, actual }
+        }
+        TransferLeaderError::LogNotFlushed { expected, actual } => {
+            TransferRefusal::LogNotFlushed { expected, actual }
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! The state of all groups on this node, and how entries reach it.
+//!
+//! Owns apply: a batch of entries is one commit, which carries the applied log id and the membership with it; and the
+//! checkpoint, which makes commits durable in the only safe order (P10, rules 2 and 4). Deliberately knows no command:
+//! a [`Machine`] does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use polyfs_core::codec;
+use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
+use polyfs_core::region::kv::{Kv, KvError, KvRead};
+use polyfs_store::state::{Checkpoint, GroupRecord, StateDb, StoreError};
+use polyfs_store::wal::LogError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::kv::{BatchKv, ViewKv};
+use super::log_driver::SharedLog;
+use super::snapshot::Snapshot;
+use super::types::{
+    Entry, GroupApplied, GroupCommand, LogId, SnapshotMeta, StoredMembership, TypeConfig,
+    entry_bytes,
+};
+use crate::runtime::{Lane, Runtime};
+
+/// Entries applied in one commit at most ...
+const BATCH_ENTRIES_MAX: usize = 256;
+/// ... and their bytes.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// The version of [`ReplicaRecord`]'s encoding.
+const RECORD_VERSION: u8 = 1;
+
+/// What a group's entries do: a pure function of state and entry.
+pub trait Machine: Send + Sync + 'static {
+    /// Applies one command.
+    ///
+    /// # Errors
+    /// Only when the store fails: the replica stops then. What an entry may not do is an answer, not an error.
+    fn apply(&self, kv: &mut dyn Kv, command: &GroupCommand) -> Result<GroupApplied, KvError>;
+}
+
+/// What is kept of a replica beside its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Who it is in its group (P1).
+    pub replica: ReplicaId,
+    /// What its keys begin with (P5).
+    pub lineage: Lineage,
+    /// The last entry its state contains.
+    pub applied: Option<LogId>,
+    /// The last membership among those.
+    pub membership: StoredMembership,
+}
+
+impl ReplicaRecord {
+    /// A replica that has nothing yet.
+    #[must_use]
+    pub fn blank(replica: ReplicaId, lineage: Lineage) -> Self {
+        Self {
+            replica,
+            lineage,
+            applied: None,
+            membership: StoredMembership::default(),
+        }
+    }
+
+    pub(super) fn decode(record: &GroupRecord) -> Result<Self, StoreError> {
+        let decoded = codec::decode_versioned("replica record", RECORD_VERSION, &record.bytes);
+        Ok(decoded?)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        codec::encode_versioned(RECORD_VERSION, self)
+    }
+
+    pub(super) fn applied_index(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index())
+    }
+
+    pub(super) fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        }
+    }
+}
+
+/// Why state could not be made durable.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CheckpointError {
+    /// The state or data files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// The state of all groups on this node. Cheap to clone.
+pub struct SharedState<R: Runtime> {
+    inner: Arc<Inner<R>>,
+}
+
+struct Inner<R: Runtime> {
+    runtime: R,
+    db: StateDb<R::Dir>,
+    /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
+    turn: futures::lock::Mutex<()>,
+    changed: AtomicBool,
+    /// What the last checkpoint made durable of each replica: nothing else may be reported to openraft as snapshot.
+    durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
+    /// Applied indexes that came by snapshot: no log led there.
+    by_snapshot: Mutex<BTreeMap<GroupId, u64>>,
+}
+
+impl<R: Runtime> Clone for SharedState<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<R: Runtime> SharedState<R> {
+    /// Takes an opened database into use. What it holds now is durable.
+    ///
+    /// # Errors
+    /// When what it says of a group can't be read.
+    pub fn new(runtime: R, db: StateDb<R::Dir>) -> Result<Self, StoreError> {
+        let mut durable = BTreeMap::new();
+        for (group, record) in db.view()?.groups()? {
+            durable.insert(group, ReplicaRecord::decode(&record)?);
+        }
+        let inner = Inner {
+            runtime,
+            db,
+            turn: futures::lock::Mutex::new(()),
+            changed: AtomicBool::new(false),
+            durable: Mutex::new(durable),
+            by_snapshot: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    pub(super) fn db(&self) -> &StateDb<R::Dir> {
+        &self.inner.db
+    }
+
+    pub(super) fn runtime(&self) -> &R {
+        &self.inner.runtime
+    }
+
+    pub(super) fn mark_changed(&self) {
+        self.inner.changed.store(true, Ordering::Release);
+    }
+
+    /// Waits for the turn to commit: at most one commit or checkpoint is made at a time.
+    pub(super) async fn turn(&self) -> futures::lock::MutexGuard<'_, ()> {
+        self.inner.turn.lock().await
+    }
+
+    /// What is kept of a replica; `None` when the state has no such group.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn record(&self, group: GroupId) -> Result<Option<ReplicaRecord>, StoreError> {
+        let record = self.inner.db.view()?.get_group(group)?;
+        record
+            .map(|record| ReplicaRecord::decode(&record))
+            .transpose()
+    }
+
+    /// What the last checkpoint made durable of a replica.
+    pub(super) fn durable(&self, group: GroupId) -> Option<ReplicaRecord> {
+        self.inner.durable.lock().get(&group).cloned()
+    }
+
+    /// Sets what is kept of a replica, together with its first state. Durable with the next checkpoint.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn create(
+        &self,
+        group: GroupId,
+        record: &ReplicaRecord,
+        fill: impl FnOnce(&mut dyn Kv) -> Result<(), KvError> + Send,
+    ) -> Result<(), CreateError> {
+        let _turn = self.turn().await;
+        let mut batch = self.inner.db.begin()?;
+        fill(&mut BatchKv::new(batch.lineage(record.lineage)?))?;
+        batch.set_group(group, record.applied_index(), &record.encode())?;
+        batch.commit()?;
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// Reads the applied state of a replica, as of one moment.
+    ///
+    /// # Errors
+    /// When the store fails, or `read` does.
+    pub fn read<T>(
+        &self,
+        lineage: Lineage,
+        read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
+    ) -> Result<T, KvError> {
+        let view = self
+            .inner
+            .db
+            .view()
+            .map_err(|error| KvError::Failed(error.to_string()))?;
+        read(&ViewKv::new(&view, lineage))
+    }
+
+    /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
+    /// state. Nothing when nothing has changed.
+    ///
+    /// # Errors
+    /// Failures of log, data files or state; any but a full disk means that this node answers nothing more.
+    pub async fn checkpoint(
+        &self,
+        log: &SharedLog<R>,
+    ) -> Result<Option<Checkpoint>, CheckpointError> {
+        if !self.inner.changed.swap(false, Ordering::AcqRel) {
+            return Ok(None);
+        }
+        let data = Arc::clone(self.inner.db.data());
+        // Most of it while others still commit.
+        self.inner
+            .runtime
+            .blocking(Lane::Checkpoint, move || data.sync())
+            .await?;
+        let _turn = self.turn().await;
+        let mut synced = log.synced_through().await?;
+        for (group, index) in &*self.inner.by_snapshot.lock() {
+            let synced = synced.entry(*group).or_default();
+            *synced = (*synced).max(*index);
+        }
+        let mut durable = BTreeMap::new();
+        for (group, record) in self.inner.db.view()?.groups()? {
+            durable.insert(group, ReplicaRecord::decode(&record)?);
+        }
+        let db = self.inner.db.clone();
+        let made = self.inner.runtime.blocking(Lane::Checkpoint, move || {
+            let plan = db.prepare_checkpoint()?;
+            plan.commit(|group| synced.get(&group).copied().unwrap_or(0))
+        });
+        let made = made.await?;
+        *self.inner.durable.lock() = durable;
+        Ok(Some(made))
+    }
+}
+
+/// Why a replica's first state could not be set.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CreateError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state.
+    #[error(transparent)]
+    State(#[from] KvError),
+}
+
+/// One group's state machine, as openraft wants it.
+pub struct GroupState<R: Runtime> {
+    shared: SharedState<R>,
+    log: SharedLog<R>,
+    group: GroupId,
+    machine: Arc<dyn Machine>,
+    record: Arc<Mutex<ReplicaRecord>>,
+}
+
+impl<R: Runtime> Clone for GroupState<R> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            log: self.log.clone(),
+            group: self.group,
+            machine: Arc::clone(&self.machine),
+            record: Arc::clone(&self.record),
+        }
+    }
+}
+
+type Answer<R> = (
+    Option<openraft::storage::ApplyResponder<TypeConfig<R>>>,
+    GroupApplied,
+);
+
+impl<R: Runtime> GroupState<R> {
+    /// The state machine of a replica whose record is `record`.
+    #[must_use]
+    pub fn new(
+        shared: SharedState<R>,
+        log: SharedLog<R>,
+        group: GroupId,
+        machine: Arc<dyn Machine>,
+        record: ReplicaRecord,
+    ) -> Self {
+        Self {
+            shared,
+            log,
+            group,
+            machine,
+            record: Arc::new(Mutex::new(record)),
+        }
+    }
+
+    /// What is kept of the replica, as applied.
+    #[must_use]
+    pub fn record(&self) -> ReplicaRecord {
+        self.record.lock().clone()
+    }
+
+    /// Reads the applied state.
+    ///
+    /// # Errors
+    /// As [`SharedState::read`].
+    pub fn read<T>(
+        &self,
+        read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
+    ) -> Result<T, KvError> {
+        self.shared.read(self.record.lock().lineage, read)
+    }
+
+    async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+        let answers = {
+            let _turn = self.shared.turn().await;
+            let mut record = self.record();
+            let answers = self.commit(entries, &mut record)?;
+            *self.record.lock() = record;
+            self.shared.mark_changed();
+            answers
+        };
+        for (responder, applied) in answers {
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    /// One commit of some entries: state, applied id and membership together.
+    fn commit(
+        &self,
+        entries: Vec<EntryResponder<TypeConfig<R>>>,
+        record: &mut ReplicaRecord,
+    ) -> io::Result<Vec<Answer<R>>> {
+        let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
+        let state = batch.lineage(record.lineage).map_err(io::Error::other)?;
+        let mut kv = BatchKv::new(state);
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, responder) in entries {
+            let applied = self.apply_one(&mut kv, &entry, record)?;
+            answers.push((responder, applied));
+        }
+        drop(kv);
+        let bytes = record.encode();
+        let set = batch.set_group(self.group, record.applied_index(), &bytes);
+        set.map_err(io::Error::other)?;
+        batch.commit().map_err(io::Error::other)?;
+        Ok(answers)
+    }
+
+    fn apply_one(
+        &self,
+        kv: &mut BatchKv<'_, R::Dir>,
+        entry: &Entry,
+        record: &mut ReplicaRecord,
+    ) -> io::Result<GroupApplied> {
+        assert!(
+            record
+                .applied
+                .is_none_or(|applied| applied.index() < entry.log_id.index()),
+            "an entry is applied once, in order"
+        );
+        record.applied = Some(entry.log_id);
+        match &entry.payload {
+            EntryPayload::Blank => Ok(GroupApplied::Nothing),
+            EntryPayload::Normal(command) => {
+                kv.next_entry(command.extent);
+                self.machine.apply(kv, command).map_err(io::Error::other)
+            }
+            EntryPayload::Membership(membership) => {
+                record.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                Ok(GroupApplied::Nothing)
+            }
+        }
+    }
+}
+
+impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
+    type SnapshotData = Snapshot<R>;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let record = self.record.lock();
+        Ok((record.applied, record.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig<R>>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(first) = entries.next().await {
+            let mut batch = vec![first?];
+            let mut bytes = entry_bytes(&batch[0].0);
+            while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
+                let Some(Some(next)) = entries.next().now_or_never() else {
+                    break;
+                };
+                let next = next?;
+                bytes += entry_bytes(&next.0);
+                batch.push(next);
+            }
+            self.apply_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Snapshot<R>,
+    ) -> Result<(), io::Error> {
+        let lineage = snapshot.staged().ok_or_else(|| {
+            io::Error::other("a snapshot is installed where it was staged, nowhere else")
+        })?;
+        {
+            let _turn = self.shared.turn().await;
+            let mut record = self.record();
+            record.lineage = lineage;
+            record.applied = meta.last_log_id;
+            record.membership = meta.last_membership.clone();
+            let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
+            let set = batch.set_group(self.group, record.applied_index(), &record.encode());
+            set.map_err(io::Error::other)?;
+            batch.commit().map_err(io::Error::other)?;
+            let mut by_snapshot = self.shared.inner.by_snapshot.lock();
+            by_snapshot.insert(self.group, record.applied_index());
+            *self.record.lock() = record;
+            self.shared.mark_changed();
+        }
+        // openraft purges the log once this returns: what it replaces must be durable.
+        self.shared
+            .checkpoint(&self.log)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<super::snapshot::SnapshotOf<R>>, io::Error> {
+        super::snapshot::pin(&self.shared, self.group).map_err(io::Error::other)
+    }
+}
+
+impl<R: Runtime> RaftSnapshotBuilder<TypeConfig<R>> for GroupState<R> {
+    type SnapshotData = Snapshot<R>;
+
+    /// Nothing is built: it tells openraft how far the log may be purged, which is what a checkpoint made durable.
+    async fn build_snapshot(&mut self) -> Result<super::snapshot::SnapshotOf<R>, io::Error> {
+        let durable = self
+            .shared
+            .durable(self.group)
+            .filter(|record| record.applied.is_some());
+        let durable = durable.ok_or_else(|| io::Error::other("nothing is durable yet"))?;
+        Ok(super::snapshot::SnapshotOf::<R> {
+            meta: durable.meta(),
+            snapshot: Snapshot::Known,
+        })
+    }
+}
