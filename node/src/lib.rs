@@ -5,10 +5,14 @@
 
 pub mod conn;
 pub mod frame;
+pub mod identity;
 pub mod links;
+pub mod node;
 mod notify;
 pub mod raft;
 pub mod runtime;
+pub mod server;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -155,10 +155,6 @@ impl<R: Runtime> SharedState<R> {
         &self.inner.db
     }
 
-    pub(super) fn runtime(&self) -> &R {
-        &self.inner.runtime
-    }
-
     pub(super) fn mark_changed(&self) {
         self.inner.changed.store(true, Ordering::Release);
     }
@@ -177,6 +173,37 @@ impl<R: Runtime> SharedState<R> {
         record
             .map(|record| ReplicaRecord::decode(&record))
             .transpose()
+    }
+
+    /// What is kept of all replicas.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn records(&self) -> Result<Vec<(GroupId, ReplicaRecord)>, StoreError> {
+        let groups = self.inner.db.view()?.groups()?;
+        let decode = |(group, record)| Ok((group, ReplicaRecord::decode(&record)?));
+        groups.into_iter().map(decode).collect()
+    }
+
+    /// A record of the node itself.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.db.view()?.get_node(name)
+    }
+
+    /// Sets a record of the node itself; durable with the next checkpoint.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn set_node(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let _turn = self.turn().await;
+        let mut batch = self.inner.db.begin()?;
+        batch.set_node(name, bytes)?;
+        batch.commit()?;
+        self.mark_changed();
+        Ok(())
     }
 
     /// What the last checkpoint made durable of a replica.

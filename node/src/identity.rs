@@ -1,0 +1,94 @@
+//! Who a store is: the one file that is written before a node says anything (P1).
+//!
+//! Owns the store id, the boot number and, once joined, the cluster and node id. Each start raises the boot number and
+//! syncs it. Deliberately knows nothing of what else a data directory holds.
+
+use polyfs_core::codec::{self, DecodeError};
+use polyfs_core::ids::{BootNumber, ClusterId, NodeId, StoreId};
+use polyfs_store::disk::{Dir, Disk, DiskError, OpenMode};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+const FILE: &str = "identity";
+const FILE_NEW: &str = "identity.new";
+const VERSION: u8 = 1;
+
+/// What a store knows of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    /// The store.
+    pub store: StoreId,
+    /// Which start this is; the first is 1.
+    pub boot: BootNumber,
+    /// The cluster it belongs to and its node id there, once it has joined.
+    pub member: Option<(ClusterId, NodeId)>,
+}
+
+/// Why a store does not say who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// The disk failed.
+    #[error("the identity file: {0}")]
+    Disk(#[from] DiskError),
+    /// The file is damaged.
+    #[error("the identity file is damaged ({0}): this node must come back empty")]
+    Damaged(#[from] DecodeError),
+}
+
+/// Reads the identity, or draws one for an empty directory; raises the boot number, synced.
+///
+/// # Errors
+/// When the file is damaged or the disk fails.
+pub fn start(dir: &impl Dir, draw: impl FnOnce() -> StoreId) -> Result<StoreIdentity, IdentityError> {
+    let mut identity = match read(dir)? {
+        Some(identity) => identity,
+        None => StoreIdentity { store: draw(), boot: BootNumber(0), member: None },
+    };
+    identity.boot = BootNumber(identity.boot.0 + 1);
+    write(dir, &identity)?;
+    Ok(identity)
+}
+
+fn read(dir: &impl Dir) -> Result<Option<StoreIdentity>, IdentityError> {
+    let file = match dir.open(FILE, OpenMode { create: false, direct: false }) {
+        Ok(file) => file,
+        Err(DiskError::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let len = file.len()?;
+    let len = usize::try_from(len).map_err(|_| DecodeError::Invalid("identity"))?;
+    let mut bytes = vec![0; len.min(4096)];
+    file.read_at(0, &mut bytes)?;
+    Ok(Some(codec::decode_versioned("identity", VERSION, &bytes)?))
+}
+
+/// Writes the identity; durable when this returns.
+///
+/// # Errors
+/// When the disk fails: the old one then still stands.
+pub fn write(dir: &impl Dir, identity: &StoreIdentity) -> Result<(), IdentityError> {
+    let bytes = codec::encode_versioned(VERSION, identity);
+    let file = dir.open(FILE_NEW, OpenMode { create: true, direct: false })?;
+    file.set_len(0)?;
+    file.write_at(0, &bytes)?;
+    file.sync_data()?;
+    dir.rename(FILE_NEW, FILE)?;
+    dir.sync()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use polyfs_store::memory::MemoryDir;
+
+    #[test]
+    fn each_start_counts_even_across_power_cuts() {
+        let mut dir = MemoryDir::new(1);
+        for boot in 1..20 {
+            let identity = start(&dir, || StoreId(77)).expect("the disk works");
+            assert_eq!((identity.store, identity.boot), (StoreId(77), BootNumber(boot)));
+            dir = dir.restart(boot);
+        }
+    }
+}

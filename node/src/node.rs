@@ -1,0 +1,384 @@
+//! A node: its store, its groups, its connections.
+//!
+//! Owns the replicas on this machine, their births and ends, checkpoints, and the watch over the disk. Deliberately
+//! knows neither who the master is nor what a client wants: see [`crate::server`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft_rt::watch::WatchReceiver;
+use parking_lot::Mutex;
+use polyfs_core::codec;
+use polyfs_core::ids::{GroupId, Lineage, NodeId, ReplicaId, StoreId};
+use polyfs_core::limits::RAFT_HEARTBEAT;
+use polyfs_core::region::kv::{Kv, KvError};
+use polyfs_store::state::StoreError;
+use polyfs_store::wal::{LogError, Record};
+use thiserror::Error;
+
+use crate::links::Links;
+use crate::raft::log_driver::SharedLog;
+use crate::raft::replica::{Ground, OpenError, Replica};
+use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
+use crate::runtime::{Net, NetError, Runtime};
+use crate::server::Server;
+use crate::store::Store;
+use crate::wire::NodeIdentity;
+
+/// A checkpoint is due this often (P10).
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
+const TORN_SILENCE: Duration = Duration::from_secs(5);
+/// The name of the record that keeps what is known of the others.
+const PEERS: &str = "peers";
+
+/// Says what the entries of a group do.
+pub type Machines = Arc<dyn Fn(GroupId) -> Arc<dyn Machine> + Send + Sync>;
+
+/// What a node remembers of the others, so that its groups start without anybody's help (P3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Peers {
+    /// Where nodes can be dialled.
+    pub addresses: BTreeMap<NodeId, String>,
+    /// Which node holds which replica.
+    pub replicas: BTreeMap<(GroupId, ReplicaId), NodeId>,
+}
+
+/// A running node. Cheap to clone.
+pub struct Node<R: Runtime> {
+    inner: Arc<Inner<R>>,
+}
+
+impl<R: Runtime> Clone for Node<R> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+struct Inner<R: Runtime> {
+    ground: Ground<R>,
+    machines: Machines,
+    replicas: Mutex<BTreeMap<GroupId, Replica<R>>>,
+    peers: Mutex<Peers>,
+    address: Mutex<String>,
+    stopped: AtomicBool,
+}
+
+/// Why a node does not start or go on.
+#[derive(Clone, Debug, Error)]
+pub enum NodeError {
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StoreError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A replica.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A replica's first state.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The store has not joined a cluster.
+    #[error("this store belongs to no cluster yet: join one, or found one")]
+    NoMember,
+    /// There is a replica of that group already.
+    #[error("{0} has a replica here already")]
+    Exists(GroupId),
+    /// The group has no replica here.
+    #[error("{0} has no replica here")]
+    NoReplica(GroupId),
+}
+
+/// How a replica is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The group.
+    pub group: GroupId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Its term.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<ReplicaId>,
+    /// Its last entry.
+    pub last: Option<u64>,
+    /// What it has applied.
+    pub applied: Option<u64>,
+    /// Who votes.
+    pub voters: BTreeSet<ReplicaId>,
+    /// False when it has failed.
+    pub running: bool,
+}
+
+/// How a node is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub identity: NodeIdentity,
+    /// Where it listens.
+    pub address: String,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Whether the disk keeps the log waiting (P2).
+    pub log_stalled: bool,
+    /// Why it answers nothing more.
+    pub failure: Option<String>,
+}
+
+impl<R: Runtime> Node<R> {
+    /// Takes a store into use: listens, and opens every replica it holds.
+    ///
+    /// # Errors
+    /// When the store has joined no cluster, the address can't be had, or a replica does not open.
+    pub async fn start(
+        runtime: R,
+        store: Store<R>,
+        listen: &str,
+        machines: Machines,
+    ) -> Result<Self, NodeError> {
+        let (cluster, node) = store.identity.member.ok_or(NodeError::NoMember)?;
+        let (store_id, boot) = (store.identity.store, store.identity.boot);
+        let me = NodeIdentity { cluster, node, store: store_id, boot };
+        let data = Arc::clone(store.db.data());
+        let log = SharedLog::start(runtime.clone(), store.dir, store.log, data, store.pins);
+        let state = SharedState::new(runtime.clone(), store.db)?;
+        let links = Links::new(runtime.clone(), me);
+        let ground = Ground { runtime: runtime.clone(), log, state, links };
+        let inner = Inner {
+            ground,
+            machines,
+            replicas: Mutex::default(),
+            peers: Mutex::default(),
+            address: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        node.remember_peers()?;
+        node.open_replicas(store.torn).await?;
+        let listener = runtime.net().listen(listen).await?;
+        *node.inner.address.lock() = crate::runtime::Listener::address(&listener);
+        node.links().set_incoming(Arc::new(Server::new(node.clone())));
+        node.links().serve(listener);
+        runtime.spawn(node.clone().checkpoint_often());
+        runtime.spawn(node.clone().watch_the_disk());
+        Ok(node)
+    }
+
+    /// The store's cluster and node id, to be set once before [`Self::start`].
+    #[must_use]
+    pub fn identity(&self) -> NodeIdentity {
+        self.links().me()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.inner.address.lock().clone()
+    }
+
+    /// Its connections.
+    #[must_use]
+    pub fn links(&self) -> &Links<R> {
+        &self.inner.ground.links
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn runtime(&self) -> &R {
+        &self.inner.ground.runtime
+    }
+
+    /// The replica of a group here.
+    #[must_use]
+    pub fn replica(&self, group: GroupId) -> Option<Replica<R>> {
+        self.inner.replicas.lock().get(&group).cloned()
+    }
+
+    /// All replicas here.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<Replica<R>> {
+        self.inner.replicas.lock().values().cloned().collect()
+    }
+
+    /// Takes note of where nodes and replicas are; durable with the next checkpoint.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn learn(&self, news: &Peers) -> Result<(), NodeError> {
+        let bytes = {
+            let mut peers = self.inner.peers.lock();
+            let before = peers.clone();
+            peers.addresses.extend(news.addresses.clone());
+            peers.replicas.extend(news.replicas.iter().map(|(at, node)| (*at, *node)));
+            self.tell_links(&peers);
+            if *peers == before {
+                return Ok(());
+            }
+            codec::encode_versioned(1, &*peers)
+        };
+        self.inner.ground.state.set_node(PEERS, &bytes).await?;
+        Ok(())
+    }
+
+    fn remember_peers(&self) -> Result<(), NodeError> {
+        let Some(bytes) = self.inner.ground.state.get_node(PEERS)? else { return Ok(()) };
+        let peers = codec::decode_versioned("peers", 1, &bytes).map_err(StoreError::from)?;
+        self.tell_links(&peers);
+        *self.inner.peers.lock() = peers;
+        Ok(())
+    }
+
+    fn tell_links(&self, peers: &Peers) {
+        for (node, address) in &peers.addresses {
+            self.links().set_address(*node, address);
+        }
+        for ((group, replica), node) in &peers.replicas {
+            self.links().set_replica(*group, *replica, *node);
+        }
+    }
+
+    async fn open_replicas(&self, torn: bool) -> Result<(), NodeError> {
+        for (group, record) in self.inner.ground.state.records()? {
+            let machine = (self.inner.machines)(group);
+            let alone = record.membership.voter_ids().all(|voter| voter == record.replica.0);
+            let opened =
+                Replica::open(&self.inner.ground, group, record, machine, false).await?;
+            if torn && !alone {
+                self.hold_back(&opened);
+            }
+            self.inner.replicas.lock().insert(group, opened);
+        }
+        Ok(())
+    }
+
+    /// P10: a replica that may have lost what it acknowledged starts no election for a while.
+    fn hold_back(&self, replica: &Replica<R>) {
+        replica.raft().runtime_config().elect(false);
+        let (replica, runtime) = (replica.clone(), self.runtime().clone());
+        self.runtime().spawn(async move {
+            runtime.sleep(TORN_SILENCE).await;
+            replica.raft().runtime_config().elect(true);
+        });
+    }
+
+    /// Makes a replica here (P1: a founding, a split or the master's directive; never a Raft message). `fill` sets its
+    /// first state; every replica of a founding gets the same. Durable when this returns.
+    ///
+    /// # Errors
+    /// When there is one already; failures of log and state.
+    pub async fn create_replica(
+        &self,
+        group: GroupId,
+        id: ReplicaId,
+        fill: impl FnOnce(&mut dyn Kv) -> Result<(), KvError> + Send,
+    ) -> Result<Replica<R>, NodeError> {
+        if self.replica(group).is_some() {
+            return Err(NodeError::Exists(group));
+        }
+        let ground = &self.inner.ground;
+        let record = ReplicaRecord::blank(id, Lineage(self.runtime().random()));
+        ground.state.create(group, &record, fill).await?;
+        let bytes: Bytes = codec::encode_versioned(1, &record.replica).into();
+        ground.log.push_durably(Record::Create { group, bytes }).await?;
+        ground.state.checkpoint(&ground.log).await?;
+        let machine = (self.inner.machines)(group);
+        let replica = Replica::open(ground, group, record, machine, true).await?;
+        self.inner.replicas.lock().insert(group, replica.clone());
+        Ok(replica)
+    }
+
+    /// Makes everything applied so far durable.
+    ///
+    /// # Errors
+    /// Failures of log and state.
+    pub async fn checkpoint(&self) -> Result<(), NodeError> {
+        let ground = &self.inner.ground;
+        ground.state.checkpoint(&ground.log).await?;
+        Ok(())
+    }
+
+    async fn checkpoint_often(self) {
+        while !self.inner.stopped.load(Ordering::Acquire) {
+            self.runtime().sleep(CHECKPOINT_EVERY).await;
+            if let Err(error) = self.checkpoint().await {
+                tracing::warn!(%error, "no checkpoint");
+            }
+        }
+    }
+
+    /// P2: openraft's heartbeats need no disk, so a stalled one must be noticed here.
+    async fn watch_the_disk(self) {
+        let mut beating = true;
+        while !self.inner.stopped.load(Ordering::Acquire) {
+            self.runtime().sleep(RAFT_HEARTBEAT).await;
+            let well = !self.inner.ground.log.stalled() && self.failure().is_none();
+            let beat = well || cfg!(planted = "heartbeats_without_disk");
+            if beat != beating {
+                tracing::warn!(beat, "the log's disk stalls or is back: heartbeats follow");
+                for replica in self.replicas() {
+                    replica.raft().runtime_config().heartbeat(beat);
+                }
+                beating = beat;
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.inner.ground.log.failure().map(|error| error.to_string())
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            identity: self.identity(),
+            address: self.address(),
+            replicas: self.replicas().iter().map(replica_status).collect(),
+            log_stalled: self.inner.ground.log.stalled(),
+            failure: self.failure(),
+        }
+    }
+
+    /// Ends replicas, connections and tasks, in order. The store stays; what no checkpoint made durable is replayed
+    /// from the log.
+    pub async fn stop(&self) {
+        self.inner.stopped.store(true, Ordering::Release);
+        self.links().stop();
+        let replicas = std::mem::take(&mut *self.inner.replicas.lock());
+        for replica in replicas.into_values() {
+            replica.close().await;
+        }
+        self.inner.ground.log.stop();
+    }
+
+    /// The store this node stands on.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.identity().store
+    }
+}
+
+fn replica_status<R: Runtime>(replica: &Replica<R>) -> ReplicaStatus {
+    let metrics = replica.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    ReplicaStatus {
+        group: replica.group(),
+        replica: replica.id(),
+        term: metrics.current_term,
+        leader: metrics.current_leader.map(ReplicaId),
+        last: metrics.last_log_index,
+        applied: metrics.last_applied.map(|id| id.index()),
+        voters: metrics.membership_config.voter_ids().map(ReplicaId).collect(),
+        running: metrics.running_state.is_ok(),
+    }
+}

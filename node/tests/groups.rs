@@ -1,0 +1,313 @@
+//! Groups of three replicas on three nodes: elections, writes, restarts after power cuts, broken connections.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::{ReadPolicy, ServerState};
+use openraft_rt::watch::WatchReceiver;
+use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
+use polyfs_core::place::{Ino, Place};
+use polyfs_core::region::key::{self, Kind};
+use polyfs_core::region::kv::{Kv, KvError};
+use polyfs_core::request::ChunkName;
+use polyfs_node::identity;
+use polyfs_node::node::{Node, Peers};
+use polyfs_node::raft::state::Machine;
+use polyfs_node::raft::types::{GroupApplied, GroupCommand};
+use polyfs_node::store::{Store, StoreConfig};
+use polyfs_store::memory::{Dice, MemoryDir};
+use polyfs_store::wal::LogConfig;
+use serde::{Deserialize, Serialize};
+
+use support::{Fabric, Machine as Host};
+
+const GROUP: GroupId = GroupId(7);
+const NODES: u64 = 3;
+
+/// What the groups of these tests order: a key set, and the payload written to a chunk.
+#[derive(Serialize, Deserialize)]
+struct Put {
+    key: u64,
+    value: u64,
+}
+
+struct Puts;
+
+fn chunk(number: u64) -> ChunkName {
+    ChunkName { ino: Ino::new(Place(5), 1), version: 1, number }
+}
+
+fn put_key(key: u64) -> Vec<u8> {
+    [&[0x10][..], &key.to_be_bytes()].concat()
+}
+
+impl Machine for Puts {
+    fn apply(&self, kv: &mut dyn Kv, command: &GroupCommand) -> Result<GroupApplied, KvError> {
+        let put: Put = command.decode("put")?;
+        kv.put(&put_key(put.key), &put.value.to_be_bytes())?;
+        if !command.payload.is_empty() {
+            kv.put(&key::chunk(Kind::Chunk, &chunk(put.key)), b"chunk")?;
+            kv.write_chunk(&chunk(put.key), 0, &command.payload)?;
+        }
+        Ok(GroupApplied::Master(Bytes::new()))
+    }
+}
+
+fn store_config() -> StoreConfig {
+    let mut config = StoreConfig {
+        log: LogConfig {
+            segment_bytes: 4 << 20,
+            segments_initial: 2,
+            batch_bytes_max: 1 << 20,
+            cache_bytes_max: 1 << 20,
+            ..LogConfig::default()
+        },
+        ..StoreConfig::default()
+    };
+    config.state.data.file_bytes = 64 << 20;
+    config.state.data.step_bytes = 4 << 20;
+    config.state.reserve.bytes_min = 1 << 20;
+    config.state.reserve.part = 1 << 40;
+    config
+}
+
+struct World {
+    fabric: Fabric,
+    seed: u64,
+    dirs: BTreeMap<u64, MemoryDir>,
+    nodes: BTreeMap<u64, Node<Host>>,
+    starts: u64,
+}
+
+fn name(node: u64) -> String {
+    format!("m{node}")
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let dirs = (1..=NODES).map(|node| (node, MemoryDir::new(seed + node))).collect();
+        let mut world =
+            Self { fabric: Fabric::default(), seed, dirs, nodes: BTreeMap::new(), starts: 0 };
+        for node in 1..=NODES {
+            world.start(node).await;
+        }
+        let replicas = (1..=NODES).map(|node| ((GROUP, ReplicaId(10 + node)), NodeId(node)));
+        let replicas: BTreeMap<_, _> = replicas.collect();
+        for node in 1..=NODES {
+            let peers = Peers { replicas: replicas.clone(), ..Peers::default() };
+            world.nodes[&node].learn(&peers).await.expect("the disk works");
+            let made = world.nodes[&node].create_replica(GROUP, ReplicaId(10 + node), |_| Ok(()));
+            made.await.expect("a replica is made");
+        }
+        let first = world.nodes[&1].replica(GROUP).expect("it was made");
+        let members: BTreeMap<u64, ()> = (11..=10 + NODES).map(|id| (id, ())).collect();
+        first.raft().initialize(members).await.expect("it is new");
+        world
+    }
+
+    async fn start(&mut self, node: u64) {
+        self.starts += 1;
+        let host = Host::new(&self.fabric, &name(node), self.seed * 1000 + self.starts);
+        let dir = Arc::new(self.dirs[&node].clone());
+        let mut store = Store::open(&host, Arc::clone(&dir), store_config()).await.expect("opens");
+        if store.identity.member.is_none() {
+            store.identity.member = Some((ClusterId(1), NodeId(node)));
+            identity::write(&*dir, &store.identity).expect("the disk works");
+        }
+        let machines = Arc::new(|_| Arc::new(Puts) as Arc<dyn Machine>);
+        let started = Node::start(host, store, "m:0", machines).await.expect("starts");
+        let mut addresses: BTreeMap<_, _> =
+            self.nodes.iter().map(|(id, node)| (NodeId(*id), node.address())).collect();
+        addresses.insert(NodeId(node), started.address());
+        self.nodes.insert(node, started);
+        for known in self.nodes.values() {
+            let peers = Peers { addresses: addresses.clone(), ..Peers::default() };
+            known.learn(&peers).await.expect("the disk works");
+        }
+    }
+
+    async fn kill(&mut self, node: u64) {
+        self.starts += 1;
+        let after = self.dirs[&node].restart(self.seed + self.starts);
+        self.dirs.insert(node, after);
+        for other in 1..=NODES {
+            self.fabric.cut(&name(node), &name(other), false);
+        }
+        self.fabric.forget(&name(node));
+        let killed = self.nodes.remove(&node).expect("it runs");
+        killed.stop().await;
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let leads = |node: &Node<Host>| {
+            let replica = node.replica(GROUP)?;
+            let metrics = replica.raft().metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+        };
+        let leaders = self.nodes.iter().filter_map(|(id, node)| Some((leads(node)?, *id)));
+        leaders.max().map(|(_, id)| id)
+    }
+
+    /// Writes through whoever leads, until it is acknowledged.
+    async fn put(&self, key: u64, value: u64, payload: Bytes) {
+        for _ in 0..2000 {
+            if let Some(leader) = self.leader() {
+                let replica = self.nodes[&leader].replica(GROUP).expect("it leads");
+                let command = GroupCommand::new(&Put { key, value }, payload.clone());
+                let written =
+                    tokio::time::timeout(Duration::from_secs(2), replica.raft().client_write(command));
+                if matches!(written.await, Ok(Ok(_))) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("seed {}: a write of key {key} is never taken", self.seed);
+    }
+
+    /// Reads a key through a read index.
+    async fn get(&self, key: u64) -> Option<u64> {
+        for _ in 0..2000 {
+            if let Some(leader) = self.leader() {
+                let replica = self.nodes[&leader].replica(GROUP).expect("it leads");
+                let raft = replica.raft();
+                let index = raft.get_read_linearizer(ReadPolicy::ReadIndex);
+                if let Ok(Ok(index)) = tokio::time::timeout(Duration::from_secs(1), index).await
+                    && index.await_ready(raft).await.is_ok()
+                {
+                    let value = replica.state().read(|kv| kv.get(&put_key(key))).expect("reads");
+                    return value.map(|bytes| {
+                        u64::from_be_bytes(bytes.try_into().expect("eight bytes were put"))
+                    });
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("seed {}: key {key} can't be read", self.seed);
+    }
+
+    /// Everything a replica has applied: keys, and the bytes of chunks.
+    fn content(&self, node: u64) -> Vec<(Vec<u8>, Vec<u8>, Bytes)> {
+        let replica = self.nodes[&node].replica(GROUP).expect("it runs");
+        let read = replica.state().read(|kv| {
+            let pairs = kv.scan(&[0], &[0xff], usize::MAX)?;
+            let mut all = Vec::new();
+            for (key, value) in pairs {
+                let number = u64::from_be_bytes(key[1..9].try_into().expect("eight bytes"));
+                let bytes = if key[0] == 0x10 {
+                    kv.read_chunk(&chunk(number), 0, 1 << 20)?.unwrap_or_default()
+                } else {
+                    Bytes::new()
+                };
+                all.push((key, value, bytes));
+            }
+            Ok(all)
+        });
+        read.expect("the state can be read")
+    }
+
+    async fn converge(&self) {
+        for _ in 0..1000 {
+            let applied: BTreeSet<_> = self
+                .nodes
+                .values()
+                .map(|node| {
+                    let status = node.status().replicas.pop().expect("it has one");
+                    (status.applied, status.last)
+                })
+                .collect();
+            if applied.len() == 1 && applied.iter().all(|(applied, last)| applied == last) {
+                let first = self.content(1);
+                for node in 2..=NODES {
+                    assert!(self.content(node) == first, "seed {}: replicas differ", self.seed);
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let all: Vec<_> = self.nodes.values().map(Node::status).collect();
+        panic!("seed {}: replicas do not converge: {all:#?}", self.seed);
+    }
+}
+
+fn payload(dice: &mut Dice) -> Bytes {
+    let bytes = match dice.below(4) {
+        0 => 0,
+        1 => dice.below_len(5000),
+        2 => 64 << 10,
+        _ => (64 << 10) + dice.below_len(200_000),
+    };
+    let fill = u8::try_from(dice.below(256)).expect("below 256");
+    vec![fill; bytes].into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_replicas_elect_write_and_read() {
+    let world = World::new(1).await;
+    for key in 0..50 {
+        world.put(key, key * 3, Bytes::new()).await;
+    }
+    for key in 0..50 {
+        assert_eq!(world.get(key).await, Some(key * 3));
+    }
+    world.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_payloads_arrive_everywhere() {
+    let world = World::new(2).await;
+    let mut dice = Dice::new(2);
+    for key in 0..20 {
+        world.put(key, 1, payload(&mut dice)).await;
+    }
+    world.put(99, 1, vec![7; 1 << 20].into()).await;
+    world.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_lost_power_comes_back_from_its_store() {
+    for seed in 10..16 {
+        let mut world = World::new(seed).await;
+        let mut dice = Dice::new(seed);
+        let mut model = BTreeMap::new();
+        for round in 0..4 {
+            for _ in 0..20 {
+                let (key, value) = (dice.below(30), dice.next());
+                world.put(key, value, payload(&mut dice)).await;
+                model.insert(key, value);
+            }
+            let victim = 1 + dice.below(NODES);
+            world.kill(victim).await;
+            for _ in 0..dice.below(20) {
+                let (key, value) = (dice.below(30), round);
+                world.put(key, value, Bytes::new()).await;
+                model.insert(key, value);
+            }
+            world.start(victim).await;
+        }
+        world.converge().await;
+        for (key, value) in model {
+            assert_eq!(world.get(key).await, Some(value), "seed {seed}, key {key}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_connections_heal() {
+    let world = World::new(3).await;
+    let mut dice = Dice::new(3);
+    for key in 0..40 {
+        let (a, b) = (1 + dice.below(NODES), 1 + dice.below(NODES));
+        if a != b {
+            world.fabric.cut(&name(a), &name(b), dice.below(2) == 0);
+        }
+        world.put(key, key, payload(&mut dice)).await;
+        world.fabric.heal(&name(a), &name(b));
+    }
+    world.converge().await;
+}
