@@ -39,10 +39,17 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// When the file is damaged or the disk fails.
-pub fn start(dir: &impl Dir, draw: impl FnOnce() -> StoreId) -> Result<StoreIdentity, IdentityError> {
+pub fn start(
+    dir: &impl Dir,
+    draw: impl FnOnce() -> StoreId,
+) -> Result<StoreIdentity, IdentityError> {
     let mut identity = match read(dir)? {
         Some(identity) => identity,
-        None => StoreIdentity { store: draw(), boot: BootNumber(0), member: None },
+        None => StoreIdentity {
+            store: draw(),
+            boot: BootNumber(0),
+            member: None,
+        },
     };
     identity.boot = BootNumber(identity.boot.0 + 1);
     write(dir, &identity)?;
@@ -50,7 +57,13 @@ pub fn start(dir: &impl Dir, draw: impl FnOnce() -> StoreId) -> Result<StoreIden
 }
 
 fn read(dir: &impl Dir) -> Result<Option<StoreIdentity>, IdentityError> {
-    let file = match dir.open(FILE, OpenMode { create: false, direct: false }) {
+    let file = match dir.open(
+        FILE,
+        OpenMode {
+            create: false,
+            direct: false,
+        },
+    ) {
         Ok(file) => file,
         Err(DiskError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -68,7 +81,13 @@ fn read(dir: &impl Dir) -> Result<Option<StoreIdentity>, IdentityError> {
 /// When the disk fails: the old one then still stands.
 pub fn write(dir: &impl Dir, identity: &StoreIdentity) -> Result<(), IdentityError> {
     let bytes = codec::encode_versioned(VERSION, identity);
-    let file = dir.open(FILE_NEW, OpenMode { create: true, direct: false })?;
+    let file = dir.open(
+        FILE_NEW,
+        OpenMode {
+            create: true,
+            direct: false,
+        },
+    )?;
     file.set_len(0)?;
     file.write_at(0, &bytes)?;
     file.sync_data()?;
@@ -87,7 +106,10 @@ mod tests {
         let mut dir = MemoryDir::new(1);
         for boot in 1..20 {
             let identity = start(&dir, || StoreId(77)).expect("the disk works");
-            assert_eq!((identity.store, identity.boot), (StoreId(77), BootNumber(boot)));
+            assert_eq!(
+                (identity.store, identity.boot),
+                (StoreId(77), BootNumber(boot))
+            );
             dir = dir.restart(boot);
         }
     }

@@ -54,7 +54,9 @@ pub struct Node<R: Runtime> {
 
 impl<R: Runtime> Clone for Node<R> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
@@ -148,12 +150,22 @@ impl<R: Runtime> Node<R> {
     ) -> Result<Self, NodeError> {
         let (cluster, node) = store.identity.member.ok_or(NodeError::NoMember)?;
         let (store_id, boot) = (store.identity.store, store.identity.boot);
-        let me = NodeIdentity { cluster, node, store: store_id, boot };
+        let me = NodeIdentity {
+            cluster,
+            node,
+            store: store_id,
+            boot,
+        };
         let data = Arc::clone(store.db.data());
         let log = SharedLog::start(runtime.clone(), store.dir, store.log, data, store.pins);
         let state = SharedState::new(runtime.clone(), store.db)?;
         let links = Links::new(runtime.clone(), me);
-        let ground = Ground { runtime: runtime.clone(), log, state, links };
+        let ground = Ground {
+            runtime: runtime.clone(),
+            log,
+            state,
+            links,
+        };
         let inner = Inner {
             ground,
             machines,
@@ -162,12 +174,15 @@ impl<R: Runtime> Node<R> {
             address: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
-        let node = Self { inner: Arc::new(inner) };
+        let node = Self {
+            inner: Arc::new(inner),
+        };
         node.remember_peers()?;
         node.open_replicas(store.torn).await?;
         let listener = runtime.net().listen(listen).await?;
         *node.inner.address.lock() = crate::runtime::Listener::address(&listener);
-        node.links().set_incoming(Arc::new(Server::new(node.clone())));
+        node.links()
+            .set_incoming(Arc::new(Server::new(node.clone())));
         node.links().serve(listener);
         runtime.spawn(node.clone().checkpoint_often());
         runtime.spawn(node.clone().watch_the_disk());
@@ -219,7 +234,9 @@ impl<R: Runtime> Node<R> {
             let mut peers = self.inner.peers.lock();
             let before = peers.clone();
             peers.addresses.extend(news.addresses.clone());
-            peers.replicas.extend(news.replicas.iter().map(|(at, node)| (*at, *node)));
+            peers
+                .replicas
+                .extend(news.replicas.iter().map(|(at, node)| (*at, *node)));
             self.tell_links(&peers);
             if *peers == before {
                 return Ok(());
@@ -231,7 +248,9 @@ impl<R: Runtime> Node<R> {
     }
 
     fn remember_peers(&self) -> Result<(), NodeError> {
-        let Some(bytes) = self.inner.ground.state.get_node(PEERS)? else { return Ok(()) };
+        let Some(bytes) = self.inner.ground.state.get_node(PEERS)? else {
+            return Ok(());
+        };
         let peers = codec::decode_versioned("peers", 1, &bytes).map_err(StoreError::from)?;
         self.tell_links(&peers);
         *self.inner.peers.lock() = peers;
@@ -250,9 +269,11 @@ impl<R: Runtime> Node<R> {
     async fn open_replicas(&self, torn: bool) -> Result<(), NodeError> {
         for (group, record) in self.inner.ground.state.records()? {
             let machine = (self.inner.machines)(group);
-            let alone = record.membership.voter_ids().all(|voter| voter == record.replica.0);
-            let opened =
-                Replica::open(&self.inner.ground, group, record, machine, false).await?;
+            let alone = record
+                .membership
+                .voter_ids()
+                .all(|voter| voter == record.replica.0);
+            let opened = Replica::open(&self.inner.ground, group, record, machine, false).await?;
             if torn && !alone {
                 self.hold_back(&opened);
             }
@@ -289,7 +310,10 @@ impl<R: Runtime> Node<R> {
         let record = ReplicaRecord::blank(id, Lineage(self.runtime().random()));
         ground.state.create(group, &record, fill).await?;
         let bytes: Bytes = codec::encode_versioned(1, &record.replica).into();
-        ground.log.push_durably(Record::Create { group, bytes }).await?;
+        ground
+            .log
+            .push_durably(Record::Create { group, bytes })
+            .await?;
         ground.state.checkpoint(&ground.log).await?;
         let machine = (self.inner.machines)(group);
         let replica = Replica::open(ground, group, record, machine, true).await?;
@@ -334,7 +358,11 @@ impl<R: Runtime> Node<R> {
     }
 
     fn failure(&self) -> Option<String> {
-        self.inner.ground.log.failure().map(|error| error.to_string())
+        self.inner
+            .ground
+            .log
+            .failure()
+            .map(|error| error.to_string())
     }
 
     /// How it is doing.
@@ -378,7 +406,11 @@ fn replica_status<R: Runtime>(replica: &Replica<R>) -> ReplicaStatus {
         leader: metrics.current_leader.map(ReplicaId),
         last: metrics.last_log_index,
         applied: metrics.last_applied.map(|id| id.index()),
-        voters: metrics.membership_config.voter_ids().map(ReplicaId).collect(),
+        voters: metrics
+            .membership_config
+            .voter_ids()
+            .map(ReplicaId)
+            .collect(),
         running: metrics.running_state.is_ok(),
     }
 }

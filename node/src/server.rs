@@ -27,12 +27,17 @@ impl<R: Runtime> Server<R> {
     /// The server of `node`.
     #[must_use]
     pub fn new(node: Node<R>) -> Self {
-        Self { node, streams: Mutex::default() }
+        Self {
+            node,
+            streams: Mutex::default(),
+        }
     }
 
     /// The replica a Raft frame is meant for, if both ends are who they say.
     fn replica(&self, from: &Conn, ends: &Ends) -> Result<Replica<R>, Refused> {
-        let Peer::Node(peer) = from.peer() else { return Err(Refused::NotYours) };
+        let Peer::Node(peer) = from.peer() else {
+            return Err(Refused::NotYours);
+        };
         let holder = self.node.links().node_of(ends.group, ends.from);
         if holder.is_some_and(|holder| holder != peer.node) {
             return Err(Refused::NotYours);
@@ -64,7 +69,9 @@ impl<R: Runtime> Server<R> {
                 free.insert(replica.open_stream(Arc::clone(from), stream))
             }
         };
-        sender.unbounded_send(request).map_err(|_| Refused::Stopping)
+        sender
+            .unbounded_send(request)
+            .map_err(|_| Refused::Stopping)
     }
 
     fn call(&self, from: &Arc<Conn>, id: u64, body: Call, payload: Bytes) {

@@ -48,7 +48,9 @@ pub enum StoreOpenError {
     #[error(transparent)]
     State(#[from] StoreError),
     /// The log has lost what it promised.
-    #[error("the log lost records that were acknowledged, from batch {0} on: this node must come back empty")]
+    #[error(
+        "the log lost records that were acknowledged, from batch {0} on: this node must come back empty"
+    )]
     LogBroken(u64),
     /// Some replica's file data can't be found any more.
     #[error("page maps of {0} replicas are damaged: this node must come back empty")]
@@ -68,7 +70,9 @@ impl<R: Runtime> Store<R> {
         let draw = u128::from(runtime.random()) << 64 | u128::from(runtime.random());
         let life = runtime.random().max(1);
         runtime
-            .blocking(Lane::Checkpoint, move || Self::open_now(dir, &config, StoreId(draw), life))
+            .blocking(Lane::Checkpoint, move || {
+                Self::open_now(dir, &config, StoreId(draw), life)
+            })
             .await
     }
 
@@ -96,6 +100,13 @@ impl<R: Runtime> Store<R> {
             return Err(StoreOpenError::StateBroken(opened.damaged.len()));
         }
         let log = recovery.start(&*dir, identity.boot.0)?;
-        Ok(Self { identity, dir, log, db: opened.db, pins: opened.pins, torn })
+        Ok(Self {
+            identity,
+            dir,
+            log,
+            db: opened.db,
+            pins: opened.pins,
+            torn,
+        })
     }
 }

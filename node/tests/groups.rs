@@ -38,7 +38,11 @@ struct Put {
 struct Puts;
 
 fn chunk(number: u64) -> ChunkName {
-    ChunkName { ino: Ino::new(Place(5), 1), version: 1, number }
+    ChunkName {
+        ino: Ino::new(Place(5), 1),
+        version: 1,
+        number,
+    }
 }
 
 fn put_key(key: u64) -> Vec<u8> {
@@ -89,17 +93,30 @@ fn name(node: u64) -> String {
 
 impl World {
     async fn new(seed: u64) -> Self {
-        let dirs = (1..=NODES).map(|node| (node, MemoryDir::new(seed + node))).collect();
-        let mut world =
-            Self { fabric: Fabric::default(), seed, dirs, nodes: BTreeMap::new(), starts: 0 };
+        let dirs = (1..=NODES)
+            .map(|node| (node, MemoryDir::new(seed + node)))
+            .collect();
+        let mut world = Self {
+            fabric: Fabric::default(),
+            seed,
+            dirs,
+            nodes: BTreeMap::new(),
+            starts: 0,
+        };
         for node in 1..=NODES {
             world.start(node).await;
         }
         let replicas = (1..=NODES).map(|node| ((GROUP, ReplicaId(10 + node)), NodeId(node)));
         let replicas: BTreeMap<_, _> = replicas.collect();
         for node in 1..=NODES {
-            let peers = Peers { replicas: replicas.clone(), ..Peers::default() };
-            world.nodes[&node].learn(&peers).await.expect("the disk works");
+            let peers = Peers {
+                replicas: replicas.clone(),
+                ..Peers::default()
+            };
+            world.nodes[&node]
+                .learn(&peers)
+                .await
+                .expect("the disk works");
             let made = world.nodes[&node].create_replica(GROUP, ReplicaId(10 + node), |_| Ok(()));
             made.await.expect("a replica is made");
         }
@@ -113,19 +130,29 @@ impl World {
         self.starts += 1;
         let host = Host::new(&self.fabric, &name(node), self.seed * 1000 + self.starts);
         let dir = Arc::new(self.dirs[&node].clone());
-        let mut store = Store::open(&host, Arc::clone(&dir), store_config()).await.expect("opens");
+        let mut store = Store::open(&host, Arc::clone(&dir), store_config())
+            .await
+            .expect("opens");
         if store.identity.member.is_none() {
             store.identity.member = Some((ClusterId(1), NodeId(node)));
             identity::write(&*dir, &store.identity).expect("the disk works");
         }
         let machines = Arc::new(|_| Arc::new(Puts) as Arc<dyn Machine>);
-        let started = Node::start(host, store, "m:0", machines).await.expect("starts");
-        let mut addresses: BTreeMap<_, _> =
-            self.nodes.iter().map(|(id, node)| (NodeId(*id), node.address())).collect();
+        let started = Node::start(host, store, "m:0", machines)
+            .await
+            .expect("starts");
+        let mut addresses: BTreeMap<_, _> = self
+            .nodes
+            .iter()
+            .map(|(id, node)| (NodeId(*id), node.address()))
+            .collect();
         addresses.insert(NodeId(node), started.address());
         self.nodes.insert(node, started);
         for known in self.nodes.values() {
-            let peers = Peers { addresses: addresses.clone(), ..Peers::default() };
+            let peers = Peers {
+                addresses: addresses.clone(),
+                ..Peers::default()
+            };
             known.learn(&peers).await.expect("the disk works");
         }
     }
@@ -149,7 +176,10 @@ impl World {
             let metrics = metrics.borrow_watched();
             (metrics.state == ServerState::Leader).then_some(metrics.current_term)
         };
-        let leaders = self.nodes.iter().filter_map(|(id, node)| Some((leads(node)?, *id)));
+        let leaders = self
+            .nodes
+            .iter()
+            .filter_map(|(id, node)| Some((leads(node)?, *id)));
         leaders.max().map(|(_, id)| id)
     }
 
@@ -159,8 +189,10 @@ impl World {
             if let Some(leader) = self.leader() {
                 let replica = self.nodes[&leader].replica(GROUP).expect("it leads");
                 let command = GroupCommand::new(&Put { key, value }, payload.clone());
-                let written =
-                    tokio::time::timeout(Duration::from_secs(2), replica.raft().client_write(command));
+                let written = tokio::time::timeout(
+                    Duration::from_secs(2),
+                    replica.raft().client_write(command),
+                );
                 if matches!(written.await, Ok(Ok(_))) {
                     return;
                 }
@@ -180,7 +212,10 @@ impl World {
                 if let Ok(Ok(index)) = tokio::time::timeout(Duration::from_secs(1), index).await
                     && index.await_ready(raft).await.is_ok()
                 {
-                    let value = replica.state().read(|kv| kv.get(&put_key(key))).expect("reads");
+                    let value = replica
+                        .state()
+                        .read(|kv| kv.get(&put_key(key)))
+                        .expect("reads");
                     return value.map(|bytes| {
                         u64::from_be_bytes(bytes.try_into().expect("eight bytes were put"))
                     });
@@ -200,7 +235,8 @@ impl World {
             for (key, value) in pairs {
                 let number = u64::from_be_bytes(key[1..9].try_into().expect("eight bytes"));
                 let bytes = if key[0] == 0x10 {
-                    kv.read_chunk(&chunk(number), 0, 1 << 20)?.unwrap_or_default()
+                    kv.read_chunk(&chunk(number), 0, 1 << 20)?
+                        .unwrap_or_default()
                 } else {
                     Bytes::new()
                 };
@@ -224,7 +260,11 @@ impl World {
             if applied.len() == 1 && applied.iter().all(|(applied, last)| applied == last) {
                 let first = self.content(1);
                 for node in 2..=NODES {
-                    assert!(self.content(node) == first, "seed {}: replicas differ", self.seed);
+                    assert!(
+                        self.content(node) == first,
+                        "seed {}: replicas differ",
+                        self.seed
+                    );
                 }
                 return;
             }

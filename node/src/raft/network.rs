@@ -258,11 +258,12 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
         S: Stream<Item = Request<R>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft waits out its backoff inside the input: it must be asked even when nothing can be sent.
+            let Some(request) = input.next().await else {
+                return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
+            };
             if self.heartbeat {
                 // One question and one answer; a stream would be set up and torn down for it.
-                let Some(request) = input.next().await else {
-                    return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
-                };
                 let (head, payload) = append_head(&request);
                 let asked = self
                     .ask(RaftCall::Append(head), payload, option.hard_ttl())
@@ -277,7 +278,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
             let conn = self.conn().map_err(unreachable_rpc)?;
             let opened = conn.open_stream();
             let (stream, results) = opened.map_err(|why| unreachable_rpc(&why.to_string()))?;
-            let pipe = Pipe::<R, S> {
+            let mut pipe = Pipe::<R, S> {
                 line: Line {
                     conn,
                     ends: self.ends,
@@ -288,9 +289,9 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                 held: None,
                 sent: VecDeque::new(),
                 ready: VecDeque::new(),
-                first: true,
                 ended: false,
             };
+            pipe.send(&request).map_err(unreachable_rpc)?;
             let items = futures::stream::unfold(pipe, |mut pipe| async move {
                 pipe.next().await.map(|item| (item, pipe))
             });
@@ -388,7 +389,6 @@ struct Pipe<R: Runtime, S> {
     /// For each request on its way: until when it must be answered.
     sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
     ready: VecDeque<AppendItem<R>>,
-    first: bool,
     ended: bool,
 }
 
@@ -458,9 +458,7 @@ where
     }
 
     fn requested(&mut self, request: Request<R>) -> Result<(), &'static str> {
-        let hold = request.entries.is_empty() && !self.first;
-        self.first = false;
-        if hold {
+        if request.entries.is_empty() {
             let until = <R::Async as AsyncRuntime>::Instant::now_plus(HOLD);
             // A second one says all that the first did, and must not wait longer.
             let until = self.held.take().map_or(until, |(_, until)| until);

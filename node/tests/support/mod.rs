@@ -27,9 +27,16 @@ pub(crate) struct Machine {
 impl Machine {
     /// The machine `name`; everything random about it comes from `seed`.
     pub(crate) fn new(fabric: &Fabric, name: &str, seed: u64) -> Self {
-        let net = MemoryNet { fabric: fabric.clone(), name: name.to_owned() };
+        let net = MemoryNet {
+            fabric: fabric.clone(),
+            name: name.to_owned(),
+        };
         let random = Arc::new(AtomicU64::new(seed));
-        Self { net, random, start: tokio::time::Instant::now() }
+        Self {
+            net,
+            random,
+            start: tokio::time::Instant::now(),
+        }
     }
 }
 
@@ -40,12 +47,20 @@ impl Runtime for Machine {
 
     fn now(&self) -> Now {
         let elapsed = self.start.elapsed() + Duration::from_secs(1_000);
-        let wall = Timestamp { seconds: 1_700_000_000, nanos: 0 } + elapsed;
-        Now { mono: Instant::default() + elapsed, wall }
+        let wall = Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        } + elapsed;
+        Now {
+            mono: Instant::default() + elapsed,
+            wall,
+        }
     }
 
     fn random(&self) -> u64 {
-        let mut z = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let mut z = self
+            .random
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -90,7 +105,11 @@ struct Wires {
 }
 
 fn pair(a: &str, b: &str) -> (String, String) {
-    if a < b { (a.into(), b.into()) } else { (b.into(), a.into()) }
+    if a < b {
+        (a.into(), b.into())
+    } else {
+        (b.into(), a.into())
+    }
 }
 
 impl Fabric {
@@ -119,7 +138,10 @@ impl Fabric {
     /// Frees a machine's addresses, as its death does.
     pub(crate) fn forget(&self, name: &str) {
         let prefix = format!("{name}:");
-        self.0.lock().listeners.retain(|address, _| !address.starts_with(&prefix));
+        self.0
+            .lock()
+            .listeners
+            .retain(|address, _| !address.starts_with(&prefix));
     }
 }
 
@@ -151,7 +173,11 @@ impl Net for MemoryNet {
         let mut wires = self.fabric.0.lock();
         wires.next_port += 1;
         let port = address.rsplit(':').next().unwrap_or("0");
-        let port = if port == "0" { wires.next_port.to_string() } else { port.to_owned() };
+        let port = if port == "0" {
+            wires.next_port.to_string()
+        } else {
+            port.to_owned()
+        };
         let address = format!("{}:{port}", self.name);
         let (sender, incoming) = mpsc::unbounded();
         wires.listeners.insert(address.clone(), sender);
@@ -174,8 +200,12 @@ impl Net for MemoryNet {
             MemoryReceiver(at_them, false),
             self.name.clone(),
         );
-        listener.unbounded_send(theirs).map_err(|_| NetError::Failed("refused".into()))?;
-        wires.connections.push((self.name.clone(), to, one.clone(), other));
+        listener
+            .unbounded_send(theirs)
+            .map_err(|_| NetError::Failed("refused".into()))?;
+        wires
+            .connections
+            .push((self.name.clone(), to, one.clone(), other));
         Ok((MemorySender(one), MemoryReceiver(at_us, false)))
     }
 }
@@ -200,9 +230,18 @@ impl FrameSender for MemorySender {
     async fn send(&mut self, frames: Vec<Frame>) -> Result<(), NetError> {
         for frame in frames {
             let whole = frame.payload.concat();
-            let payload = if whole.is_empty() { vec![] } else { vec![whole.into()] };
-            let frame = Frame { header: frame.header, payload };
-            self.0.unbounded_send(Some(frame)).map_err(|_| NetError::Closed)?;
+            let payload = if whole.is_empty() {
+                vec![]
+            } else {
+                vec![whole.into()]
+            };
+            let frame = Frame {
+                header: frame.header,
+                payload,
+            };
+            self.0
+                .unbounded_send(Some(frame))
+                .map_err(|_| NetError::Closed)?;
         }
         tokio::time::sleep(Duration::from_micros(50)).await;
         Ok(())
