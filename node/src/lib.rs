@@ -5,6 +5,7 @@
 
 pub mod conn;
 pub mod frame;
+pub mod group;
 pub mod identity;
 pub mod links;
 pub mod node;
@@ -12,6 +13,7 @@ mod notify;
 pub mod raft;
 pub mod runtime;
 pub mod server;
+pub mod sessions;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

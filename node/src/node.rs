@@ -12,21 +12,24 @@ use bytes::Bytes;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
 use polyfs_core::codec;
-use polyfs_core::ids::{GroupId, Lineage, NodeId, ReplicaId, StoreId};
+use polyfs_core::ids::{GroupId, Lineage, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use polyfs_core::limits::RAFT_HEARTBEAT;
 use polyfs_core::region::kv::{Kv, KvError};
+use polyfs_core::request::{Answer, Refusal, Request};
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, Record};
 use thiserror::Error;
 
+use crate::group::{AllOf, Answerer, Group};
 use crate::links::Links;
 use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
+use crate::sessions::Sessions;
 use crate::store::Store;
-use crate::wire::NodeIdentity;
+use crate::wire::{NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +66,8 @@ impl<R: Runtime> Clone for Node<R> {
 struct Inner<R: Runtime> {
     ground: Ground<R>,
     machines: Machines,
-    replicas: Mutex<BTreeMap<GroupId, Replica<R>>>,
+    groups: Mutex<BTreeMap<GroupId, Group<R>>>,
+    sessions: Arc<Sessions>,
     peers: Mutex<Peers>,
     address: Mutex<String>,
     stopped: AtomicBool,
@@ -169,7 +173,8 @@ impl<R: Runtime> Node<R> {
         let inner = Inner {
             ground,
             machines,
-            replicas: Mutex::default(),
+            groups: Mutex::default(),
+            sessions: Arc::default(),
             peers: Mutex::default(),
             address: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -216,13 +221,58 @@ impl<R: Runtime> Node<R> {
     /// The replica of a group here.
     #[must_use]
     pub fn replica(&self, group: GroupId) -> Option<Replica<R>> {
-        self.inner.replicas.lock().get(&group).cloned()
+        self.group(group).map(|group| group.replica().clone())
     }
 
-    /// All replicas here.
+    /// A group that has a replica here.
     #[must_use]
-    pub fn replicas(&self) -> Vec<Replica<R>> {
-        self.inner.replicas.lock().values().cloned().collect()
+    pub fn group(&self, group: GroupId) -> Option<Group<R>> {
+        self.inner.groups.lock().get(&group).cloned()
+    }
+
+    /// All groups that have replicas here.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group<R>> {
+        self.inner.groups.lock().values().cloned().collect()
+    }
+
+    /// The ways to mounts.
+    #[must_use]
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.inner.sessions
+    }
+
+    /// Puts a request to the region it names; `answer` is called once.
+    pub fn request(&self, request: Request, payload: Bytes, answer: Answerer) {
+        match self.group(request.header.group) {
+            Some(group) => group.request(request, payload, answer),
+            None => answer(
+                Reply::Answer(Answer::Refused(Refusal::NoRegion)),
+                Bytes::new(),
+            ),
+        }
+    }
+
+    /// A mount's lease frame: every region led here must confirm it (P8).
+    pub fn renew_leases(&self, session: SessionId, renewal: Renewal, answer: Answerer) {
+        let leads = |group: &Group<R>| group.replica().raft().is_leader();
+        let groups: Vec<_> = self.groups().into_iter().filter(leads).collect();
+        let done = |good| answer(Reply::LeasesRenewed(good), Bytes::new());
+        let all = AllOf::new(groups.len(), Box::new(done));
+        for group in groups {
+            let all = Arc::clone(&all);
+            let part = move |reply, _| {
+                all.lock().part(matches!(reply, Reply::LeasesRenewed(true)));
+            };
+            group.renew(session, renewal, Box::new(part));
+        }
+    }
+
+    fn take_in(&self, replica: Replica<R>, machine: Arc<dyn Machine>) {
+        let (links, sessions) = (self.links().clone(), Arc::clone(self.sessions()));
+        let group = replica.group();
+        let started = Group::start(self.runtime(), replica, machine, links, sessions);
+        self.inner.groups.lock().insert(group, started);
     }
 
     /// Takes note of where nodes and replicas are; durable with the next checkpoint.
@@ -273,11 +323,18 @@ impl<R: Runtime> Node<R> {
                 .membership
                 .voter_ids()
                 .all(|voter| voter == record.replica.0);
-            let opened = Replica::open(&self.inner.ground, group, record, machine, false).await?;
+            let opened = Replica::open(
+                &self.inner.ground,
+                group,
+                record,
+                Arc::clone(&machine),
+                false,
+            )
+            .await?;
             if torn && !alone {
                 self.hold_back(&opened);
             }
-            self.inner.replicas.lock().insert(group, opened);
+            self.take_in(opened, machine);
         }
         Ok(())
     }
@@ -316,8 +373,8 @@ impl<R: Runtime> Node<R> {
             .await?;
         ground.state.checkpoint(&ground.log).await?;
         let machine = (self.inner.machines)(group);
-        let replica = Replica::open(ground, group, record, machine, true).await?;
-        self.inner.replicas.lock().insert(group, replica.clone());
+        let replica = Replica::open(ground, group, record, Arc::clone(&machine), true).await?;
+        self.take_in(replica.clone(), machine);
         Ok(replica)
     }
 
@@ -349,8 +406,8 @@ impl<R: Runtime> Node<R> {
             let beat = well || cfg!(planted = "heartbeats_without_disk");
             if beat != beating {
                 tracing::warn!(beat, "the log's disk stalls or is back: heartbeats follow");
-                for replica in self.replicas() {
-                    replica.raft().runtime_config().heartbeat(beat);
+                for group in self.groups() {
+                    group.replica().raft().runtime_config().heartbeat(beat);
                 }
                 beating = beat;
             }
@@ -371,7 +428,11 @@ impl<R: Runtime> Node<R> {
         NodeStatus {
             identity: self.identity(),
             address: self.address(),
-            replicas: self.replicas().iter().map(replica_status).collect(),
+            replicas: self
+                .groups()
+                .iter()
+                .map(|group| replica_status(group.replica()))
+                .collect(),
             log_stalled: self.inner.ground.log.stalled(),
             failure: self.failure(),
         }
@@ -382,9 +443,10 @@ impl<R: Runtime> Node<R> {
     pub async fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Release);
         self.links().stop();
-        let replicas = std::mem::take(&mut *self.inner.replicas.lock());
-        for replica in replicas.into_values() {
-            replica.close().await;
+        let groups = std::mem::take(&mut *self.inner.groups.lock());
+        for group in groups.into_values() {
+            group.stop();
+            group.replica().close().await;
         }
         self.inner.ground.log.stop();
     }

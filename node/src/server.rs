@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::raft::network::append_request;
 use crate::raft::replica::{AppendSender, Replica};
 use crate::runtime::Runtime;
+use crate::sessions::Way;
 use crate::wire::{AppendHead, AppendStop, Call, Ends, Message, Refused, Reply};
 
 /// Takes what arrives at a node.
@@ -86,9 +87,25 @@ impl<R: Runtime> Server<R> {
                 }
                 Err(refused) => from.reply(id, Reply::Refused(refused), Bytes::new()),
             },
-            Call::Request(_) | Call::RenewLeases { .. } | Call::Master(_) => {
-                from.reply(id, Reply::Refused(Refused::NoReplica), Bytes::new());
+            Call::Request(request) => {
+                let session = request.header.session;
+                self.node
+                    .sessions()
+                    .heard(session, &Way::Conn(Arc::clone(from)));
+                let from = Arc::clone(from);
+                let answer = move |reply, payload| from.reply(id, reply, payload);
+                self.node.request(request, payload, Box::new(answer));
             }
+            Call::RenewLeases { session, renewal } => {
+                self.node
+                    .sessions()
+                    .heard(session, &Way::Conn(Arc::clone(from)));
+                let from = Arc::clone(from);
+                let answer = move |reply, payload| from.reply(id, reply, payload);
+                self.node.renew_leases(session, renewal, Box::new(answer));
+            }
+            // The master's group is not served yet.
+            Call::Master(_) => from.reply(id, Reply::NotMaster { leader: None }, Bytes::new()),
         }
     }
 }
@@ -124,5 +141,6 @@ impl<R: Runtime> Incoming for Server<R> {
     fn closed(&self, conn: &Arc<Conn>) {
         let number = conn.number();
         self.streams.lock().retain(|(of, _), _| *of != number);
+        self.node.sessions().closed(conn);
     }
 }

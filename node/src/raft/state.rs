@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
+use polyfs_core::time::Now;
 use polyfs_store::state::{Checkpoint, GroupRecord, StateDb, StoreError};
 use polyfs_store::wal::LogError;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ use super::types::{
     Entry, GroupApplied, GroupCommand, LogId, SnapshotMeta, StoredMembership, TypeConfig,
     entry_bytes,
 };
+use crate::group::Leading;
 use crate::runtime::{Lane, Runtime};
 
 /// Entries applied in one commit at most ...
@@ -44,6 +46,21 @@ pub trait Machine: Send + Sync + 'static {
     /// # Errors
     /// Only when the store fails: the replica stops then. What an entry may not do is an answer, not an error.
     fn apply(&self, kv: &mut dyn Kv, command: &GroupCommand) -> Result<GroupApplied, KvError>;
+
+    /// What this group's leader does besides; `None` when nothing.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    fn lead(
+        &self,
+        group: GroupId,
+        seed: u64,
+        now: Now,
+        state: &dyn KvRead,
+    ) -> Result<Option<Box<dyn Leading>>, KvError> {
+        let _ = (group, seed, now, state);
+        Ok(None)
+    }
 }
 
 /// What is kept of a replica beside its state.
