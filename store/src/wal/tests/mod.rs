@@ -84,6 +84,8 @@ struct Rig {
     acked: Model,
     pending: VecDeque<(Ticket, Record)>,
     now: Model,
+    /// How often the oldest segment was carried forward.
+    carried: u64,
 }
 
 impl Rig {
@@ -104,6 +106,7 @@ impl Rig {
             acked,
             pending: VecDeque::new(),
             now,
+            carried: 0,
         })
     }
 
@@ -124,6 +127,7 @@ impl Rig {
         if let Some(plan) = index.plan_carry() {
             let entries = reader.load(plan.found.clone())?;
             index.carry(&plan, entries);
+            self.carried += 1;
         } else if let Some(wanted) = writer.wants_segment() {
             writer.adopt(wanted.make(&self.dir)?);
         }
