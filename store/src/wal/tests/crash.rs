@@ -70,7 +70,7 @@ fn life(
 #[test]
 fn what_was_acknowledged_survives_any_power_cut() {
     let mut counts = [0; 4];
-    for seed in 0..1500 {
+    for seed in seeds(1500) {
         let one = std::panic::catch_unwind(|| run(seed));
         let one = one.unwrap_or_else(|cause| {
             // Shown so that one seed can be run again alone.
@@ -83,6 +83,9 @@ fn what_was_acknowledged_survives_any_power_cut() {
             .for_each(|(sum, one)| *sum += one);
     }
     let [clean, torn, extra, carried] = counts;
+    if seeds(1500).count() < 1500 {
+        return;
+    }
     assert!(
         clean > 100 && torn > 100 && extra > 100 && carried > 100,
         "all outcomes occur: {counts:?}"
