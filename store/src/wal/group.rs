@@ -106,7 +106,7 @@ impl GroupLog {
             .next_back()
             .copied()
             .or(self.purged_index)
-            .map(|last| last + 1)
+            .map(|last| last.saturating_add(1))
     }
 
     /// Whether the entries follow each other, from the purged one on.
@@ -115,7 +115,7 @@ impl GroupLog {
             return true;
         };
         let (last, _) = self.slots.last_key_value().expect("there is a first");
-        last - first + 1 == self.slots.len() as u64
+        last - first == self.slots.len() as u64 - 1
             && self
                 .purged_index
                 .is_none_or(|purged| purged.checked_add(1) == Some(*first))

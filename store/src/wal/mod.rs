@@ -10,7 +10,9 @@
 //!      └── read: cached, or located ────────────┴──── load ───────┘
 //! ```
 //!
-//! One batch is in flight at a time. Deliberately knows no consensus engine (bytes are opaque), no clock and no
+//! One batch is in flight at a time. A round of the log lane: [`LogIndex::plan_carry`], load, [`LogIndex::carry`] if there
+//! is a plan; else make and adopt what [`LogWriter::wants_segment`] asks for; then write [`LogIndex::take_batch`], or
+//! after up to 10 ms without one [`LogIndex::take_mark`]. A batch refused with `Full` is put back. Deliberately knows no consensus engine (bytes are opaque), no clock and no
 //! region state; payloads of 64 KiB and more are in extents and only pointed at.
 
 mod batch;

@@ -199,7 +199,10 @@ fn a_batch_that_fits_nowhere_is_put_back_and_written_later() {
         let Log { index, writer, .. } = &mut rig.log;
         let batch = index.take_batch().unwrap().unwrap();
         match writer.write(&batch) {
-            Ok(written) => Ok(drop(index.written(batch, written))),
+            Ok(written) => {
+                index.written(batch, written);
+                Ok(())
+            }
             Err(error) => {
                 index.put_back(batch);
                 Err(error)

@@ -21,6 +21,15 @@ use crate::memory::{Dice, MemoryDir};
 
 const LIFE: u64 = 0x1234_5678_9abc_def0;
 
+/// Which seeds to run: the first ones, or what `POLYFS_SEEDS=from..to` says, to repeat one or to run many.
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("POLYFS_SEEDS") else {
+        return 0..default;
+    };
+    let (from, to) = text.split_once("..").expect("from..to");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
 fn small() -> LogConfig {
     LogConfig {
         segment_bytes: 32 << 10,
@@ -84,6 +93,8 @@ struct Rig {
     acked: Model,
     pending: VecDeque<(Ticket, Record)>,
     now: Model,
+    /// How often the oldest segment was carried forward.
+    carried: u64,
 }
 
 impl Rig {
@@ -104,6 +115,7 @@ impl Rig {
             acked,
             pending: VecDeque::new(),
             now,
+            carried: 0,
         })
     }
 
@@ -124,6 +136,7 @@ impl Rig {
         if let Some(plan) = index.plan_carry() {
             let entries = reader.load(plan.found.clone())?;
             index.carry(&plan, entries);
+            self.carried += 1;
         } else if let Some(wanted) = writer.wants_segment() {
             writer.adopt(wanted.make(&self.dir)?);
         }

@@ -45,7 +45,7 @@ fn flip_in(dir: &MemoryDir, place: &Place, dice: &mut Dice) -> usize {
 #[test]
 fn a_flipped_bit_below_the_mark_is_corruption_never_a_torn_tail() {
     let (mut all, mut some) = (0, 0);
-    for seed in 0..1500 {
+    for seed in seeds(1500) {
         let (dir, config, batches) = grown(seed);
         let sound = recovered_model(&find(&dir, &config));
         let mut dice = Dice::new(seed);
@@ -82,7 +82,10 @@ fn a_flipped_bit_below_the_mark_is_corruption_never_a_torn_tail() {
             }
         }
     }
-    assert!(all > 50 && some > 50, "both occur: {all} {some}");
+    assert!(
+        seeds(1500).count() < 1500 || (all > 50 && some > 50),
+        "both occur: {all} {some}"
+    );
 }
 
 /// The unaffected groups are whole, and once the affected ones are destroyed the damage no longer counts.
