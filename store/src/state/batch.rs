@@ -13,7 +13,7 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 
 use super::db::Inner;
 use super::error::StoreError;
-use super::kv::RegionKv;
+use super::kv::{RegionKv, Rows};
 use super::record::{
     self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join, seal, unseal,
 };
@@ -265,12 +265,7 @@ impl<D: Dir> RegionKv for LineageState<'_, D> {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, StoreError> {
         let range = (self.lineage, from, Some(to));
         record::scan(self.inner, &self.state, Tag::State, range, limit)
     }
