@@ -23,7 +23,7 @@ impl Dice {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -33,7 +33,7 @@ impl Dice {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.roll() % bound
     }
 
     /// As [`Self::below`], for lengths and positions.
@@ -160,7 +160,7 @@ impl MemoryDir {
             names_durable: names.clone(),
             names,
             capacity: machine.capacity,
-            seed: dice.next(),
+            seed: dice.roll(),
             ..Machine::default()
         };
         Self {

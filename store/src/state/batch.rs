@@ -224,6 +224,9 @@ impl<'a, D: Dir> StateBatch<'a, D> {
 impl<D: Dir> Drop for StateBatch<'_, D> {
     fn drop(&mut self) {
         drop(self.txn.take());
+        if std::thread::panicking() {
+            return;
+        }
         self.inner.data.abort(std::mem::take(&mut self.changes));
     }
 }

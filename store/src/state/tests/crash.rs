@@ -494,7 +494,7 @@ fn noise(dice: &mut Dice, longest: usize) -> Vec<u8> {
     let len = 1 + dice.below_len(longest);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&dice.next().to_le_bytes());
+        bytes.extend_from_slice(&dice.roll().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -543,7 +543,7 @@ fn run(seed: u64) -> World {
         }
         let end = world.live(&dir);
         world.crashes += u64::from(matches!(end, End::Power));
-        dir = dir.restart(world.dice.next());
+        dir = dir.restart(world.dice.roll());
     }
     world.end(&dir)
 }
