@@ -52,6 +52,7 @@ pub(crate) struct Allocator {
     unpunched: RunSet,
     pins: BTreeMap<(u32, u32), (u32, u32)>,
     retired: VecDeque<Retired>,
+    retired_blocks: u64,
     epoch: u64,
     durable_epoch: u64,
     readers: BTreeMap<u64, u32>,
@@ -233,12 +234,10 @@ impl Allocator {
             return;
         }
         let epoch = self.epoch;
-        self.retired.extend(
-            changes
-                .dropped
-                .into_iter()
-                .map(|run| Retired { epoch, run }),
-        );
+        for run in changes.dropped {
+            self.retired_blocks += u64::from(run.count);
+            self.retired.push_back(Retired { epoch, run });
+        }
         self.epoch += 1;
         self.release();
     }
@@ -276,6 +275,7 @@ impl Allocator {
             .is_some_and(|retired| retired.epoch < reusable)
         {
             let retired = self.retired.pop_front().expect("the front is there");
+            self.retired_blocks -= u64::from(retired.run.count);
             self.unmap(retired.run);
         }
     }
@@ -358,6 +358,12 @@ impl Allocator {
         self.free.remove(run);
         self.unpunched.remove(run);
         Some(run)
+    }
+
+    /// Whether so much is free, in pieces, that small writes fill them rather than let the files grow.
+    pub(crate) fn has_spare_pieces(&self) -> bool {
+        let (free, all, _) = self.counts();
+        free > all / 8
     }
 
     /// Blocks free, in all, and waiting for rule 3.

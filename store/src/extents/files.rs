@@ -97,6 +97,10 @@ impl Clone for Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A broken law is being reported: nothing is given out any more.
+            return;
+        }
         lock(&self.space).unpin(run_of(&self.extent).expect("what is pinned was checked"));
     }
 }
@@ -110,6 +114,9 @@ pub(crate) struct ReadGuard {
 
 impl Drop for ReadGuard {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         lock(&self.space).leave(self.epoch);
     }
 }
@@ -432,20 +439,35 @@ impl<D: Dir> DataFiles<D> {
         let mut runs = Vec::new();
         let mut left = count;
         while left > 0 {
-            let run = match self.take(left) {
-                Ok(run) => run,
-                Err(StoreError::Disk(DiskError::Full)) => {
-                    let some = self.space().take_some(left);
-                    some.ok_or(StoreError::Disk(DiskError::Full))?
-                }
-                Err(error) => return Err(error),
-            };
+            let run = self.take_up_to(left)?;
             self.space().map(run);
             changes.mapped.push(run);
             left -= run.count;
             runs.push(run);
         }
         Ok(runs)
+    }
+
+    /// All of them contiguous if that is to be had, else as many as the largest free run has.
+    fn take_up_to(&self, count: u32) -> Result<BlockRun, StoreError> {
+        {
+            let mut space = self.space();
+            let contiguous = space.take(count);
+            let run = match contiguous {
+                None if space.has_spare_pieces() => space.take_some(count),
+                found => found,
+            };
+            if let Some(run) = run {
+                return Ok(run);
+            }
+        }
+        match self.take(count) {
+            Err(StoreError::Disk(DiskError::Full)) => {
+                let some = self.space().take_some(count);
+                some.ok_or(StoreError::Disk(DiskError::Full))
+            }
+            other => other,
+        }
     }
 
     /// Contiguous blocks if there are any without growing, already counted as mapped.

@@ -13,11 +13,13 @@ mod allocator;
 mod checksum;
 mod chunk;
 mod files;
+mod log_pins;
 mod page_map;
 mod run;
 
 pub use chunk::{ChunkPages, PageMaps, PageMapsMut};
 pub use files::{DataConfig, DataFiles, ExtentsSynced, Pin, Usage, Written};
+pub use log_pins::LogPins;
 pub use page_map::{PAGES_PER_CHUNK, PageMap, Piece};
 pub use run::BlockRun;
 

@@ -13,7 +13,7 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 
 use super::db::Inner;
 use super::error::StoreError;
-use super::kv::RegionKv;
+use super::kv::{RegionKv, Rows};
 use super::record::{
     self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join, seal, unseal,
 };
@@ -224,6 +224,9 @@ impl<'a, D: Dir> StateBatch<'a, D> {
 impl<D: Dir> Drop for StateBatch<'_, D> {
     fn drop(&mut self) {
         drop(self.txn.take());
+        if std::thread::panicking() {
+            return;
+        }
         self.inner.data.abort(std::mem::take(&mut self.changes));
     }
 }
@@ -265,12 +268,7 @@ impl<D: Dir> RegionKv for LineageState<'_, D> {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, StoreError> {
         let range = (self.lineage, from, Some(to));
         record::scan(self.inner, &self.state, Tag::State, range, limit)
     }

@@ -4,6 +4,9 @@
 
 use super::error::StoreError;
 
+/// Keys with their values, in order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The ordered keys and values of one region, inside one transaction; sees its own writes.
 pub trait RegionKv {
     /// The value of a key.
@@ -26,10 +29,5 @@ pub trait RegionKv {
     ///
     /// # Errors
     /// As [`Self::get`].
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, StoreError>;
 }

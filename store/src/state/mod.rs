@@ -24,7 +24,7 @@ pub use batch::{LineageState, StateBatch};
 pub use checkpoint::{Checkpoint, CheckpointPlan};
 pub use db::{Opened, StateConfig, StateDb};
 pub use error::StoreError;
-pub use kv::RegionKv;
+pub use kv::{RegionKv, Rows};
 pub use record::GroupRecord;
 pub use reserve::{Reserve, ReserveConfig, SpaceLevel};
 pub use view::StateView;

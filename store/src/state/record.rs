@@ -11,6 +11,7 @@ use redb::{ReadableTable, TableDefinition};
 
 use super::db::Inner;
 use super::error::StoreError;
+use super::kv::Rows;
 use crate::disk::Dir;
 use crate::extents::{Crc, PageMap};
 
@@ -150,7 +151,7 @@ pub(super) fn scan<D: Dir>(
     tag: Tag,
     range: LineageRange<'_>,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+) -> Result<Rows, StoreError> {
     let mut rows = Vec::new();
     visit(inner, table, range, limit, |stored, value| {
         let (_, key) = split(stored).ok_or_else(|| corrupt(tag, stored))?;

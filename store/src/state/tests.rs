@@ -3,6 +3,7 @@
 mod basics;
 mod corruption;
 mod crash;
+mod threads;
 mod toy_log;
 
 use std::sync::Arc;

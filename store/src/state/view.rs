@@ -11,6 +11,7 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 
 use super::db::Inner;
 use super::error::StoreError;
+use super::kv::Rows;
 use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join};
 use crate::disk::Dir;
 use crate::extents::{ChunkPages, PageMap, PageMaps, ReadGuard};
@@ -67,7 +68,7 @@ impl<D: Dir> StateView<D> {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Rows, StoreError> {
         record::scan(
             &self.inner,
             &self.state,

@@ -10,8 +10,8 @@ use polyfs_core::ids::{GroupId, Lineage};
 
 use super::toy_log::{Op, ToyLog};
 use super::{open, seeds};
-use crate::disk::{Dir, DiskError};
-use crate::extents::Pin;
+use crate::disk::DiskError;
+use crate::extents::LogPins;
 use crate::memory::{Dice, MemoryDir};
 use crate::state::{LineageState, RegionKv, StateDb, StateView, StoreError};
 
@@ -146,7 +146,7 @@ enum End {
 struct Life {
     db: StateDb<MemoryDir>,
     log: ToyLog,
-    pins: BTreeMap<u64, Pin>,
+    pins: LogPins,
     applied: u64,
     model: Model,
     views: Vec<(StateView<MemoryDir>, Model)>,
@@ -222,11 +222,7 @@ impl World {
         let model = self.model_at(applied);
         model.compare(&view, "after recovery, before replay");
         drop(view);
-        let pins = extents
-            .iter()
-            .map(|entry| entry.0)
-            .zip(opened.pins)
-            .collect();
+        let pins = LogPins::new(opened.pins);
         let mut life = Life {
             db,
             log,
@@ -344,9 +340,9 @@ impl Life {
             op: op.clone(),
             payload,
         });
-        let index = self.log.append(op).map_err(cut)?;
+        self.log.append(op).map_err(cut)?;
         if let Some(pin) = pin {
-            self.pins.insert(index, pin);
+            self.pins.hold(pin);
         }
         // What a majority holds is applied, synced here or not.
         if world.dice.below(2) == 0 {
@@ -426,9 +422,9 @@ impl Life {
     fn purge(&mut self, world: &mut World) -> Result<(), End> {
         let room = world.checkpointed.saturating_sub(world.purged);
         let through = world.purged + world.dice.below(room + 1);
-        self.log.purge(through).map_err(cut)?;
+        let gone = self.log.purge(through).map_err(cut)?;
         world.purged = through;
-        self.pins.retain(|index, _| *index > through);
+        self.pins.release(&gone);
         Ok(())
     }
 
@@ -498,7 +494,7 @@ fn noise(dice: &mut Dice, longest: usize) -> Vec<u8> {
     let len = 1 + dice.below_len(longest);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&dice.next().to_le_bytes());
+        bytes.extend_from_slice(&dice.roll().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -514,17 +510,32 @@ fn place(dice: &mut Dice, len: usize) -> u64 {
     }
 }
 
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            dice: Dice::new(seed),
+            history: Vec::new(),
+            promised: 0,
+            checkpointed: 0,
+            purged: 0,
+            crashes: 0,
+            replayed: 0,
+            aligned: 0,
+        }
+    }
+
+    /// A last life without faults, in which nothing is missing.
+    fn end(mut self, dir: &MemoryDir) -> Self {
+        let life = self
+            .begin_life(dir)
+            .unwrap_or_else(|_| panic!("nothing cuts the power now"));
+        drop(life);
+        self
+    }
+}
+
 fn run(seed: u64) -> World {
-    let mut world = World {
-        dice: Dice::new(seed),
-        history: Vec::new(),
-        promised: 0,
-        checkpointed: 0,
-        purged: 0,
-        crashes: 0,
-        replayed: 0,
-        aligned: 0,
-    };
+    let mut world = World::new(seed);
     let mut dir = MemoryDir::new(seed);
     for _ in 0..5 {
         if world.dice.below(3) > 0 {
@@ -532,18 +543,9 @@ fn run(seed: u64) -> World {
         }
         let end = world.live(&dir);
         world.crashes += u64::from(matches!(end, End::Power));
-        dir = dir.restart(world.dice.next());
+        dir = dir.restart(world.dice.roll());
     }
-    // A last life without faults: everything that was promised is there, and no space was lost.
-    let life = world
-        .begin_life(&dir)
-        .unwrap_or_else(|_| panic!("nothing cuts the power now"));
-    let mut life = life;
-    life.checkpoint(&mut world)
-        .unwrap_or_else(|_| panic!("nothing cuts the power now"));
-    drop(life);
-    assert!(dir.list().unwrap().contains(&"state.redb".to_string()));
-    world
+    world.end(&dir)
 }
 
 #[test]
@@ -565,4 +567,27 @@ fn what_was_promised_survives_power_cuts_at_any_boundary() {
         crashes > count && replayed > count && aligned > count,
         "the test does its work"
     );
+}
+
+#[test]
+fn a_power_cut_at_each_single_boundary_of_a_life_is_survived() {
+    for seed in [1, 2] {
+        let mut cut_after = 1;
+        loop {
+            let mut world = World::new(seed);
+            let dir = MemoryDir::new(seed);
+            dir.cut_power_after(cut_after);
+            let end = world.live(&dir);
+            let dir = dir.restart(cut_after);
+            world.end(&dir);
+            if matches!(end, End::Exit) {
+                break;
+            }
+            cut_after += 1;
+        }
+        assert!(
+            cut_after > 100,
+            "seed {seed} has only {cut_after} boundaries"
+        );
+    }
 }

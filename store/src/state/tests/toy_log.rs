@@ -111,11 +111,16 @@ impl ToyLog {
         Ok(index)
     }
 
-    pub(super) fn purge(&mut self, through: u64) -> Result<(), DiskError> {
+    /// Returns the extents that it no longer refers to, durably.
+    pub(super) fn purge(&mut self, through: u64) -> Result<Vec<ExtentRef>, DiskError> {
         self.write(&Record::Purged(through))?;
         self.sync()?;
-        self.entries.retain(|entry| entry.0 > through);
-        Ok(())
+        let gone = self.entries.extract_if(.., |entry| entry.0 <= through);
+        let extents = gone.filter_map(|entry| match entry.1 {
+            Op::Extent { extent, .. } => Some(extent),
+            _ => None,
+        });
+        Ok(extents.collect())
     }
 
     pub(super) fn sync(&mut self) -> Result<(), DiskError> {
