@@ -86,6 +86,11 @@ pub enum LeaseKind {
     Exclusive,
 }
 
+/// Which grant of a lease a message is about: each grant by a leader has a higher one, so that giving back an old one
+/// can't take a new one away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct LeaseSerial(pub u64);
+
 /// Queries of a meta region. None changes replicated state; those that ask for a lease change the leader's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the calls' own arguments")]
@@ -288,6 +293,8 @@ pub struct Run {
 pub struct Grant {
     /// What it allows.
     pub kind: LeaseKind,
+    /// Which grant it is.
+    pub serial: LeaseSerial,
     /// The inode; its fence is in it.
     pub attr: Attr,
     /// The whole content, when it is kept with the inode.
@@ -303,12 +310,12 @@ pub struct Grant {
 /// What a mount reports of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaseDone {
-    /// The lease is given back; nothing of it is on the way.
-    Released(Ino),
+    /// The lease is given back; nothing of it is on the way. Also the answer of a mount that does not hold it.
+    Released(Ino, LeaseSerial),
     /// The exclusive lease is now a shared one.
-    Downgraded(Ino),
+    Downgraded(Ino, LeaseSerial),
     /// Data, size and times so far are committed; the lease stays.
-    Flushed(Ino),
+    Flushed(Ino, LeaseSerial),
 }
 
 /// What a leader asks of a mount that holds a lease; sent over the mount's connection, answered with a [`LeaseDone`].
@@ -318,6 +325,8 @@ pub struct Recall {
     pub group: GroupId,
     /// The inode.
     pub ino: Ino,
+    /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes.
+    pub serial: LeaseSerial,
     /// What it wants.
     pub want: RecallKind,
 }

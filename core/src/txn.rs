@@ -24,7 +24,8 @@ pub struct TxnId {
     pub slot: SlotUse,
     /// Where the coordinator's record is kept.
     pub place: Place,
-    /// When the coordinator began it, by its wall clock: older transactions go first.
+    /// When this attempt began, by the coordinator's wall clock, later than any earlier attempt there: late messages of
+    /// those can't be taken for this one's.
     pub began: Timestamp,
 }
 
@@ -157,6 +158,8 @@ pub enum TxnReply {
 /// The coordinator's record of a transaction, kept until every participant has confirmed a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxnRecord {
+    /// Its full name: an earlier attempt at the same operation had another.
+    pub txn: TxnId,
     /// All steps, this region's own among them.
     pub steps: Vec<Step>,
     /// What the client is answered after a commit.

@@ -3,13 +3,13 @@
 //! Owns the vocabulary between [`Leader`](super) and its driver: a node over openraft, or the model over its toy
 //! consensus. The driver gives one input with the applied state of the replica, drains the outputs, re-arms the timer.
 
+use alloc::vec::Vec;
 use bytes::Bytes;
 
-use crate::ids::SessionId;
-use crate::place::Places;
+use crate::ids::{Renewal, SessionId};
+use crate::place::{Ino, Place, Places};
 use crate::region::command::{Applied, Command};
-use crate::request::{Answer, Recall, Request};
-use crate::time::Instant;
+use crate::request::{Answer, ChunkName, MetaQuery, Recall, Request};
 use crate::txn::{TxnReply, TxnRequest};
 
 /// The driver's name for one request that waits for an answer: each gets exactly one.
@@ -68,12 +68,15 @@ pub enum Input {
         /// Its answer.
         answer: Option<Answer>,
     },
-    /// A mount's lease frame was heard by this node: its leases here are good until the instant given.
-    SessionAlive {
-        /// Whose.
+    /// A mount's lease frame arrived at this node, which leads this region: `Output::Renewed` follows once leadership
+    /// is confirmed (P8: time travels only in answers).
+    Renew {
+        /// Whom to answer.
+        asker: Asker,
+        /// Whose frame it is.
         session: SessionId,
-        /// Until when, by this machine's clock.
-        until: Instant,
+        /// Its renewal number.
+        renewal: Renewal,
     },
     /// The master says that a session is over.
     SessionOver {
@@ -126,9 +129,9 @@ pub enum Output {
         /// Under this name.
         token: Token,
         /// Where.
-        place: crate::place::Place,
+        place: Place,
         /// What.
-        query: crate::request::MetaQuery,
+        query: MetaQuery,
     },
     /// Delete chunks whose names are garbage in the data regions that hold them. A `TxnAnswer` of `Finished` says that
     /// all are gone, none that it must be asked again.
@@ -136,7 +139,22 @@ pub enum Output {
         /// Under this name.
         token: Token,
         /// Which.
-        chunks: alloc::vec::Vec<crate::request::ChunkName>,
+        chunks: Vec<ChunkName>,
+    },
+    /// A lease frame is confirmed as far as this region goes: `good` says whether the session's leases here live on.
+    Renewed {
+        /// Whose.
+        asker: Asker,
+        /// False when leadership could not be confirmed or the session is over.
+        good: bool,
+    },
+    /// Ask a mount which of these inodes, whose last names are gone, it does not hold open; it answers with
+    /// `MetaOp::NotOpen`.
+    AskOpen {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        inos: Vec<Ino>,
     },
     /// Send a recall to a mount.
     Recall {
