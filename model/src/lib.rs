@@ -8,3 +8,4 @@ pub mod generate;
 pub mod history;
 pub mod linearize;
 pub mod reference;
+pub mod toy;

@@ -8,6 +8,7 @@
 mod client;
 mod consensus;
 mod events;
+mod leaders;
 mod master;
 mod router;
 mod world;
