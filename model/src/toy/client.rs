@@ -67,23 +67,46 @@ impl World {
             Event::Undelivered { client, message } => {
                 self.give_client(client, Input::Undelivered { message });
             }
-            Event::LeasesRenewed { client, message, node } => {
+            Event::LeasesRenewed {
+                client,
+                message,
+                node,
+            } => {
                 self.give_client(client, Input::LeasesRenewed { message, node });
             }
-            Event::Recall { client, node, recall } => {
+            Event::Recall {
+                client,
+                node,
+                recall,
+            } => {
                 self.give_client(client, Input::Recall { node, recall });
             }
             Event::AskOpen { client, inos } => self.give_client(client, Input::AskOpen { inos }),
             Event::Invalidated { client, ino } => {
                 self.give_client(client, Input::Invalidated { ino });
             }
-            Event::Master { client, message, request } => {
+            Event::Master {
+                client,
+                message,
+                request,
+            } => {
                 let (now, lines) = (self.schedule.now(), self.lines_now());
                 let reply = Some(self.master.answer(now, client, &request, || lines));
                 let delay = self.delay();
-                self.schedule.after(delay, Event::MasterAnswer { client, message, reply });
+                self.schedule.after(
+                    delay,
+                    Event::MasterAnswer {
+                        client,
+                        message,
+                        reply,
+                    },
+                );
             }
-            Event::MasterAnswer { client, message, reply } => {
+            Event::MasterAnswer {
+                client,
+                message,
+                reply,
+            } => {
                 let input = match reply {
                     Some(reply) => Input::MasterAnswer { message, reply },
                     None => Input::MasterSilent { message },
@@ -98,7 +121,11 @@ impl World {
                 }
             }
             Event::NextCall { client, thread } => self.next_call(client, thread),
-            Event::Ended { client, id, outcome } => self.ended(client, id, outcome),
+            Event::Ended {
+                client,
+                id,
+                outcome,
+            } => self.ended(client, id, outcome),
             event => panic!("{event:?} does not happen to a client"),
         }
     }
@@ -114,7 +141,14 @@ impl World {
     pub(super) fn answered(&mut self, origin: Origin, answer: Answer, payload: Bytes) {
         match origin {
             Origin::Client(client, message) => {
-                self.give_client(client, Input::Answer { message, answer, payload });
+                self.give_client(
+                    client,
+                    Input::Answer {
+                        message,
+                        answer,
+                        payload,
+                    },
+                );
             }
             Origin::Router(question) => self.router_answered(question, answer),
             Origin::Lease(..) => panic!("a lease frame is not answered as a request"),
@@ -129,7 +163,9 @@ impl World {
         good: bool,
     ) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let Some((_, parts, all_good)) = mount.frames.get_mut(&message) else { return };
+        let Some((_, parts, all_good)) = mount.frames.get_mut(&message) else {
+            return;
+        };
         *parts -= 1;
         *all_good &= good;
         let (parts, all_good) = (*parts, *all_good);
@@ -139,13 +175,24 @@ impl World {
         mount.frames.remove(&message);
         if all_good && self.reachable(node) && !self.is_lost() {
             let delay = self.delay();
-            self.schedule.after(delay, Event::LeasesRenewed { client, message, node });
+            self.schedule.after(
+                delay,
+                Event::LeasesRenewed {
+                    client,
+                    message,
+                    node,
+                },
+            );
         }
     }
 
     fn give_client(&mut self, id: ClientId, input: Input) {
         let now = self.now();
-        self.clients.get_mut(&id).expect("a known client").client.handle_input(now, input);
+        self.clients
+            .get_mut(&id)
+            .expect("a known client")
+            .client
+            .handle_input(now, input);
         self.drain_client(id);
     }
 
@@ -167,41 +214,89 @@ impl World {
         match output {
             Output::Reply { id, outcome } => {
                 let at_once = Duration::from_nanos(1);
-                self.schedule.after(at_once, Event::Ended { client, id, outcome });
+                self.schedule.after(
+                    at_once,
+                    Event::Ended {
+                        client,
+                        id,
+                        outcome,
+                    },
+                );
             }
-            Output::Send { message, node, request, payload } => {
+            Output::Send {
+                message,
+                node,
+                request,
+                payload,
+            } => {
                 if self.is_lost() {
                     if self.random.random_ratio(1, 2) {
-                        self.schedule.after(delay, Event::Undelivered { client, message });
+                        self.schedule
+                            .after(delay, Event::Undelivered { client, message });
                     }
                     return;
                 }
                 let origin = Origin::Client(client, message);
-                self.schedule.after(delay, Event::Request { node, origin, request, payload });
+                self.schedule.after(
+                    delay,
+                    Event::Request {
+                        node,
+                        origin,
+                        request,
+                        payload,
+                    },
+                );
             }
             Output::SendMaster { message, request } => {
                 if self.is_lost() {
                     let reply = None;
-                    self.schedule.after(delay, Event::MasterAnswer { client, message, reply });
+                    self.schedule.after(
+                        delay,
+                        Event::MasterAnswer {
+                            client,
+                            message,
+                            reply,
+                        },
+                    );
                 } else {
-                    self.schedule.after(delay, Event::Master { client, message, request });
+                    self.schedule.after(
+                        delay,
+                        Event::Master {
+                            client,
+                            message,
+                            request,
+                        },
+                    );
                 }
             }
-            Output::RenewLeases { message, node, session, renewal } => {
+            Output::RenewLeases {
+                message,
+                node,
+                session,
+                renewal,
+            } => {
                 if !self.is_lost() {
-                    let event = Event::LeaseFrame { node, client, message, session, renewal };
+                    let event = Event::LeaseFrame {
+                        node,
+                        client,
+                        message,
+                        session,
+                        renewal,
+                    };
                     self.schedule.after(delay, event);
                 }
             }
             Output::Invalidate { ino } => {
-                self.schedule.after(delay, Event::Invalidated { client, ino });
+                self.schedule
+                    .after(delay, Event::Invalidated { client, ino });
             }
             Output::Mounted { root } => {
                 let workload = Workload::new(root, self.config.file_bytes_max);
                 let mount = self.clients.get_mut(&client).expect("a known client");
                 mount.workload = Some(workload);
                 for thread in 0..self.config.threads {
-                    self.schedule.after(delay, Event::NextCall { client, thread });
+                    self.schedule
+                        .after(delay, Event::NextCall { client, thread });
                 }
             }
             Output::Refused { volume } => panic!("there is a volume: {volume:?}"),
@@ -215,7 +310,10 @@ impl World {
         }
         self.calls_left -= 1;
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let workload = mount.workload.as_mut().expect("only mounted clients make calls");
+        let workload = mount
+            .workload
+            .as_mut()
+            .expect("only mounted clients make calls");
         let call = workload.next(&mut self.random);
         mount.next_call += 1;
         let id = CallId(mount.next_call);
@@ -226,8 +324,10 @@ impl World {
 
     fn ended(&mut self, client: ClientId, id: CallId, outcome: Outcome) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let (event, thread, call) =
-            mount.calls.remove(&id).expect("a call has exactly one outcome");
+        let (event, thread, call) = mount
+            .calls
+            .remove(&id)
+            .expect("a call has exactly one outcome");
         if let Some(workload) = &mut mount.workload {
             workload.learn(&call, &outcome);
         }
@@ -236,6 +336,7 @@ impl World {
             self.history.end(event, outcome);
         }
         let delay = self.delay();
-        self.schedule.after(delay, Event::NextCall { client, thread });
+        self.schedule
+            .after(delay, Event::NextCall { client, thread });
     }
 }

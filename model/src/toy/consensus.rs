@@ -73,7 +73,12 @@ impl Group {
             };
             (node, replica)
         };
-        Self { term: 0, leader: None, log: Vec::new(), replicas: nodes.map(replica).collect() }
+        Self {
+            term: 0,
+            leader: None,
+            log: Vec::new(),
+            replicas: nodes.map(replica).collect(),
+        }
     }
 
     pub(super) fn committed(&self) -> usize {
@@ -85,7 +90,10 @@ impl Group {
         self.term += 1;
         self.leader = Some(node);
         let committed = self.committed();
-        let replica = self.replicas.get_mut(&node).expect("a leader has a replica");
+        let replica = self
+            .replicas
+            .get_mut(&node)
+            .expect("a leader has a replica");
         replica.term = self.term;
         replica.leader = None;
         replica.reads.clear();
@@ -97,7 +105,11 @@ impl Group {
         if term != self.term {
             return false;
         }
-        self.log.push(Entry { term, token, proposal });
+        self.log.push(Entry {
+            term,
+            token,
+            proposal,
+        });
         true
     }
 
@@ -109,13 +121,23 @@ impl Group {
         let replica = self.replicas.get_mut(&node).expect("only replicas apply");
         let mut yielded = Vec::new();
         for entry in self.log.iter().skip(replica.applied).take(entries) {
-            let Entry { term, token, proposal } = entry;
-            let applied =
-                polyfs_core::region::apply(&mut replica.state, &proposal.command, &proposal.payload)
-                    .expect("memory does not fail");
+            let Entry {
+                term,
+                token,
+                proposal,
+            } = entry;
+            let applied = polyfs_core::region::apply(
+                &mut replica.state,
+                &proposal.command,
+                &proposal.payload,
+            )
+            .expect("memory does not fail");
             replica.applied += 1;
             if *term == replica.term && replica.leader.is_some() {
-                yielded.push(Yielded { token: *token, applied });
+                yielded.push(Yielded {
+                    token: *token,
+                    applied,
+                });
             }
         }
         yielded

@@ -32,37 +32,94 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) enum Event {
     /// A request reaches a node.
-    Request { node: NodeId, origin: Origin, request: Request, payload: Bytes },
+    Request {
+        node: NodeId,
+        origin: Origin,
+        request: Request,
+        payload: Bytes,
+    },
     /// An answer reaches whoever asked.
-    Answer { origin: Origin, answer: Answer, payload: Bytes },
+    Answer {
+        origin: Origin,
+        answer: Answer,
+        payload: Bytes,
+    },
     /// A message of a client could not be delivered.
-    Undelivered { client: ClientId, message: MessageId },
+    Undelivered {
+        client: ClientId,
+        message: MessageId,
+    },
     /// A client's lease frame reaches a node.
-    LeaseFrame { node: NodeId, client: ClientId, message: MessageId, session: SessionId, renewal: Renewal },
+    LeaseFrame {
+        node: NodeId,
+        client: ClientId,
+        message: MessageId,
+        session: SessionId,
+        renewal: Renewal,
+    },
     /// A node has confirmed a lease frame.
-    LeasesRenewed { client: ClientId, message: MessageId, node: NodeId },
+    LeasesRenewed {
+        client: ClientId,
+        message: MessageId,
+        node: NodeId,
+    },
     /// A recall reaches a client.
-    Recall { client: ClientId, node: NodeId, recall: Recall },
+    Recall {
+        client: ClientId,
+        node: NodeId,
+        recall: Recall,
+    },
     /// A question about orphans reaches a client.
     AskOpen { client: ClientId, inos: Vec<Ino> },
     /// A client's request reaches the master.
-    Master { client: ClientId, message: MessageId, request: MasterRequest },
+    Master {
+        client: ClientId,
+        message: MessageId,
+        request: MasterRequest,
+    },
     /// The master's answer reaches a client; none when it could not be found.
-    MasterAnswer { client: ClientId, message: MessageId, reply: Option<MasterReply> },
+    MasterAnswer {
+        client: ClientId,
+        message: MessageId,
+        reply: Option<MasterReply>,
+    },
     /// A client's kernel has dropped an inode.
     Invalidated { client: ClientId, ino: Ino },
     /// A proposal reaches the consensus.
-    Proposed { group: GroupId, node: NodeId, term: Term, token: Token, proposal: Proposal },
+    Proposed {
+        group: GroupId,
+        node: NodeId,
+        term: Term,
+        token: Token,
+        proposal: Proposal,
+    },
     /// A leader's question about its leadership reaches the others.
-    ReadIndex { group: GroupId, node: NodeId, term: Term, token: Token },
+    ReadIndex {
+        group: GroupId,
+        node: NodeId,
+        term: Term,
+        token: Token,
+    },
     /// A replica applies what is committed.
     Apply { group: GroupId, node: NodeId },
     /// A replica learns who leads.
     LearnTerm { group: GroupId, node: NodeId },
     /// A leader's question to another region got its answer, or none.
-    TxnAnswer { group: GroupId, node: NodeId, term: Term, token: Token, answer: Option<TxnReply> },
+    TxnAnswer {
+        group: GroupId,
+        node: NodeId,
+        term: Term,
+        token: Token,
+        answer: Option<TxnReply>,
+    },
     /// As `TxnAnswer`, of a query.
-    QueryAnswer { group: GroupId, node: NodeId, term: Term, token: Token, answer: Option<Answer> },
+    QueryAnswer {
+        group: GroupId,
+        node: NodeId,
+        term: Term,
+        token: Token,
+        answer: Option<Answer>,
+    },
     /// The router tries again.
     RouterRetry { question: u64 },
     /// A machine's timer.
@@ -72,7 +129,11 @@ pub(super) enum Event {
     /// The next call of a client's thread.
     NextCall { client: ClientId, thread: u32 },
     /// A call ended.
-    Ended { client: ClientId, id: CallId, outcome: Outcome },
+    Ended {
+        client: ClientId,
+        id: CallId,
+        outcome: Outcome,
+    },
     /// The master looks for sessions that ran out.
     MasterTick,
     /// The next fault.

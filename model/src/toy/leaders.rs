@@ -11,9 +11,7 @@ use polyfs_core::limits::CLIENT_RETRY;
 use polyfs_core::place::{Place, Places};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::leader::{Config, Leader};
-use polyfs_core::request::{
-    Answer, DataOp, Header, Refusal, Request, RequestBody, Space,
-};
+use polyfs_core::request::{Answer, DataOp, Header, Refusal, Request, RequestBody, Space};
 use polyfs_core::time::Timestamp;
 use polyfs_core::txn::TxnReply;
 use rand::{Rng as _, RngExt as _};
@@ -45,7 +43,15 @@ impl World {
             return self.send_answer(node, origin, Answer::Refused(refusal), Bytes::new());
         }
         let asker = self.askers.entry((group, node)).or_default().add(origin);
-        self.give(group, node, Input::Request { asker, request, payload });
+        self.give(
+            group,
+            node,
+            Input::Request {
+                asker,
+                request,
+                payload,
+            },
+        );
     }
 
     pub(super) fn lease_frame_arrives(
@@ -59,22 +65,48 @@ impl World {
         if !self.reachable(node) {
             return;
         }
-        let led: Vec<GroupId> =
-            self.groups.keys().copied().filter(|group| self.leads(*group, node)).collect();
-        let frame = self.clients.get_mut(&client).expect("a known client").frame(message, node, led.len());
+        let led: Vec<GroupId> = self
+            .groups
+            .keys()
+            .copied()
+            .filter(|group| self.leads(*group, node))
+            .collect();
+        let frame = self
+            .clients
+            .get_mut(&client)
+            .expect("a known client")
+            .frame(message, node, led.len());
         if frame {
             let delay = self.delay();
-            self.schedule.after(delay, Event::LeasesRenewed { client, message, node });
+            self.schedule.after(
+                delay,
+                Event::LeasesRenewed {
+                    client,
+                    message,
+                    node,
+                },
+            );
         }
         for group in led {
             let origin = Origin::Lease(client, message);
             let asker = self.askers.entry((group, node)).or_default().add(origin);
-            self.give(group, node, Input::Renew { asker, session, renewal });
+            self.give(
+                group,
+                node,
+                Input::Renew {
+                    asker,
+                    session,
+                    renewal,
+                },
+            );
         }
     }
 
     pub(super) fn leads(&self, group: GroupId, node: NodeId) -> bool {
-        let replica = self.groups.get(&group).and_then(|group| group.replicas.get(&node));
+        let replica = self
+            .groups
+            .get(&group)
+            .and_then(|group| group.replicas.get(&node));
         replica.is_some_and(|replica| replica.leader.is_some())
     }
 
@@ -86,8 +118,12 @@ impl World {
             .get_mut(&group)
             .and_then(|group| group.replicas.get_mut(&node))
             .expect("a known replica");
-        let Some(leader) = &mut replica.leader else { return };
-        leader.handle_input(now, &replica.state, input).expect("memory does not fail");
+        let Some(leader) = &mut replica.leader else {
+            return;
+        };
+        leader
+            .handle_input(now, &replica.state, input)
+            .expect("memory does not fail");
         self.drain(group, node);
     }
 
@@ -96,30 +132,67 @@ impl World {
             let replica = self.groups.get_mut(&group).expect("a known group");
             let replica = replica.replicas.get_mut(&node).expect("a known replica");
             let term = replica.term;
-            let Some(leader) = &mut replica.leader else { return };
+            let Some(leader) = &mut replica.leader else {
+                return;
+            };
             let Some(output) = leader.poll_output() else {
                 if let Some((at, _)) = leader.poll_timeout() {
                     self.schedule.at(at.0, Event::LeaderTick { group, node });
                 }
                 return;
             };
-            self.carry_out(From { group, node, term, token: Token(0) }, output);
+            self.carry_out(
+                From {
+                    group,
+                    node,
+                    term,
+                    token: Token(0),
+                },
+                output,
+            );
         }
     }
 
     fn carry_out(&mut self, from: From, output: Output) {
-        let From { group, node, term, .. } = from;
+        let From {
+            group, node, term, ..
+        } = from;
         match output {
-            Output::Propose { token, command, payload } => {
+            Output::Propose {
+                token,
+                command,
+                payload,
+            } => {
                 let proposal = Proposal { command, payload };
                 let delay = self.delay();
-                self.schedule.after(delay, Event::Proposed { group, node, term, token, proposal });
+                self.schedule.after(
+                    delay,
+                    Event::Proposed {
+                        group,
+                        node,
+                        term,
+                        token,
+                        proposal,
+                    },
+                );
             }
             Output::ReadIndex { token } => {
                 let delay = self.delay();
-                self.schedule.after(delay, Event::ReadIndex { group, node, term, token });
+                self.schedule.after(
+                    delay,
+                    Event::ReadIndex {
+                        group,
+                        node,
+                        term,
+                        token,
+                    },
+                );
             }
-            Output::Answer { asker, answer, payload } => {
+            Output::Answer {
+                asker,
+                answer,
+                payload,
+            } => {
                 if let Some(origin) = self.take_asker(group, node, asker) {
                     self.send_answer(node, origin, answer, payload);
                 }
@@ -129,24 +202,36 @@ impl World {
                     self.lease_part(client, message, node, good);
                 }
             }
-            Output::AskTxn { token, places, request } => {
+            Output::AskTxn {
+                token,
+                places,
+                request,
+            } => {
                 let open = vec![(places, RequestBody::Txn(request))];
                 self.ask(From { token, ..from }, Wants::Txn, Space::Meta, open);
             }
-            Output::AskQuery { token, place, query } => {
+            Output::AskQuery {
+                token,
+                place,
+                query,
+            } => {
                 let open = vec![(only(place), RequestBody::MetaQuery(query))];
                 self.ask(From { token, ..from }, Wants::Query, Space::Meta, open);
             }
             Output::DeleteChunks { token, chunks } => {
                 let delete = |chunk| {
-                    let op = DataOp::Delete { chunks: vec![chunk] };
+                    let op = DataOp::Delete {
+                        chunks: vec![chunk],
+                    };
                     (only(chunk.place()), RequestBody::DataOp(op))
                 };
                 let open = chunks.into_iter().map(delete).collect();
                 self.ask(From { token, ..from }, Wants::Deleted, Space::Data, open);
             }
             Output::AskOpen { session, inos } => {
-                if let Some(client) = self.master.client_of(session) && !self.is_lost() {
+                if let Some(client) = self.master.client_of(session)
+                    && !self.is_lost()
+                {
                     let delay = self.delay();
                     self.schedule.after(delay, Event::AskOpen { client, inos });
                 }
@@ -155,14 +240,23 @@ impl World {
                 // Over a connection: a recall arrives, or the session dies with the connection.
                 if let Some(client) = self.master.client_of(session) {
                     let delay = self.delay();
-                    self.schedule.after(delay, Event::Recall { client, node, recall });
+                    self.schedule.after(
+                        delay,
+                        Event::Recall {
+                            client,
+                            node,
+                            recall,
+                        },
+                    );
                 }
             }
         }
     }
 
     fn take_asker(&mut self, group: GroupId, node: NodeId, asker: Asker) -> Option<Origin> {
-        self.askers.get_mut(&(group, node)).and_then(|askers| askers.take(asker))
+        self.askers
+            .get_mut(&(group, node))
+            .and_then(|askers| askers.take(asker))
     }
 
     pub(super) fn send_answer(
@@ -174,7 +268,14 @@ impl World {
     ) {
         if self.reachable(node) && !self.is_lost() {
             let delay = self.delay();
-            self.schedule.after(delay, Event::Answer { origin, answer, payload });
+            self.schedule.after(
+                delay,
+                Event::Answer {
+                    origin,
+                    answer,
+                    payload,
+                },
+            );
         }
     }
 
@@ -188,7 +289,11 @@ impl World {
     ) {
         let lost = !self.reachable(node) || self.is_lost();
         let committed = !lost
-            && self.groups.get_mut(&group).expect("a known group").propose(term, token, proposal);
+            && self
+                .groups
+                .get_mut(&group)
+                .expect("a known group")
+                .propose(term, token, proposal);
         if committed {
             let nodes: Vec<NodeId> = self.groups[&group].replicas.keys().copied().collect();
             for node in nodes {
@@ -221,7 +326,11 @@ impl World {
             let replica = self.groups.get_mut(&group).expect("a known group");
             let replica = replica.replicas.get_mut(&node).expect("a known replica");
             let applied = replica.applied;
-            let Some(ready) = replica.reads.iter().position(|(index, _)| *index <= applied) else {
+            let Some(ready) = replica
+                .reads
+                .iter()
+                .position(|(index, _)| *index <= applied)
+            else {
                 return;
             };
             let (_, token) = replica.reads.remove(ready);
@@ -234,10 +343,21 @@ impl World {
             return;
         }
         // Sometimes a replica lags.
-        let entries = if self.random.random_ratio(1, 8) { 1 } else { usize::MAX };
-        let yielded = self.groups.get_mut(&group).expect("a known group").apply(node, entries);
+        let entries = if self.random.random_ratio(1, 8) {
+            1
+        } else {
+            usize::MAX
+        };
+        let yielded = self
+            .groups
+            .get_mut(&group)
+            .expect("a known group")
+            .apply(node, entries);
         for entry in yielded {
-            let input = Input::Applied { token: entry.token, applied: entry.applied };
+            let input = Input::Applied {
+                token: entry.token,
+                applied: entry.applied,
+            };
             self.give(group, node, input);
         }
         self.begin_leading(group, node);
@@ -257,7 +377,10 @@ impl World {
             return;
         }
         replica.leads_from = None;
-        let config = Config { group, requests_max: 1000 };
+        let config = Config {
+            group,
+            requests_max: 1000,
+        };
         let leader = Leader::new(config, seed, now, &replica.state);
         replica.leader = Some(leader.expect("memory does not fail"));
         self.drain(group, node);
@@ -293,7 +416,11 @@ impl World {
             .lines
             .iter()
             .filter(|line| line.space == Space::Meta)
-            .filter_map(|line| self.groups[&line.group].leader.map(|node| (line.group, node)))
+            .filter_map(|line| {
+                self.groups[&line.group]
+                    .leader
+                    .map(|node| (line.group, node))
+            })
             .collect();
         for (group, node) in led {
             self.give(group, node, Input::SessionOver { session });
@@ -308,17 +435,26 @@ impl World {
 
     /// Cuts the parts of a question along the regions that hold their places.
     fn cut(&self, space: Space, open: Vec<(Places, RequestBody)>) -> Vec<(Places, RequestBody)> {
-        let regions: Vec<Places> =
-            self.lines.iter().filter(|line| line.space == space).map(|line| line.places).collect();
+        let regions: Vec<Places> = self
+            .lines
+            .iter()
+            .filter(|line| line.space == space)
+            .map(|line| line.places)
+            .collect();
         let parts = |(places, body): (Places, RequestBody)| {
-            let here = regions.iter().filter_map(move |region| region.overlap(places));
-            here.map(move |part| (part, body.clone())).collect::<Vec<_>>()
+            let here = regions
+                .iter()
+                .filter_map(move |region| region.overlap(places));
+            here.map(move |part| (part, body.clone()))
+                .collect::<Vec<_>>()
         };
         open.into_iter().flat_map(parts).collect()
     }
 
     fn router_send(&mut self, id: u64) {
-        let Some(question) = self.router.questions.get_mut(&id) else { return };
+        let Some(question) = self.router.questions.get_mut(&id) else {
+            return;
+        };
         question.tries += 1;
         let (asker, space) = (question.from.node, question.space);
         let Some((places, body)) = question.open.first().cloned() else {
@@ -327,9 +463,10 @@ impl World {
         if question.tries > TRIES + 64 {
             return self.router_give_up(id);
         }
-        let line = self.lines.iter().find(|line| {
-            line.space == space && line.places.contains(Place(places.start))
-        });
+        let line = self
+            .lines
+            .iter()
+            .find(|line| line.space == space && line.places.contains(Place(places.start)));
         let group = line.expect("regions tile the space").group;
         let leader = self.groups[&group].leader;
         let reachable = self.reachable(asker);
@@ -347,18 +484,37 @@ impl World {
             let request = Request { header, body };
             let (origin, payload) = (Origin::Router(id), Bytes::new());
             let delay = self.delay();
-            self.schedule.after(delay, Event::Request { node, origin, request, payload });
+            self.schedule.after(
+                delay,
+                Event::Request {
+                    node,
+                    origin,
+                    request,
+                    payload,
+                },
+            );
         }
-        self.schedule.after(CLIENT_RETRY, Event::RouterRetry { question: id });
+        self.schedule
+            .after(CLIENT_RETRY, Event::RouterRetry { question: id });
     }
 
     pub(super) fn router_retry(&mut self, id: u64) {
-        let stale = self.router.questions.get(&id).is_some_and(|question| question.tries >= TRIES);
-        if stale { self.router_give_up(id) } else { self.router_send(id) }
+        let stale = self
+            .router
+            .questions
+            .get(&id)
+            .is_some_and(|question| question.tries >= TRIES);
+        if stale {
+            self.router_give_up(id)
+        } else {
+            self.router_send(id)
+        }
     }
 
     pub(super) fn router_answered(&mut self, id: u64, answer: Answer) {
-        let Some(question) = self.router.questions.get_mut(&id) else { return };
+        let Some(question) = self.router.questions.get_mut(&id) else {
+            return;
+        };
         if matches!(answer, Answer::Refused(_)) {
             // Asked again by the retry that is planned.
             return;
@@ -377,17 +533,36 @@ impl World {
     }
 
     fn router_done(&mut self, id: u64) {
-        let Some(question) = self.router.questions.remove(&id) else { return };
-        let From { group, node, term, token } = question.from;
+        let Some(question) = self.router.questions.remove(&id) else {
+            return;
+        };
+        let From {
+            group,
+            node,
+            term,
+            token,
+        } = question.from;
         let delay = Duration::from_micros(1);
         let event = match question.wants {
             Wants::Query => {
                 let answer = question.answers.first().cloned();
-                Event::QueryAnswer { group, node, term, token, answer }
+                Event::QueryAnswer {
+                    group,
+                    node,
+                    term,
+                    token,
+                    answer,
+                }
             }
             Wants::Txn | Wants::Deleted => {
                 let answer = question.txn_answer();
-                Event::TxnAnswer { group, node, term, token, answer }
+                Event::TxnAnswer {
+                    group,
+                    node,
+                    term,
+                    token,
+                    answer,
+                }
             }
         };
         self.schedule.after(delay, event);
@@ -421,5 +596,8 @@ impl World {
 }
 
 fn only(place: Place) -> Places {
-    Places { start: place.0, end: place.0 + 1 }
+    Places {
+        start: place.0,
+        end: place.0 + 1,
+    }
 }

@@ -28,7 +28,12 @@ pub(super) struct Master {
 
 impl Master {
     pub(super) fn new(root: Ino) -> Self {
-        Self { root, next: 0, sessions: BTreeMap::new(), by_nonce: BTreeMap::new() }
+        Self {
+            root,
+            next: 0,
+            sessions: BTreeMap::new(),
+            by_nonce: BTreeMap::new(),
+        }
     }
 
     pub(super) fn answer(
@@ -45,9 +50,17 @@ impl Master {
                     *next += 1;
                     SessionId(*next)
                 });
-                let fresh = Session { client, renewal: Renewal(1), good_until: now + term() };
+                let fresh = Session {
+                    client,
+                    renewal: Renewal(1),
+                    good_until: now + term(),
+                };
                 let session = self.sessions.entry(id).or_insert(fresh);
-                MasterReply::Opened { session: id, renewal: session.renewal, root: self.root }
+                MasterReply::Opened {
+                    session: id,
+                    renewal: session.renewal,
+                    root: self.root,
+                }
             }
             MasterRequest::Renew { session, .. } => match self.sessions.get_mut(session) {
                 None => MasterReply::SessionOver,

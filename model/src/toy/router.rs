@@ -62,7 +62,14 @@ impl Router {
         open: Vec<(Places, RequestBody)>,
     ) -> u64 {
         self.next += 1;
-        let question = Question { from, wants, space, open, answers: Vec::new(), tries: 0 };
+        let question = Question {
+            from,
+            wants,
+            space,
+            open,
+            answers: Vec::new(),
+            tries: 0,
+        };
         self.questions.insert(self.next, question);
         self.next
     }

@@ -103,7 +103,14 @@ impl World {
                     node: *node,
                 };
                 let replicas = replicas.map(place).collect();
-                lines.push(RegionLine { group, space, places, epoch: Epoch(1), replicas, leader: None });
+                lines.push(RegionLine {
+                    group,
+                    space,
+                    places,
+                    epoch: Epoch(1),
+                    replicas,
+                    leader: None,
+                });
             }
         }
         let mut world = Self {
@@ -135,7 +142,8 @@ impl World {
         for client in 1..=self.config.clients {
             self.mount(ClientId(client));
         }
-        self.schedule.after(Duration::from_secs(1), Event::MasterTick);
+        self.schedule
+            .after(Duration::from_secs(1), Event::MasterTick);
         if let Some(every) = self.config.fault_every {
             self.schedule.after(every, Event::Fault);
         }
@@ -155,7 +163,11 @@ impl World {
             self.happen(event);
         }
         let open = self.clients.values().map(Mount::open_calls).sum::<usize>();
-        assert!(open == 0 && self.calls_left == 0, "{open} calls are open, {} were not made", self.calls_left);
+        assert!(
+            open == 0 && self.calls_left == 0,
+            "{open} calls are open, {} were not made",
+            self.calls_left
+        );
     }
 
     /// Lets simulated time pass without new calls or faults, so that everything converges.
@@ -204,7 +216,14 @@ impl World {
     /// The states of all replicas of each region.
     pub fn states(&self) -> impl Iterator<Item = (GroupId, Vec<&MemKv>)> {
         self.groups.iter().map(|(id, group)| {
-            (*id, group.replicas.values().map(|replica| &replica.state).collect())
+            (
+                *id,
+                group
+                    .replicas
+                    .values()
+                    .map(|replica| &replica.state)
+                    .collect(),
+            )
         })
     }
 
@@ -213,7 +232,13 @@ impl World {
         let now = self.schedule.now();
         let seconds = i64::try_from(now / 1_000_000_000).expect("simulations are short");
         let nanos = u32::try_from(now % 1_000_000_000).expect("below a second");
-        Now { mono: Instant(now + 1), wall: Timestamp { seconds: 1_000_000 + seconds, nanos } }
+        Now {
+            mono: Instant(now + 1),
+            wall: Timestamp {
+                seconds: 1_000_000 + seconds,
+                nanos,
+            },
+        }
     }
 
     pub(super) fn delay(&mut self) -> Duration {
@@ -232,7 +257,11 @@ impl World {
 
     fn leaderless(&self) -> Vec<GroupId> {
         let without = |group: &Group| group.leader.is_none_or(|node| !self.reachable(node));
-        self.groups.iter().filter(|(_, group)| without(group)).map(|(id, _)| *id).collect()
+        self.groups
+            .iter()
+            .filter(|(_, group)| without(group))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Elects a leader among the nodes that can be reached, any of them.
@@ -253,7 +282,13 @@ impl World {
         for other in others {
             // The deposed learn late: until then they believe that they lead.
             let delay = Duration::from_millis(self.random.random_range(0..400));
-            self.schedule.after(delay, Event::LearnTerm { group: id, node: other });
+            self.schedule.after(
+                delay,
+                Event::LearnTerm {
+                    group: id,
+                    node: other,
+                },
+            );
         }
         let delay = self.delay();
         self.schedule.after(delay, Event::Apply { group: id, node });
@@ -261,29 +296,67 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Request { node, origin, request, payload } => {
+            Event::Request {
+                node,
+                origin,
+                request,
+                payload,
+            } => {
                 self.request_arrives(node, origin, request, payload);
             }
-            Event::LeaseFrame { node, client, message, session, renewal } => {
+            Event::LeaseFrame {
+                node,
+                client,
+                message,
+                session,
+                renewal,
+            } => {
                 self.lease_frame_arrives(node, client, message, session, renewal);
             }
-            Event::Proposed { group, node, term, token, proposal } => {
+            Event::Proposed {
+                group,
+                node,
+                term,
+                token,
+                proposal,
+            } => {
                 self.proposed(group, node, term, token, proposal);
             }
-            Event::ReadIndex { group, node, term, token } => {
+            Event::ReadIndex {
+                group,
+                node,
+                term,
+                token,
+            } => {
                 self.read_index(group, node, term, token);
             }
             Event::Apply { group, node } => self.apply(group, node),
             Event::LearnTerm { group, node } => self.learn_term(group, node),
             Event::LeaderTick { group, node } => self.leader_tick(group, node),
-            Event::TxnAnswer { group, node, term, token, answer } => {
+            Event::TxnAnswer {
+                group,
+                node,
+                term,
+                token,
+                answer,
+            } => {
                 self.txn_answered(group, node, term, token, answer);
             }
-            Event::QueryAnswer { group, node, term, token, answer } => {
+            Event::QueryAnswer {
+                group,
+                node,
+                term,
+                token,
+                answer,
+            } => {
                 self.query_answered(group, node, term, token, answer);
             }
             Event::RouterRetry { question } => self.router_retry(question),
-            Event::Answer { origin, answer, payload } => self.answered(origin, answer, payload),
+            Event::Answer {
+                origin,
+                answer,
+                payload,
+            } => self.answered(origin, answer, payload),
             Event::MasterTick => self.master_tick(),
             Event::Fault => self.fault(),
             event => self.happen_to_client(event),
@@ -295,7 +368,8 @@ impl World {
         for session in self.master.over(now) {
             self.session_over(session);
         }
-        self.schedule.after(Duration::from_secs(1), Event::MasterTick);
+        self.schedule
+            .after(Duration::from_secs(1), Event::MasterTick);
         for group in self.leaderless() {
             self.elect(group);
         }
@@ -329,7 +403,8 @@ impl World {
         }
         if let Some(every) = self.config.fault_every {
             let spread = self.random.next_u64() % nanos(every).max(1);
-            self.schedule.after(every / 2 + Duration::from_nanos(spread), Event::Fault);
+            self.schedule
+                .after(every / 2 + Duration::from_nanos(spread), Event::Fault);
         }
     }
 }
@@ -339,13 +414,24 @@ fn part_of(part: u32, parts: u32) -> Places {
         let place = u64::from(PLACES) * u64::from(at) / u64::from(parts);
         u32::try_from(place).expect("a part of all places") & !0xff
     };
-    let end = if part + 1 == parts { PLACES } else { cut(part + 1) };
-    Places { start: cut(part), end }
+    let end = if part + 1 == parts {
+        PLACES
+    } else {
+        cut(part + 1)
+    };
+    Places {
+        start: cut(part),
+        end,
+    }
 }
 
 fn found(space: Space, places: Places, root: Ino) -> MemKv {
     let mut state = MemKv::default();
-    let descriptor = Descriptor { space, places, epoch: Epoch(1) };
+    let descriptor = Descriptor {
+        space,
+        places,
+        epoch: Epoch(1),
+    };
     let root = polyfs_core::region::Root {
         ino: root,
         salt: Salt(7),

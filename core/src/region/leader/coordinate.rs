@@ -27,9 +27,7 @@ use crate::place::{Ino, Places};
 use crate::region::command::{Applied, CommandBody, TxnFailure};
 use crate::region::kv::{KvError, KvRead};
 use crate::region::txn as records;
-use crate::request::{
-    Answer, Header, MetaOp, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse,
-};
+use crate::request::{Answer, Header, MetaOp, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnReply, TxnRequest};
 
@@ -83,7 +81,10 @@ impl Leader {
         body: CommandBody,
     ) {
         let (CommandBody::Meta(op), Some(slot)) = (body, header.slot) else {
-            return self.refuse(asker, Refusal::Unavailable("the operation needs a slot".into()));
+            return self.refuse(
+                asker,
+                Refusal::Unavailable("the operation needs a slot".into()),
+            );
         };
         let txn = self.name(now, &header, slot, op.first_place());
         let fresh = Txn::new(Some(asker), header, Some(op));
@@ -92,25 +93,40 @@ impl Leader {
     }
 
     /// A name that no earlier attempt had: late messages of those must not touch this one.
-    fn name(
-        &self,
-        now: Now,
-        header: &Header,
-        slot: SlotUse,
-        place: crate::place::Place,
-    ) -> TxnId {
-        let earlier = self.txns.keys().filter(|txn| {
-            txn.session == header.session && txn.slot == slot && txn.place == place
-        });
-        let after = earlier.map(|txn| txn.began.next()).max().unwrap_or_default();
-        TxnId { session: header.session, slot, place, began: now.wall.max(after) }
+    fn name(&self, now: Now, header: &Header, slot: SlotUse, place: crate::place::Place) -> TxnId {
+        let earlier = self
+            .txns
+            .keys()
+            .filter(|txn| txn.session == header.session && txn.slot == slot && txn.place == place);
+        let after = earlier
+            .map(|txn| txn.began.next())
+            .max()
+            .unwrap_or_default();
+        TxnId {
+            session: header.session,
+            slot,
+            place,
+            began: now.wall.max(after),
+        }
     }
 
     fn propose_begin(&mut self, now: Now, txn: TxnId) {
-        let Some(running) = self.txns.get(&txn) else { return };
-        let op = running.op.clone().expect("an attempt that begins has its operation");
+        let Some(running) = self.txns.get(&txn) else {
+            return;
+        };
+        let op = running
+            .op
+            .clone()
+            .expect("an attempt that begins has its operation");
         let command = self.command(now, &running.header, CommandBody::Begin { txn, op });
-        self.propose(Job::Coordinate { txn, stage: Stage::Begin }, command, Bytes::new());
+        self.propose(
+            Job::Coordinate {
+                txn,
+                stage: Stage::Begin,
+            },
+            command,
+            Bytes::new(),
+        );
     }
 
     pub(super) fn join_transaction(
@@ -159,11 +175,21 @@ impl Leader {
         let own = self.descriptor.places;
         let record = records::record(state, &txn)?;
         let record = record.expect("a transaction that was just begun has a record");
-        let Some(running) = self.txns.get_mut(&txn) else { return Ok(()) };
-        running.remote =
-            record.steps.into_iter().filter(|step| !own.covers(step.places())).collect();
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return Ok(());
+        };
+        running.remote = record
+            .steps
+            .into_iter()
+            .filter(|step| !own.covers(step.places()))
+            .collect();
         running.walks = running.op.as_ref().map(walks).unwrap_or_default();
-        let lock: Vec<Step> = running.remote.iter().filter(|step| is_lock(step)).cloned().collect();
+        let lock: Vec<Step> = running
+            .remote
+            .iter()
+            .filter(|step| is_lock(step))
+            .cloned()
+            .collect();
         if lock.is_empty() {
             self.walk_on(now, txn);
         } else {
@@ -189,10 +215,16 @@ impl Leader {
 
     /// Looks at the next ancestor of a directory's new home, or goes on to prepare.
     fn walk_on(&mut self, now: Now, txn: TxnId) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
         let Some((moving, ancestor)) = running.walks.last().copied() else {
-            let steps: Vec<Step> =
-                running.remote.iter().filter(|step| !is_lock(step)).cloned().collect();
+            let steps: Vec<Step> = running
+                .remote
+                .iter()
+                .filter(|step| !is_lock(step))
+                .cloned()
+                .collect();
             if steps.is_empty() {
                 return self.decide(now, txn);
             }
@@ -202,9 +234,16 @@ impl Leader {
             running.failure = Some(TxnFailure::Error(FsError::Invalid));
             return self.decide(now, txn);
         }
-        let token = self.begin(Job::Coordinate { txn, stage: Stage::Walk });
+        let token = self.begin(Job::Coordinate {
+            txn,
+            stage: Stage::Walk,
+        });
         let query = MetaQuery::GetAttr { ino: ancestor };
-        self.outputs.push_back(Output::AskQuery { token, place: ancestor.place(), query });
+        self.outputs.push_back(Output::AskQuery {
+            token,
+            place: ancestor.place(),
+            query,
+        });
     }
 
     pub(super) fn ancestor_answer(
@@ -213,8 +252,12 @@ impl Leader {
         token: super::Token,
         answer: Option<Answer>,
     ) {
-        let Some(Job::Coordinate { txn, .. }) = self.jobs.remove(&token) else { return };
-        let Some(running) = self.txns.get_mut(&txn) else { return };
+        let Some(Job::Coordinate { txn, .. }) = self.jobs.remove(&token) else {
+            return;
+        };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
         match answer {
             Some(Answer::Meta(Ok(MetaReply::Inode { attr, .. }))) => {
                 let (moving, ancestor) = running.walks.pop().expect("an ancestor was asked for");
@@ -242,7 +285,9 @@ impl Leader {
         stage: Stage,
         answer: Option<TxnReply>,
     ) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
         running.pending = running.pending.saturating_sub(1);
         if stage == Stage::Finish {
             if answer != Some(TxnReply::Finished) {
@@ -269,14 +314,17 @@ impl Leader {
         if running.pending > 0 {
             return;
         }
-        match stage {
-            Stage::Lock if running.failure.is_none() => self.walk_on(now, txn),
-            _ => self.decide(now, txn),
+        if stage == Stage::Lock && running.failure.is_none() {
+            self.walk_on(now, txn);
+        } else {
+            self.decide(now, txn);
         }
     }
 
     fn decide(&mut self, now: Now, txn: TxnId) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
         let failure = running.failure.clone();
         let decision = match &failure {
             None => Decision::Commit(stamp(now.wall, running.header.seen)),
@@ -284,16 +332,32 @@ impl Leader {
         };
         running.decision = Some(decision);
         let header = running.header.clone();
-        let mut command =
-            self.command(now, &header, CommandBody::Decide { txn, decision, failure });
+        let mut command = self.command(
+            now,
+            &header,
+            CommandBody::Decide {
+                txn,
+                decision,
+                failure,
+            },
+        );
         // The decision is the coordinator's own: no split in between may undo it.
         command.epoch = self.descriptor.epoch;
-        self.propose(Job::Coordinate { txn, stage: Stage::Decide }, command, Bytes::new());
+        self.propose(
+            Job::Coordinate {
+                txn,
+                stage: Stage::Decide,
+            },
+            command,
+            Bytes::new(),
+        );
     }
 
     /// The decision is in the log: the client is answered, then the participants are told.
     fn decided(&mut self, now: Now, txn: TxnId, applied: Applied) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
         let answer = match applied {
             Applied::Answer(answer) => answer,
             Applied::Txn(TxnReply::Decided(earlier)) => {
@@ -316,16 +380,30 @@ impl Leader {
 
     /// Another attempt under a new name, after a pause that grows with the conflicts met.
     fn attempt_again(&mut self, now: Now, txn: TxnId) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
-        let (asker, header, op) = (running.asker.take(), running.header.clone(), running.op.clone());
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
+        let (asker, header, op) = (
+            running.asker.take(),
+            running.header.clone(),
+            running.op.clone(),
+        );
         let attempts = running.attempts + 1;
         let next = self.name(now, &header, txn.slot, txn.place);
-        self.txns.insert(next, Txn { attempts, ..Txn::new(asker, header, op) });
+        self.txns.insert(
+            next,
+            Txn {
+                attempts,
+                ..Txn::new(asker, header, op)
+            },
+        );
         self.pause(now, next);
     }
 
     fn pause(&mut self, now: Now, txn: TxnId) {
-        let Some(attempts) = self.txns.get(&txn).map(|running| running.attempts) else { return };
+        let Some(attempts) = self.txns.get(&txn).map(|running| running.attempts) else {
+            return;
+        };
         let longest = u64::try_from(PAUSE.as_micros()).unwrap_or(u64::MAX) << attempts.min(8);
         let pause = Duration::from_micros(1 + self.random_below(longest));
         if let Some(running) = self.txns.get_mut(&txn) {
@@ -345,8 +423,12 @@ impl Leader {
     }
 
     fn tell_participants(&mut self, now: Now, txn: TxnId) {
-        let Some(running) = self.txns.get_mut(&txn) else { return };
-        let Some(decision) = running.decision else { return };
+        let Some(running) = self.txns.get_mut(&txn) else {
+            return;
+        };
+        let Some(decision) = running.decision else {
+            return;
+        };
         let mut places: Vec<Places> = running.remote.iter().map(Step::places).collect();
         places.sort_unstable();
         places.dedup();
@@ -356,8 +438,19 @@ impl Leader {
             return self.forget(now, txn);
         }
         for places in places {
-            let request = TxnRequest::Finish { txn, decision, places };
-            self.ask_txn(Job::Coordinate { txn, stage: Stage::Finish }, places, request);
+            let request = TxnRequest::Finish {
+                txn,
+                decision,
+                places,
+            };
+            self.ask_txn(
+                Job::Coordinate {
+                    txn,
+                    stage: Stage::Finish,
+                },
+                places,
+                request,
+            );
         }
     }
 
@@ -367,7 +460,10 @@ impl Leader {
         match decision {
             Some(Decision::Commit(_)) => {
                 let command = self.own_command(now, None, CommandBody::Forget { txn });
-                let job = Job::Coordinate { txn, stage: Stage::Forget };
+                let job = Job::Coordinate {
+                    txn,
+                    stage: Stage::Forget,
+                };
                 self.propose(job, command, Bytes::new());
             }
             Some(Decision::Abort) | None => drop(self.txns.remove(&txn)),
@@ -380,16 +476,25 @@ impl Leader {
     }
 
     pub(super) fn txns_timeout(&self) -> Option<Instant> {
-        self.txns.values().filter_map(|running| running.resume_at).min()
+        self.txns
+            .values()
+            .filter_map(|running| running.resume_at)
+            .min()
     }
 
     /// Goes on with transactions whose pause is over.
     pub(super) fn retry_transactions(&mut self, now: Now) {
         let due = |running: &Txn| running.resume_at.is_some_and(|at| at <= now.mono);
-        let ready: Vec<TxnId> =
-            self.txns.iter().filter(|(_, running)| due(running)).map(|(txn, _)| *txn).collect();
+        let ready: Vec<TxnId> = self
+            .txns
+            .iter()
+            .filter(|(_, running)| due(running))
+            .map(|(txn, _)| *txn)
+            .collect();
         for txn in ready {
-            let Some(running) = self.txns.get_mut(&txn) else { continue };
+            let Some(running) = self.txns.get_mut(&txn) else {
+                continue;
+            };
             running.resume_at = None;
             if running.decision.is_some() {
                 self.tell_participants(now, txn);
@@ -409,7 +514,10 @@ impl Leader {
         for record in records::records(state, own)? {
             let txn = record.txn;
             let header = self.inherited_header(&txn);
-            let remote = record.steps.into_iter().filter(|step| !own.covers(step.places()));
+            let remote = record
+                .steps
+                .into_iter()
+                .filter(|step| !own.covers(step.places()));
             let mut running = Txn::new(None, header, None);
             running.remote = remote.collect();
             running.decision = record.decision;
@@ -446,16 +554,33 @@ impl Leader {
     ) {
         let body = match request {
             TxnRequest::Prepare { txn, steps } => CommandBody::Prepare { txn, steps },
-            TxnRequest::Finish { txn, decision, places } => {
-                CommandBody::Finish { txn, decision, places }
-            }
+            TxnRequest::Finish {
+                txn,
+                decision,
+                places,
+            } => CommandBody::Finish {
+                txn,
+                decision,
+                places,
+            },
             outcome @ TxnRequest::Outcome { .. } => {
-                let request = crate::request::Request { header, body: RequestBody::Txn(outcome) };
+                let request = crate::request::Request {
+                    header,
+                    body: RequestBody::Txn(outcome),
+                };
                 return self.start_query(asker, request);
             }
         };
         let waiting = Waiting::Client(asker);
-        self.propose_operation(now, Operation { waiting, header, body, payload: Bytes::new() });
+        self.propose_operation(
+            now,
+            Operation {
+                waiting,
+                header,
+                body,
+                payload: Bytes::new(),
+            },
+        );
     }
 
     /// What became of a transaction whose record, if there is one, is here.
@@ -498,8 +623,14 @@ impl Leader {
         txn: TxnId,
     ) -> Result<(), KvError> {
         if !self.descriptor.places.contains(txn.place) {
-            let places = Places { start: txn.place.0, end: txn.place.0 + 1 };
-            let request = TxnRequest::Outcome { txn, abort_if_old: is_old(now, &txn) };
+            let places = Places {
+                start: txn.place.0,
+                end: txn.place.0 + 1,
+            };
+            let request = TxnRequest::Outcome {
+                txn,
+                abort_if_old: is_old(now, &txn),
+            };
             self.ask_txn(Job::Resolve { txn }, places, request);
             return Ok(());
         }
@@ -535,7 +666,15 @@ impl Leader {
 
     fn finish_here(&mut self, now: Now, txn: TxnId, decision: Decision) {
         let places = self.descriptor.places;
-        let command = self.own_command(now, None, CommandBody::Finish { txn, decision, places });
+        let command = self.own_command(
+            now,
+            None,
+            CommandBody::Finish {
+                txn,
+                decision,
+                places,
+            },
+        );
         self.propose(Job::FinishHere { txn }, command, Bytes::new());
     }
 }
@@ -567,7 +706,17 @@ fn is_old(now: Now, txn: &TxnId) -> bool {
 
 /// The directories that an operation moves, each with its new home: nothing may move below itself.
 fn walks(op: &MetaOp) -> Vec<(Ino, Ino)> {
-    let MetaOp::Rename { dir, to_dir, source, target, mode, .. } = op else { return Vec::new() };
+    let MetaOp::Rename {
+        dir,
+        to_dir,
+        source,
+        target,
+        mode,
+        ..
+    } = op
+    else {
+        return Vec::new();
+    };
     if dir == to_dir {
         return Vec::new();
     }

@@ -70,12 +70,15 @@ impl File {
             .is_some_and(|first| first.session != session)
     }
 
-    fn hold(&mut self, session: SessionId, kind: LeaseKind) -> LeaseKind {
-        let held = self.holders.entry(session).or_insert(Holder {
+    fn hold(&mut self, session: SessionId, kind: LeaseKind, serial: LeaseSerial) -> LeaseKind {
+        let fresh = Holder {
             kind,
+            serial,
             recalled: None,
-        });
+        };
+        let held = self.holders.entry(session).or_insert(fresh);
         held.kind = held.kind.max(kind);
+        held.serial = serial;
         held.kind
     }
 
@@ -94,6 +97,7 @@ impl File {
                 out.push(RecallOut {
                     session: *holder,
                     ino,
+                    serial: held.serial,
                     want,
                 });
             }
@@ -192,6 +196,13 @@ impl LeaseTable {
         self.tidy(ino);
     }
 
+    /// Whether `serial` is the last grant made to `session`: what concerns an older one is history.
+    pub(super) fn is_current(&self, ino: Ino, session: SessionId, serial: LeaseSerial) -> bool {
+        let file = self.files.get(&ino);
+        file.and_then(|file| file.holders.get(&session))
+            .is_some_and(|held| held.serial == serial)
+    }
+
     /// A session gave its lease back, or keeps only a shared one.
     pub(super) fn released(&mut self, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
         let Some(file) = self.files.get_mut(&ino) else {
@@ -201,10 +212,8 @@ impl LeaseTable {
             None => drop(file.holders.remove(&session)),
             Some(kind) => {
                 if let Some(held) = file.holders.get_mut(&session) {
-                    *held = Holder {
-                        kind: held.kind.min(kind),
-                        recalled: None,
-                    };
+                    held.kind = held.kind.min(kind);
+                    held.recalled = None;
                 }
             }
         }
@@ -239,6 +248,7 @@ impl LeaseTable {
         Some(RecallOut {
             session: *session,
             ino,
+            serial: held.serial,
             want: RecallKind::Flush,
         })
     }
@@ -341,11 +351,11 @@ mod tests {
     fn readers_share_and_a_writer_is_alone() {
         let mut table = LeaseTable::default();
         assert_eq!(
-            table.try_take(file(), A, LeaseKind::Shared),
+            take(&mut table, A, LeaseKind::Shared),
             Some(LeaseKind::Shared)
         );
         assert_eq!(
-            table.try_take(file(), B, LeaseKind::Shared),
+            take(&mut table, B, LeaseKind::Shared),
             Some(LeaseKind::Shared)
         );
         assert_eq!(table.try_take(file(), C, LeaseKind::Exclusive), None);
@@ -373,12 +383,8 @@ mod tests {
         let (turns, recalls) = table.turns(file());
         assert_eq!(turns, [1]);
         assert_eq!(
-            recalls,
-            [RecallOut {
-                session: B,
-                ino: file(),
-                want: RecallKind::Share
-            }]
+            (recalls[0].session, recalls[0].want),
+            (B, RecallKind::Share)
         );
         table.released(file(), B, Some(LeaseKind::Shared));
         assert_eq!(table.turns(file()).0, [2]);
@@ -389,11 +395,11 @@ mod tests {
         let mut table = LeaseTable::default();
         table.try_take(file(), A, LeaseKind::Shared);
         assert_eq!(
-            table.try_take(file(), A, LeaseKind::Exclusive),
+            take(&mut table, A, LeaseKind::Exclusive),
             Some(LeaseKind::Exclusive)
         );
         assert_eq!(
-            table.try_take(file(), A, LeaseKind::Shared),
+            take(&mut table, A, LeaseKind::Shared),
             Some(LeaseKind::Exclusive)
         );
     }

@@ -16,9 +16,7 @@ use crate::limits::LEASE_TERM;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
 use crate::region::kv::{KvError, KvRead};
-use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, MetaOp, Recall, Refusal,
-};
+use crate::request::{Answer, Grant, LeaseDone, LeaseKind, MetaOp, Recall, Refusal};
 use crate::time::{Instant, Now};
 
 /// The leader's side of all leases of a region.
@@ -56,13 +54,15 @@ impl Leases {
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         let inherited = self.inherited_until.filter(|_| !self.waiting.is_empty());
-        [inherited, self.table.next_overdue()].into_iter().flatten().min()
+        [inherited, self.table.next_overdue()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether somebody other than `session` may still hold a lease that an earlier leader gave.
     fn inherited(&self, session: SessionId) -> bool {
-        self.inherited_until.is_some()
-            && self.silent.iter().any(|silent| *silent != session)
+        self.inherited_until.is_some() && self.silent.iter().any(|silent| *silent != session)
     }
 
     pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
@@ -218,15 +218,30 @@ impl Leader {
 
     fn send_recalls(&mut self, recalls: Vec<RecallOut>) {
         let group = self.config.group;
-        for RecallOut { session, ino, serial, want } in recalls {
-            let recall = Recall { group, ino, serial, want };
+        for RecallOut {
+            session,
+            ino,
+            serial,
+            want,
+        } in recalls
+        {
+            let recall = Recall {
+                group,
+                ino,
+                serial,
+                want,
+            };
             self.outputs.push_back(Output::Recall { session, recall });
         }
     }
 
     /// Shuts out recalled holders whose term is over, and ends the wait for leases of an earlier leader.
     pub(super) fn take_over_the_dead(&mut self, now: Now) {
-        if self.leases.inherited_until.is_some_and(|until| until <= now.mono) {
+        if self
+            .leases
+            .inherited_until
+            .is_some_and(|until| until <= now.mono)
+        {
             self.leases.inherited_until = None;
             self.leases.silent.clear();
             let waiting: Vec<Ticket> = self.leases.waiting.keys().copied().collect();

@@ -20,8 +20,6 @@ mod operations;
 pub mod port;
 mod queries;
 mod reclaim;
-#[cfg(test)]
-mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -38,7 +36,6 @@ use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{TxnId, TxnRequest};
 
 use coordinate::Txn;
-use lease::LeaseTable;
 use port::{Asker, Input, Output, Token};
 
 /// What a leader is told once.
@@ -64,13 +61,21 @@ enum Job {
     /// A foreign transaction's intents are being taken away.
     FinishHere { txn: TxnId },
     /// A step of a transaction this region coordinates.
-    Coordinate { txn: TxnId, stage: coordinate::Stage },
+    Coordinate {
+        txn: TxnId,
+        stage: coordinate::Stage,
+    },
     /// A session is being admitted to leases.
     Admit { session: SessionId },
     /// A dead holder is being shut out.
-    Takeover { ino: crate::place::Ino, dead: SessionId },
+    Takeover {
+        ino: crate::place::Ino,
+        dead: SessionId,
+    },
     /// Garbage is being deleted in the data regions, then struck off here.
-    Reclaim { chunks: Vec<crate::request::ChunkName> },
+    Reclaim {
+        chunks: Vec<crate::request::ChunkName>,
+    },
     /// Nobody waits for it.
     Unawaited,
 }
@@ -130,7 +135,11 @@ impl Leader {
         input: Input,
     ) -> Result<(), KvError> {
         match input {
-            Input::Request { asker, request, payload } => {
+            Input::Request {
+                asker,
+                request,
+                payload,
+            } => {
                 self.admit(now, asker, request, payload);
                 Ok(())
             }
@@ -146,7 +155,11 @@ impl Leader {
                 self.ancestor_answer(now, token, answer);
                 Ok(())
             }
-            Input::Renew { asker, session, renewal } => {
+            Input::Renew {
+                asker,
+                session,
+                renewal,
+            } => {
                 self.heard(session, renewal);
                 self.read_index(Job::Renew { asker, session });
                 Ok(())
@@ -167,8 +180,13 @@ impl Leader {
     /// When to tick, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let leases = self.leases.timeout().map(|at| (at, "a recalled lease runs out"));
-        let txns = self.txns_timeout().map(|at| (at, "a transaction tries again"));
+        let leases = self
+            .leases
+            .timeout()
+            .map(|at| (at, "a recalled lease runs out"));
+        let txns = self
+            .txns_timeout()
+            .map(|at| (at, "a transaction tries again"));
         let reclaim = Some((self.reclaim.timeout(), "garbage and orphans"));
         [leases, txns, reclaim].into_iter().flatten().min()
     }
@@ -182,15 +200,28 @@ impl Leader {
         }
         if header.epoch != current && !cfg!(planted = "epoch_unchecked") {
             let places = self.descriptor.places;
-            return self.refuse(asker, Refusal::Epoch { epoch: current, places });
+            return self.refuse(
+                asker,
+                Refusal::Epoch {
+                    epoch: current,
+                    places,
+                },
+            );
         }
         self.heard(header.session, header.renewal);
-        let newest = self.renewals.get(&header.session).copied().unwrap_or_default();
+        let newest = self
+            .renewals
+            .get(&header.session)
+            .copied()
+            .unwrap_or_default();
         if header.renewal.0 + 1 < newest.0 {
             return self.refuse(asker, Refusal::Renewal);
         }
         if self.jobs.len() >= self.config.requests_max {
-            return self.refuse(asker, Refusal::Unavailable("too many requests at once".into()));
+            return self.refuse(
+                asker,
+                Refusal::Unavailable("too many requests at once".into()),
+            );
         }
         match request.body {
             RequestBody::MetaQuery(_) | RequestBody::DataQuery(_) => {
@@ -240,7 +271,12 @@ impl Leader {
                 Ok(())
             }
             Some(Job::Unawaited) | None => Ok(()),
-            Some(job @ (Job::Query(_) | Job::Renew { .. } | Job::Resolve { .. } | Job::Reclaim { .. })) => {
+            Some(
+                job @ (Job::Query(_)
+                | Job::Renew { .. }
+                | Job::Resolve { .. }
+                | Job::Reclaim { .. }),
+            ) => {
                 panic!("an applied entry answers a proposal, not {job:?}")
             }
         }
@@ -266,7 +302,8 @@ impl Leader {
             Some(Job::Query(query)) => self.run_query(now, state, query),
             Some(Job::Renew { asker, session }) => {
                 self.leases.table.alive(session, now.mono + LEASE_TERM);
-                self.outputs.push_back(Output::Renewed { asker, good: true });
+                self.outputs
+                    .push_back(Output::Renewed { asker, good: true });
                 Ok(())
             }
             None => Ok(()),
@@ -278,7 +315,8 @@ impl Leader {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.query_failed(query),
             Some(Job::Renew { asker, .. }) => {
-                self.outputs.push_back(Output::Renewed { asker, good: false });
+                self.outputs
+                    .push_back(Output::Renewed { asker, good: false });
             }
             None => {}
             Some(job) => panic!("a read index answers a query, not {job:?}"),
@@ -336,7 +374,11 @@ impl Leader {
 
     fn propose(&mut self, job: Job, command: Command, payload: Bytes) {
         let token = self.begin(job);
-        self.outputs.push_back(Output::Propose { token, command, payload });
+        self.outputs.push_back(Output::Propose {
+            token,
+            command,
+            payload,
+        });
     }
 
     fn read_index(&mut self, job: Job) {
@@ -346,7 +388,11 @@ impl Leader {
 
     fn ask_txn(&mut self, job: Job, places: Places, request: TxnRequest) {
         let token = self.begin(job);
-        self.outputs.push_back(Output::AskTxn { token, places, request });
+        self.outputs.push_back(Output::AskTxn {
+            token,
+            places,
+            request,
+        });
     }
 
     fn begin(&mut self, job: Job) -> Token {
@@ -357,7 +403,11 @@ impl Leader {
     }
 
     fn answer(&mut self, asker: Asker, answer: Answer) {
-        self.outputs.push_back(Output::Answer { asker, answer, payload: Bytes::new() });
+        self.outputs.push_back(Output::Answer {
+            asker,
+            answer,
+            payload: Bytes::new(),
+        });
     }
 
     fn refuse(&mut self, asker: Asker, refusal: Refusal) {
@@ -377,7 +427,11 @@ impl Leader {
 /// The time an entry is stamped with: the leader's clock, or what the mount has seen if that is at most 1 s ahead (P9).
 fn stamp(wall: Timestamp, seen: Timestamp) -> Timestamp {
     let bound = wall + core::time::Duration::from_secs(1);
-    if seen > wall && seen <= bound { seen } else { wall }
+    if seen > wall && seen <= bound {
+        seen
+    } else {
+        wall
+    }
 }
 
 fn read_descriptor(state: &dyn KvRead) -> Result<Descriptor, KvError> {

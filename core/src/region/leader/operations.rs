@@ -62,7 +62,15 @@ impl Leader {
             return;
         }
         let waiting = Waiting::Client(asker);
-        self.propose_operation(now, Operation { waiting, header, body, payload });
+        self.propose_operation(
+            now,
+            Operation {
+                waiting,
+                header,
+                body,
+                payload,
+            },
+        );
     }
 
     pub(super) fn propose_operation(&mut self, now: Now, operation: Operation) {
@@ -73,7 +81,9 @@ impl Leader {
 
     /// Content changes only under the exclusive lease. The fence says so again when applied.
     fn lacks_lease(&self, session: SessionId, body: &RequestBody) -> Option<Refusal> {
-        let RequestBody::MetaOp(MetaOp::Content { ino, .. }) = body else { return None };
+        let RequestBody::MetaOp(MetaOp::Content { ino, .. }) = body else {
+            return None;
+        };
         let holds = self.leases.table.holds(*ino, session, LeaseKind::Exclusive);
         (!holds).then_some(Refusal::NoLease)
     }
@@ -82,7 +92,11 @@ impl Leader {
     fn join(&mut self, asker: Asker, session: SessionId, slot: SlotUse) -> bool {
         let mut former = None;
         for job in self.jobs.values_mut() {
-            if let Job::Operation(Operation { waiting: Waiting::Client(waits), header, .. }) = job
+            if let Job::Operation(Operation {
+                waiting: Waiting::Client(waits),
+                header,
+                ..
+            }) = job
                 && header.session == session
                 && header.slot == Some(slot)
             {
@@ -123,7 +137,10 @@ impl Leader {
                 Ok(())
             }
             (Applied::Blocked(txn), waiting) => {
-                let blocked = Operation { waiting, ..operation };
+                let blocked = Operation {
+                    waiting,
+                    ..operation
+                };
                 self.block(now, state, txn, Job::Operation(blocked))
             }
             (Applied::Txn(reply), Waiting::Client(asker)) => {
@@ -145,7 +162,9 @@ impl Leader {
         body: &CommandBody,
         mut answer: Answer,
     ) -> Result<(), KvError> {
-        if let CommandBody::Meta(MetaOp::Make { lease: Some(kind), .. }) = body
+        if let CommandBody::Meta(MetaOp::Make {
+            lease: Some(kind), ..
+        }) = body
             && let Answer::Meta(Ok(MetaReply::Made { attr, grant, .. })) = &mut answer
         {
             *grant = self.grant_if_free(state, attr.ino, header.session, *kind)?;
@@ -191,6 +210,10 @@ impl Leader {
     }
 
     /// The transaction in the way is gone: those that waited go on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a broken law, whatever else it is"
+    )]
     pub(super) fn unblock(&mut self, now: Now, txn: TxnId) {
         for job in self.take_blocked(txn) {
             match job {
@@ -202,6 +225,10 @@ impl Leader {
     }
 
     /// The transaction in the way is undecided: a reader takes the old value, a writer tries again later (P7).
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a broken law, whatever else it is"
+    )]
     pub(super) fn give_up_blocked(&mut self, _now: Now, txn: TxnId) {
         for job in self.take_blocked(txn) {
             match job {
@@ -220,7 +247,10 @@ impl Leader {
 
     fn take_blocked(&mut self, txn: TxnId) -> Vec<Job> {
         let tokens = self.blocked.remove(&txn).unwrap_or_default();
-        tokens.iter().filter_map(|token| self.jobs.remove(token)).collect()
+        tokens
+            .iter()
+            .filter_map(|token| self.jobs.remove(token))
+            .collect()
     }
 
     /// A session is over: its locks go, its earlier proposals are refused from here on.

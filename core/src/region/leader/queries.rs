@@ -31,7 +31,12 @@ pub(super) struct Query {
 
 impl Leader {
     pub(super) fn start_query(&mut self, asker: Asker, request: Request) {
-        let query = Query { asker, request, old_values: false, flushed: BTreeSet::new() };
+        let query = Query {
+            asker,
+            request,
+            old_values: false,
+            flushed: BTreeSet::new(),
+        };
         self.read_index(Job::Query(query));
     }
 
@@ -70,8 +75,13 @@ impl Leader {
         query: Query,
         asked: &MetaQuery,
     ) -> Result<(), KvError> {
-        let intents = if query.old_values { Intents::OldValues } else { Intents::Resolve };
-        let reply = match query::meta(state, asked, intents)? {
+        let intents = if query.old_values {
+            Intents::OldValues
+        } else {
+            Intents::Resolve
+        };
+        let session = query.request.header.session;
+        let reply = match query::meta(state, asked, intents, session)? {
             Ok(reply) => reply,
             Err(Miss::Blocked(txn)) => return self.block(now, state, txn, Job::Query(query)),
             Err(Miss::Error(error)) => {
@@ -90,14 +100,19 @@ impl Leader {
                     Wish::Waits => return Ok(()),
                     Wish::Denied(query) => query,
                     Wish::Granted(asker, grant) => {
-                        let reply = MetaReply::Inode { attr: grant.attr.clone(), grant: Some(grant) };
+                        let reply = MetaReply::Inode {
+                            attr: grant.attr.clone(),
+                            grant: Some(grant),
+                        };
                         self.answer(asker, Answer::Meta(Ok(reply)));
                         return Ok(());
                     }
                 }
             }
         };
-        let Some(query) = self.flush_shown(query, &reply) else { return Ok(()) };
+        let Some(query) = self.flush_shown(query, &reply) else {
+            return Ok(());
+        };
         self.answer(query.asker, Answer::Meta(Ok(reply)));
         Ok(())
     }
@@ -105,8 +120,9 @@ impl Leader {
     /// Attributes that are shown must be those the exclusive holder has: it is asked to commit first (P8, flush recall).
     fn flush_shown(&mut self, mut query: Query, reply: &MetaReply) -> Option<Query> {
         let session = query.request.header.session;
-        let dirty = shown(reply)
-            .find(|ino| !query.flushed.contains(ino) && self.leases.table.dirty_elsewhere(*ino, session));
+        let dirty = shown(reply).find(|ino| {
+            !query.flushed.contains(ino) && self.leases.table.dirty_elsewhere(*ino, session)
+        });
         let Some(ino) = dirty else { return Some(query) };
         query.flushed.insert(ino);
         self.flush_first(ino, query)
@@ -136,18 +152,26 @@ impl Leader {
         result: Result<crate::request::DataReply, crate::error::FsError>,
         payload: Bytes,
     ) {
-        self.outputs.push_back(Output::Answer { asker, answer: Answer::Data(result), payload });
+        self.outputs.push_back(Output::Answer {
+            asker,
+            answer: Answer::Data(result),
+            payload,
+        });
     }
 }
 
 /// The lease a query asks for, of the regular file it found.
 fn wanted_lease(asked: &MetaQuery, reply: &MetaReply) -> Option<(Ino, LeaseKind, bool)> {
-    let MetaReply::Inode { attr, .. } = reply else { return None };
+    let MetaReply::Inode { attr, .. } = reply else {
+        return None;
+    };
     if attr.kind != FileKind::Regular {
         return None;
     }
     match asked {
-        MetaQuery::Lookup { lease: Some(kind), .. } => Some((attr.ino, *kind, false)),
+        MetaQuery::Lookup {
+            lease: Some(kind), ..
+        } => Some((attr.ino, *kind, false)),
         MetaQuery::Open { lease, patient, .. } => Some((attr.ino, *lease, *patient)),
         MetaQuery::Lookup { lease: None, .. }
         | MetaQuery::GetAttr { .. }

@@ -35,7 +35,10 @@ pub(super) struct Reclaim {
 
 impl Reclaim {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now + PACE, busy: false }
+        Self {
+            next: now + PACE,
+            busy: false,
+        }
     }
 
     pub(super) fn timeout(&self) -> Instant {
@@ -64,8 +67,11 @@ impl Leader {
             return Ok(());
         }
         self.reclaim.busy = true;
-        let token = self.begin(Job::Reclaim { chunks: chunks.clone() });
-        self.outputs.push_back(Output::DeleteChunks { token, chunks });
+        let token = self.begin(Job::Reclaim {
+            chunks: chunks.clone(),
+        });
+        self.outputs
+            .push_back(Output::DeleteChunks { token, chunks });
         Ok(())
     }
 
