@@ -3,7 +3,7 @@
 //! Owns what happens between a client machine and the toy network, and each mount's threads: one call after the other,
 //! drawn by the generator, noted in the history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use polyfs_core::request::Answer;
 use polyfs_core::vfs::{Call, Outcome};
 use rand::{Rng as _, RngExt as _};
 
-use super::events::{Event, Origin};
+use super::events::{Event, Origin, Timer};
 use super::world::World;
 use crate::generate::Workload;
 use crate::history::ClientId;
@@ -29,8 +29,6 @@ pub(super) struct Mount {
     calls: BTreeMap<CallId, (usize, u32, Call)>,
     /// Lease frames under way: parts not yet confirmed, and whether all so far were good.
     frames: BTreeMap<MessageId, (NodeId, usize, bool)>,
-    /// Messages under way.
-    messages: BTreeSet<MessageId>,
 }
 
 impl Mount {
@@ -48,7 +46,11 @@ impl Mount {
 impl World {
     pub(super) fn mount(&mut self, id: ClientId) {
         let seed = self.random.next_u64();
-        let config = ClientConfig::new("default".into(), false);
+        let config = ClientConfig {
+            volume: "default".into(),
+            read_only: false,
+            write_back_bytes_max: 1 << 20,
+        };
         let client = Client::new(config, seed, self.now());
         let mount = Mount {
             client,
@@ -56,7 +58,6 @@ impl World {
             next_call: 0,
             calls: BTreeMap::new(),
             frames: BTreeMap::new(),
-            messages: BTreeSet::new(),
         };
         self.clients.insert(id, mount);
         self.drain_client(id);
@@ -114,11 +115,8 @@ impl World {
                 self.give_client(client, input);
             }
             Event::ClientTick { client } => {
-                let now = self.now();
-                let due = self.clients[&client].client.poll_timeout();
-                if due.is_some_and(|(at, _)| at <= now.mono) {
-                    self.give_client(client, Input::Tick);
-                }
+                self.schedule.fired(Timer::Client(client));
+                self.give_client(client, Input::Tick);
             }
             Event::NextCall { client, thread } => self.next_call(client, thread),
             Event::Ended {
@@ -201,7 +199,7 @@ impl World {
             let mount = self.clients.get_mut(&id).expect("a known client");
             let Some(output) = mount.client.poll_output() else {
                 if let Some((at, _)) = mount.client.poll_timeout() {
-                    self.schedule.at(at.0, Event::ClientTick { client: id });
+                    self.schedule.arm(Timer::Client(id), at.0);
                 }
                 return;
             };

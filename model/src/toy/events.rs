@@ -146,6 +146,15 @@ pub(super) struct Schedule {
     now: u64,
     planned: u64,
     queue: BTreeMap<(u64, u64), Event>,
+    /// Timers that are planned: one for each machine, the earliest it asked for.
+    timers: BTreeMap<Timer, u64>,
+}
+
+/// Whose timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Leader(GroupId, NodeId),
+    Client(ClientId),
 }
 
 impl Schedule {
@@ -161,6 +170,30 @@ impl Schedule {
     pub(super) fn at(&mut self, at: u64, event: Event) {
         self.planned += 1;
         self.queue.insert((at.max(self.now), self.planned), event);
+    }
+
+    /// Arms a machine's timer: the event comes at `at`, unless an earlier one is planned.
+    pub(super) fn arm(&mut self, timer: Timer, at: u64) {
+        let at = at.max(self.now);
+        if self.timers.get(&timer).is_none_or(|planned| at < *planned) {
+            self.timers.insert(timer, at);
+            let event = match timer {
+                Timer::Leader(group, node) => Event::LeaderTick { group, node },
+                Timer::Client(client) => Event::ClientTick { client },
+            };
+            self.at(at, event);
+        }
+    }
+
+    /// A timer's event came.
+    pub(super) fn fired(&mut self, timer: Timer) {
+        if self
+            .timers
+            .get(&timer)
+            .is_some_and(|planned| *planned <= self.now)
+        {
+            self.timers.remove(&timer);
+        }
     }
 
     pub(super) fn next(&mut self) -> Option<Event> {

@@ -17,7 +17,7 @@ use polyfs_core::txn::TxnReply;
 use rand::{Rng as _, RngExt as _};
 
 use super::consensus::{Proposal, Term};
-use super::events::{Event, Origin};
+use super::events::{Event, Origin, Timer};
 use super::router::{From, TRIES, Wants};
 use super::world::World;
 use crate::history::ClientId;
@@ -137,7 +137,7 @@ impl World {
             };
             let Some(output) = leader.poll_output() else {
                 if let Some((at, _)) = leader.poll_timeout() {
-                    self.schedule.at(at.0, Event::LeaderTick { group, node });
+                    self.schedule.arm(Timer::Leader(group, node), at.0);
                 }
                 return;
             };
@@ -403,12 +403,8 @@ impl World {
     }
 
     pub(super) fn leader_tick(&mut self, group: GroupId, node: NodeId) {
-        let now = self.now();
-        let replica = &self.groups[&group].replicas[&node];
-        let due = replica.leader.as_ref().and_then(Leader::poll_timeout);
-        if due.is_some_and(|(at, _)| at <= now.mono) {
-            self.give(group, node, Input::Tick);
-        }
+        self.schedule.fired(Timer::Leader(group, node));
+        self.give(group, node, Input::Tick);
     }
 
     pub(super) fn session_over(&mut self, session: SessionId) {

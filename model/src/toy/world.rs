@@ -13,6 +13,7 @@ use polyfs_core::client::port::{RegionLine, ReplicaPlace};
 use polyfs_core::ids::{Epoch, GroupId, NodeId, VolumeId};
 use polyfs_core::place::{Ino, PLACES, Place, Places, Salt};
 use polyfs_core::region::command::Descriptor;
+use polyfs_core::region::kv::KvRead;
 use polyfs_core::region::mem::MemKv;
 use polyfs_core::request::Space;
 use polyfs_core::time::{Instant, Now, Timestamp};
@@ -46,6 +47,8 @@ pub struct Config {
     pub delay_max: Duration,
     /// How often something goes wrong; `None` for never.
     pub fault_every: Option<Duration>,
+    /// Say on stderr what happens.
+    pub tell: bool,
 }
 
 /// What goes wrong.
@@ -160,6 +163,9 @@ impl World {
                 break;
             }
             let event = self.schedule.next().expect("there is a next event");
+            if self.config.tell {
+                eprintln!("{:>14} {event:?}", self.schedule.now());
+            }
             self.happen(event);
         }
         let open = self.clients.values().map(Mount::open_calls).sum::<usize>();
@@ -225,6 +231,21 @@ impl World {
                     .collect(),
             )
         })
+    }
+
+    /// What the audit finds wrong in the meta regions, one replica of each.
+    ///
+    /// # Panics
+    /// When a state can't be read: memory does not fail.
+    #[must_use]
+    pub fn audit(&self) -> Vec<String> {
+        let meta = self.lines.iter().filter(|line| line.space == Space::Meta);
+        let state = |line: &RegionLine| {
+            let replica = self.groups[&line.group].replicas.values().next();
+            &replica.expect("a group has replicas").state
+        };
+        let states: Vec<&dyn KvRead> = meta.map(|line| state(line) as &dyn KvRead).collect();
+        polyfs_core::region::audit::meta(&states).expect("memory does not fail")
     }
 
     /// Simulated time and its machines' clocks, which all run alike here.

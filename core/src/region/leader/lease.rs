@@ -3,7 +3,7 @@
 //! Owns holders, the queue of those who wait, and which recalls are out. Deliberately knows no state, message or clock:
 //! it is told what happened and answers what follows. Conflicts are decided here alone.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::ids::SessionId;
@@ -280,20 +280,22 @@ impl LeaseTable {
         out
     }
 
-    /// When the next recalled holder's term is over.
-    pub(super) fn next_overdue(&self) -> Option<Instant> {
-        let recalled = |file: &File| -> Vec<SessionId> {
-            let out = file
+    /// When the next recalled holder's term is over; those in `under_way` are being shut out already.
+    pub(super) fn next_overdue(&self, under_way: &BTreeSet<(Ino, SessionId)>) -> Option<Instant> {
+        let mut next = None;
+        for (ino, file) in &self.files {
+            let recalled = file
                 .holders
                 .iter()
                 .filter(|(_, held)| held.recalled.is_some());
-            out.map(|(session, _)| *session).collect()
-        };
-        self.files
-            .values()
-            .flat_map(recalled)
-            .map(|session| self.terms.get(&session).copied().unwrap_or_default())
-            .min()
+            for (session, _) in recalled {
+                if !under_way.contains(&(*ino, *session)) {
+                    let until = self.terms.get(session).copied().unwrap_or_default();
+                    next = Some(next.map_or(until, |next: Instant| next.min(until)));
+                }
+            }
+        }
+        next
     }
 
     /// The inodes a session holds or awaits.

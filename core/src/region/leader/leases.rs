@@ -54,7 +54,7 @@ impl Leases {
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         let inherited = self.inherited_until.filter(|_| !self.waiting.is_empty());
-        [inherited, self.table.next_overdue()]
+        [inherited, self.table.next_overdue(&self.taking_over)]
             .into_iter()
             .flatten()
             .min()
