@@ -105,7 +105,8 @@ fn toolchain(component: &str) -> Result<()> {
     Ok(())
 }
 
-fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+/// Those of `packages` that are not installed.
+pub(crate) fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     let present = |package: &str| {
         Command::new("dpkg-query")
             .args(["-W", "-f=${db:Status-Status}", package])

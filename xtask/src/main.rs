@@ -2,7 +2,7 @@
 //!
 //! Owns the entry points that CI and people share, so that both run the same checks: [`verify`] and [`tidy`] look and
 //! never write, `fix` may write, [`accept`] runs the acceptance lines against the real binary, [`ci`] is all of them.
-//! [`sim`] and [`planted`] drive the simulators, [`bench`] compares with other filesystems. Deliberately knows no
+//! [`sim`] and [`planted`] drive the simulators, [`mod@bench`] compares with other filesystems. Deliberately knows no
 //! crate of the product: it sees them as packages, sources and a binary.
 #![expect(
     clippy::print_stdout,

@@ -60,12 +60,12 @@ fn clean(context: &Context) -> Result<Figure> {
         .env("CARGO_TARGET_DIR", &context.target)
         .current_dir(tree);
     process::check("cargo run", &mut command, Duration::from_secs(25 * 60))?;
-    let place = if pristine { "in place" } else { "in a clone" };
-    Ok(Figure::new(
-        started.elapsed().as_secs_f64(),
-        "s",
-        &format!("{place}, dependencies cached"),
-    ))
+    let place = if pristine {
+        "in this checkout, sharing the build of the binary under test"
+    } else {
+        "in a clone, dependencies cached"
+    };
+    Ok(Figure::new(started.elapsed().as_secs_f64(), "s", place))
 }
 
 fn version(context: &Context) -> Result<Figure> {

@@ -49,7 +49,7 @@ fn record(seed: u64, number: u64) -> Vec<u8> {
     content(seed ^ number.rotate_left(32), RECORD_BYTES)
 }
 
-/// Writes until a call fails, which it does when the filesystem behind it dies.
+/// Writes until a call fails, which it does when the filesystem behind it dies, or nobody listens.
 fn write_until_dead(home: &Path, round: u64, promises: &Sender<Promise>) -> std::io::Result<()> {
     let say = |promise| {
         promises
@@ -159,18 +159,22 @@ fn kill(context: &Context) -> Result<Figure> {
         for promise in &kept {
             holds(promise).with_context(|| format!("after {round} kills"))?;
         }
-        let home = mount.point.clone();
+        // A directory in it: once the dead mount is taken away, nothing of this path is left to write to.
+        let home = mount.point.join("work");
+        std::fs::create_dir_all(&home)?;
         let (sender, promises) = channel();
         let writer = std::thread::spawn(move || write_until_dead(&home, round, &sender));
         let steps = STEPS_MIN + usize::try_from(round * 7 % 11)?;
         let collected = collect(&promises, steps);
         mount.kill()?;
+        // Acknowledged between the count and the kill; then the writer finds nobody who listens.
+        let late: Vec<Promise> = promises.try_iter().collect();
+        drop(promises);
         if let (Err(error), Ok(Err(cause))) = (&collected, writer.join()) {
             bail!("{error}: {cause}");
         }
         kept.extend(collected?);
-        // Acknowledged between the count and the kill.
-        kept.extend(promises.try_iter());
+        kept.extend(late);
     }
     let mount = up::up(context)?;
     for promise in &kept {

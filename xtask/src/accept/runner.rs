@@ -11,11 +11,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::{Context, Figure, Line, Needs, context, find};
+use crate::install;
 use crate::process::{self, Echo, ledger};
 use crate::verify::Counts;
 use crate::workspace::Workspace;
 
 const RESULT: &str = "result.json";
+/// A run's work directory is called this and its process id.
+const PREFIX: &str = "polyfs-accept-";
 const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// How lines are run.
@@ -212,6 +215,10 @@ fn unmet(line: &Line) -> Option<String> {
             return Some("needs /dev/fuse".to_owned());
         }
     }
+    let packages = install::missing(line.packages);
+    if !packages.is_empty() {
+        return Some(format!("needs: apt-get install {}", packages.join(" ")));
+    }
     None
 }
 
@@ -269,11 +276,34 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Cleans up after runs that were killed themselves.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_string_lossy();
+        let Some(id) = owner.strip_prefix(PREFIX) else {
+            continue;
+        };
+        if Path::new("/proc").join(id).exists() {
+            continue;
+        }
+        for line in std::fs::read_dir(entry.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            clean(&line.path(), false);
+        }
+        let _not_empty = std::fs::remove_dir(entry.path());
+    }
+}
+
 /// A work directory on a real disk (not a tmpfs, which knows no O_DIRECT), which any user may enter.
 fn tempdir() -> Result<PathBuf> {
     let parent = std::env::var_os("POLYFS_ACCEPT_DIR")
         .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let path = parent.join(format!("polyfs-accept-{}", std::process::id()));
+    sweep(&parent);
+    let path = parent.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| format!("{}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
     Ok(path)
