@@ -58,7 +58,8 @@ fn write_until_dead(home: &Path, round: u64, promises: &Sender<Promise>) -> std:
     };
     let journal_path = home.join(format!("journal-{round}"));
     let mut journal = File::create(&journal_path)?;
-    for step in 0.. {
+    // Bounded, should nothing ever fail.
+    for step in 0..20_000 {
         let seed = round << 32 | step;
         let length = [10, 4_000, 5_000, 70_000, 300_000][usize::try_from(step % 5).unwrap_or(0)];
         let path = home.join(format!("file-{round}-{step}"));
