@@ -225,7 +225,9 @@ fn unmet(line: &Line) -> Option<String> {
 fn attempt(line: &Line, binary: &Path, scratch: &Path) -> Result<Figure> {
     std::fs::create_dir_all(scratch)?;
     std::fs::set_permissions(scratch, std::fs::Permissions::from_mode(0o755))?;
-    let mut command = process::command(std::env::current_exe()?);
+    // By process id: the file itself may be replaced by a build while lines run.
+    let own = format!("/proc/{}/exe", std::process::id());
+    let mut command = process::command(own);
     command
         .args(["accept-line", line.id])
         .arg("--binary")

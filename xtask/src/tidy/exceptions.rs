@@ -36,10 +36,13 @@ struct Function {
 pub(super) struct Exceptions(List);
 
 impl Exceptions {
-    /// Reads the list.
+    /// Reads the list; no file is an empty one.
     pub(super) fn load(root: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(root.join(FILE)).context(FILE)?;
-        Self::parse(&text)
+        let path = root.join(FILE);
+        if !path.exists() {
+            return Self::parse("");
+        }
+        Self::parse(&std::fs::read_to_string(path).context(FILE)?)
     }
 
     /// Reads it from its text.
