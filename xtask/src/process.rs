@@ -330,6 +330,56 @@ pub(crate) mod ledger {
     }
 }
 
+/// Processes that a command left behind: a server that put itself in the background, say.
+pub(crate) mod orphans {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+    use super::{Instant, LOOK, Pid, Result, Signal, kill};
+
+    /// From now on they become our children rather than init's.
+    pub(crate) fn adopt() -> Result<()> {
+        Ok(nix::sys::prctl::set_child_subreaper(true)?)
+    }
+
+    /// Kills all children of ours and theirs, by id. Only for moments when no command is running.
+    pub(crate) fn end() {
+        let started = Instant::now();
+        loop {
+            for id in children() {
+                let _gone = kill(Pid::from_raw(id), Signal::SIGKILL);
+            }
+            // Those of a killed one become ours in turn, so until there are none.
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+            if started.elapsed() > super::GRACE {
+                return;
+            }
+        }
+    }
+
+    fn children() -> Vec<i32> {
+        let own = std::process::id().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(id) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1));
+            if parent == Some(own.as_str()) {
+                found.push(id);
+            }
+        }
+        found
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,13 +12,15 @@ use serde::Serialize;
 
 use super::{Context, Figure, Line, Needs, context, find};
 use crate::install;
-use crate::process::{self, Echo, ledger};
+use crate::process::{self, Echo, ledger, orphans};
 use crate::verify::Counts;
 use crate::workspace::Workspace;
 
 const RESULT: &str = "result.json";
 /// A run's work directory is called this and its process id.
 const PREFIX: &str = "polyfs-accept-";
+/// How long a line that began before the deadline may go on after it.
+const LATE: Duration = Duration::from_secs(5 * 60);
 const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// How lines are run.
@@ -102,6 +104,7 @@ pub(super) fn run(
         Some(path) => path.canonicalize().context("--binary")?,
         None => build(workspace)?,
     };
+    orphans::adopt()?;
     let home = tempdir()?;
     let mut outcomes = Vec::new();
     for line in lines {
@@ -200,7 +203,10 @@ fn judge(
         };
         return (verdict, None, missing);
     }
-    match attempt(line, binary, scratch) {
+    let left = options.deadline.map_or(line.limit, |deadline| {
+        deadline.saturating_duration_since(Instant::now()) + LATE
+    });
+    match attempt(line, binary, scratch, line.limit.min(left)) {
         Ok(figure) => (Verdict::Passed, Some(figure), String::new()),
         Err(error) => (Verdict::Failed, None, format!("{error:#}")),
     }
@@ -222,7 +228,7 @@ fn unmet(line: &Line) -> Option<String> {
     None
 }
 
-fn attempt(line: &Line, binary: &Path, scratch: &Path) -> Result<Figure> {
+fn attempt(line: &Line, binary: &Path, scratch: &Path, limit: Duration) -> Result<Figure> {
     std::fs::create_dir_all(scratch)?;
     std::fs::set_permissions(scratch, std::fs::Permissions::from_mode(0o755))?;
     // By process id: the file itself may be replaced by a build while lines run.
@@ -234,15 +240,11 @@ fn attempt(line: &Line, binary: &Path, scratch: &Path) -> Result<Figure> {
         .arg(binary)
         .arg("--scratch")
         .arg(scratch);
-    let finished = process::run(&mut command, line.limit, Echo::Hide)?;
+    let finished = process::run(&mut command, limit, Echo::Hide)?;
     match finished.status {
         Some(status) if status.success() => {}
         Some(_) => bail!("{}", finished.text.trim().trim_start_matches("error: ")),
-        None => bail!(
-            "no end within {} s\n{}",
-            line.limit.as_secs(),
-            finished.tail()
-        ),
+        None => bail!("no end within {} s\n{}", limit.as_secs(), finished.tail()),
     }
     let text = std::fs::read_to_string(scratch.join(RESULT))?;
     Ok(serde_json::from_str(&text)?)
@@ -251,6 +253,7 @@ fn attempt(line: &Line, binary: &Path, scratch: &Path) -> Result<Figure> {
 /// Ends what the line left running, unmounts what it left mounted, removes its work directory.
 fn clean(scratch: &Path, keep: bool) {
     ledger::kill_all(scratch);
+    orphans::end();
     for point in context::mounts().iter().rev() {
         if point.starts_with(scratch) {
             let mut command = process::command("umount");
@@ -303,7 +306,10 @@ fn sweep(parent: &Path) {
 /// A work directory on a real disk (not a tmpfs, which knows no O_DIRECT), which any user may enter.
 fn tempdir() -> Result<PathBuf> {
     let parent = std::env::var_os("POLYFS_ACCEPT_DIR")
-        .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+        // As /proc/self/mounts spells it: nothing mounted below must be overlooked.
+        .canonicalize()
+        .context("POLYFS_ACCEPT_DIR")?;
     sweep(&parent);
     let path = parent.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::create_dir_all(&path).with_context(|| format!("{}", path.display()))?;
