@@ -17,8 +17,9 @@ use crate::verify::Counts;
 use crate::workspace::Workspace;
 
 const RESULT: &str = "result.json";
-/// A run's work directory is called this and its process id.
-const PREFIX: &str = "polyfs-accept-";
+/// A run's work directory is called this and its process id. Short, as are the names below it: the path of a socket
+/// on a mount has room for 107 bytes, and suites make deep ones.
+const PREFIX: &str = "pfs-";
 /// How long a line that began before the deadline may go on after it.
 const LATE: Duration = Duration::from_secs(5 * 60);
 const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -107,9 +108,9 @@ pub(super) fn run(
     orphans::adopt()?;
     let home = tempdir()?;
     let mut outcomes = Vec::new();
-    for line in lines {
+    for (number, line) in lines.iter().enumerate() {
         let started = Instant::now();
-        let scratch = home.join(line.id);
+        let scratch = home.join(number.to_string());
         let (result, figure, detail) = judge(line, &binary, &scratch, options);
         let outcome = Outcome {
             id: line.id,
@@ -289,7 +290,7 @@ fn sweep(parent: &Path) {
         let Some(id) = owner.strip_prefix(PREFIX) else {
             continue;
         };
-        if Path::new("/proc").join(id).exists() {
+        if id.parse::<u32>().is_err() || Path::new("/proc").join(id).exists() {
             continue;
         }
         for line in std::fs::read_dir(entry.path())

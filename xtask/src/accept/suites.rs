@@ -113,13 +113,13 @@ fn suite(context: &Context, suite: &Suite) -> Result<Figure> {
         suite.failed_max
     );
     mount.stop()?;
-    let known = failures.split_whitespace().next().unwrap_or_default();
-    let more = match failed {
-        0 => format!("0 failed, {skipped} skipped"),
-        1 => format!("1 failed ({known}), {skipped} skipped"),
-        _ => format!("{failed} failed, {skipped} skipped"),
-    };
-    Ok(Figure::new(f64::from(passed), "passed", &more))
+    let names: Vec<&str> = failures
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .take(4)
+        .collect();
+    let more = format!("{failed} failed, {skipped} skipped {}", names.join(" "));
+    Ok(Figure::new(f64::from(passed), "passed", more.trim()))
 }
 
 /// Reads the last `passed N failed M skipped K`.
