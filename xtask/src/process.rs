@@ -332,47 +332,38 @@ pub(crate) mod ledger {
 
 /// Processes that a command left behind: a server that put itself in the background, say.
 pub(crate) mod orphans {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    use super::{Instant, LOOK, Path, Pid, Signal, kill};
 
-    use super::{Instant, LOOK, Pid, Result, Signal, kill};
+    /// What a command is given in its environment so that whatever it starts can be recognised.
+    pub(crate) const MARK: &str = "POLYFS_ACCEPT_LINE";
 
-    /// From now on they become our children rather than init's.
-    pub(crate) fn adopt() -> Result<()> {
-        Ok(nix::sys::prctl::set_child_subreaper(true)?)
-    }
-
-    /// Kills all children of ours and theirs, by id. Only for moments when no command is running.
-    pub(crate) fn end() {
+    /// Kills, by id, every process that carries this mark, and waits until none does.
+    pub(crate) fn end(value: &Path) {
+        let mark = format!("{MARK}={}", value.display());
         let started = Instant::now();
         loop {
-            for id in children() {
-                let _gone = kill(Pid::from_raw(id), Signal::SIGKILL);
-            }
-            // Those of a killed one become ours in turn, so until there are none.
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
-                Ok(_) => {}
-                Err(_) => return,
-            }
-            if started.elapsed() > super::GRACE {
+            let found = marked(mark.as_bytes());
+            if found.is_empty() || started.elapsed() > super::GRACE {
                 return;
             }
+            for id in found {
+                let _gone = kill(Pid::from_raw(id), Signal::SIGKILL);
+            }
+            std::thread::sleep(LOOK);
         }
     }
 
-    fn children() -> Vec<i32> {
-        let own = std::process::id().to_string();
+    fn marked(mark: &[u8]) -> Vec<i32> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(id) = entry.file_name().to_string_lossy().parse() else {
                 continue;
             };
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let parent = stat
-                .rsplit(')')
-                .next()
-                .and_then(|rest| rest.split_whitespace().nth(1));
-            if parent == Some(own.as_str()) {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment
+                .split(|byte| *byte == 0)
+                .any(|word| word == mark)
+            {
                 found.push(id);
             }
         }

@@ -105,7 +105,6 @@ pub(super) fn run(
         Some(path) => path.canonicalize().context("--binary")?,
         None => build(workspace)?,
     };
-    orphans::adopt()?;
     let home = tempdir()?;
     let mut outcomes = Vec::new();
     for (number, line) in lines.iter().enumerate() {
@@ -240,7 +239,8 @@ fn attempt(line: &Line, binary: &Path, scratch: &Path, limit: Duration) -> Resul
         .arg("--binary")
         .arg(binary)
         .arg("--scratch")
-        .arg(scratch);
+        .arg(scratch)
+        .env(orphans::MARK, scratch);
     let finished = process::run(&mut command, limit, Echo::Hide)?;
     match finished.status {
         Some(status) if status.success() => {}
@@ -254,7 +254,7 @@ fn attempt(line: &Line, binary: &Path, scratch: &Path, limit: Duration) -> Resul
 /// Ends what the line left running, unmounts what it left mounted, removes its work directory.
 fn clean(scratch: &Path, keep: bool) {
     ledger::kill_all(scratch);
-    orphans::end();
+    orphans::end(scratch);
     for point in context::mounts().iter().rev() {
         if point.starts_with(scratch) {
             let mut command = process::command("umount");
