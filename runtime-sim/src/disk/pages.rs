@@ -150,3 +150,58 @@ impl Pages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small generator with a fixed seed.
+    fn random(state: &mut u64, limit: u64) -> u64 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % limit
+    }
+
+    #[test]
+    fn pages_are_a_plain_array_of_bytes() {
+        for seed in 0..100 {
+            let mut state = seed;
+            let (mut pages, mut plain) = (Pages::default(), Vec::<u8>::new());
+            for step in 0..60_u8 {
+                let offset = random(&mut state, 30_000);
+                let bytes = random(&mut state, 12_000);
+                let (start, end) = (place(offset), place(offset + bytes));
+                match random(&mut state, 6) {
+                    0 => {
+                        pages.set_len(offset);
+                        plain.resize(start, 0);
+                    }
+                    1 => {
+                        pages.punch(offset, bytes);
+                        let end = end.min(plain.len());
+                        plain[start.min(end)..end].fill(0);
+                    }
+                    2 => {
+                        pages.allocate(offset, bytes);
+                        if bytes > 0 {
+                            plain.resize(plain.len().max(end), 0);
+                        }
+                    }
+                    _ => {
+                        let fill = step % 4;
+                        pages.write(offset, &vec![fill; place(bytes)]);
+                        if bytes > 0 {
+                            plain.resize(plain.len().max(end), 0);
+                            plain[start..end].fill(fill);
+                        }
+                    }
+                }
+                assert_eq!(pages.len(), plain.len() as u64, "seed {seed}");
+                let mut read = vec![9; plain.len()];
+                pages.read(0, &mut read);
+                assert!(read == plain, "seed {seed} step {step}");
+            }
+        }
+    }
+}
