@@ -1,4 +1,5 @@
 //! What the simulated network promises when things go wrong (the list is in src/net/mod.rs).
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::sync::Arc;
 use std::time::Duration;

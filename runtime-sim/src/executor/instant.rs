@@ -18,7 +18,7 @@ fn nanos(span: Duration) -> u64 {
 
 impl SimInstant {
     /// The span from now until then; zero when it has passed.
-    pub(crate) fn from_now(self) -> Duration {
+    pub(crate) fn time_left(self) -> Duration {
         self - <Self as openraft_rt::Instant>::now()
     }
 }

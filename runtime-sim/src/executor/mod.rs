@@ -79,7 +79,7 @@ impl AsyncRuntime for SimAsync {
     }
 
     fn sleep_until(deadline: SimInstant) -> Sleep {
-        Sleep::local(deadline.from_now())
+        Sleep::local(deadline.time_left())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -93,7 +93,7 @@ impl AsyncRuntime for SimAsync {
         deadline: SimInstant,
         future: F,
     ) -> Timeout<F> {
-        Timeout::new(future, Sleep::local(deadline.from_now()))
+        Timeout::new(future, Sleep::local(deadline.time_left()))
     }
 
     fn is_panic(error: &JoinError) -> bool {

@@ -242,7 +242,8 @@ impl FrameSender for SimSender {
         let frames = frames
             .iter()
             .map(frame::encode)
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| NetError::Failed(format!("a frame can't be sent: {error}")))?;
         self.broken = true;
         for frame in frames {
             self.send_one(frame).await?;
