@@ -399,3 +399,60 @@ fn broken_by_a_firewall_both_ends_know_at_once() {
         assert!(end(&seen).is_some() && end(&back).is_some());
     });
 }
+
+#[test]
+fn what_is_on_the_way_when_it_is_cut_waits() {
+    World::run(12, async |world| {
+        world.network().set_delay(SECOND..SECOND + SECOND / 10);
+        let (server, seen) = echo(&world, "server");
+        let (client, _back) = client(&world, "client", "server");
+        world.sleep(5 * SECOND).await;
+        world.network().one_way(&client, &server);
+        let count = numbers(&seen).len();
+        assert!(count > 5);
+        world.sleep(2 * SECOND).await;
+        assert_eq!(numbers(&seen).len(), count, "ten frames were on their way");
+        world.network().heal();
+        world.sleep(4 * SECOND).await;
+        assert_in_order(&numbers(&seen));
+        assert!(numbers(&seen).len() > count + 30);
+    });
+}
+
+#[test]
+fn a_peer_that_reads_nothing_breaks_a_sender_that_waits_for_it() {
+    for paused in [3 * SECOND, 20 * SECOND] {
+        World::run(13, async move |world| {
+            let (server, _) = echo(&world, "server");
+            let machine = world.machine("client");
+            let log: Log<Result<(), NetError>> = Arc::default();
+            let (there, then) = (world.clone(), Arc::clone(&log));
+            machine.start(move |runtime: SimRuntime| {
+                let (there, then) = (there.clone(), Arc::clone(&then));
+                async move {
+                    let dialled = runtime.net().dial("server:7000").await;
+                    let (mut sender, _receiver) = dialled.unwrap();
+                    runtime.sleep(SECOND).await;
+                    for _ in 0..10 {
+                        let mut frame = numbered(1);
+                        frame.payload = vec![vec![0; 1 << 20].into()];
+                        add(&there, &then, sender.send(vec![frame]).await);
+                    }
+                }
+            });
+            world.sleep(SECOND).await;
+            server.pause();
+            world.sleep(paused).await;
+            server.resume();
+            world.sleep(20 * SECOND).await;
+            assert_eq!(log.lock().len(), 10);
+            let broken = end(&log).map(|(at, _)| at);
+            if paused < 5 * SECOND {
+                assert_eq!(broken, None, "a short pause breaks nothing");
+            } else {
+                let at = broken.expect("a long one does");
+                assert!(at > 6 * SECOND && at < 9 * SECOND, "{at:?}");
+            }
+        });
+    }
+}

@@ -49,6 +49,8 @@ pub(super) struct End {
     pub(super) breaks: Option<(u64, NetError)>,
     /// Since when the other end's machine has not answered.
     pub(super) silent_since: Option<u64>,
+    /// Since when the other end has taken nothing though this one has a window full for it.
+    pub(super) blocked_since: Option<u64>,
     pub(super) inbox: VecDeque<Segment>,
     pub(super) inbox_bytes: usize,
     last_arrival: u64,
@@ -92,6 +94,7 @@ impl End {
             dead: false,
             breaks: None,
             silent_since: None,
+            blocked_since: None,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             last_arrival: 0,
@@ -182,7 +185,10 @@ impl End {
 
     /// Turns a silence that has lasted too long into a break.
     pub(super) fn notice_silence(&mut self, now: u64) {
-        if let Some(since) = self.silent_since {
+        for since in [self.silent_since, self.blocked_since]
+            .into_iter()
+            .flatten()
+        {
             let at = since + timeout_nanos();
             if at <= now {
                 self.break_at(at, silence());
@@ -192,7 +198,9 @@ impl End {
 
     /// When this end must look again though nothing happens.
     fn deadline(&self) -> Option<u64> {
-        let silence = self.silent_since.map(|since| since + timeout_nanos());
+        let since = [self.silent_since, self.blocked_since];
+        let silence = since.into_iter().flatten().min();
+        let silence = silence.map(|since| since + timeout_nanos());
         let breaks = self.breaks.as_ref().map(|(at, _)| *at);
         [silence, breaks].into_iter().flatten().min()
     }
@@ -245,6 +253,7 @@ impl End {
         }
         if peer.is_held() && peer.inbox_bytes >= WINDOW {
             self.sender = Some(waker.clone());
+            self.blocked_since.get_or_insert(now);
             return Room::Wait(self.deadline());
         }
         Room::Free

@@ -371,6 +371,7 @@ impl State {
         let (end, peer) = two(ends, side);
         let received = end.receive(now, waker);
         if let Received::Bytes(bytes) = &received {
+            peer.blocked_since = None;
             peer.wake();
             let words = bytes
                 .chunks_exact(4)

@@ -12,7 +12,8 @@
 //! * A machine that comes back resets the connections of its former life; a process that dies closes its own.
 //! * A dial to a machine without power, or beyond a cut, ends after [`CONNECT_TIMEOUT`]; to one where nobody listens,
 //!   after a round trip. A paused machine accepts and takes bytes, as its kernel would, and says nothing.
-//! * A sender that is [`WINDOW`] bytes ahead of its receiver waits.
+//! * A sender that is [`WINDOW`] bytes ahead of its receiver waits; if the receiver takes nothing for [`PEER_TIMEOUT`],
+//!   the connection breaks (Linux counts a closed window as silence, too).
 
 mod connection;
 mod endpoint;
