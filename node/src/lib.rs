@@ -3,6 +3,9 @@
 //! Deliberately knows neither tokio nor madsim, no clock and no randomness but the runtime's.
 #![warn(missing_docs)]
 
+pub mod frame;
 pub mod runtime;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use runtime::Runtime;

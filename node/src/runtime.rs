@@ -28,7 +28,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// The network of this machine.
     fn net(&self) -> &Self::Net;
     /// Runs blocking work (reading and writing the disk) off the executor: on a thread in production, inline in
-    /// simulation. Work given to the same `lane` runs in order.
+    /// simulation. The work is queued by the call itself and runs even if the future is dropped; work given to
+    /// [`Lane::Log`] or [`Lane::Checkpoint`] runs in the order of the calls, one piece after the other. Work that
+    /// panics ends the process: a broken law must not turn into an answer.
     fn blocking<T, F>(&self, lane: Lane, work: F) -> impl Future<Output = T> + Send
     where
         T: Send + 'static,
@@ -56,7 +58,7 @@ pub enum Lane {
 /// when a connection breaks; nothing arrives twice or altered without an error.
 pub trait Net: Clone + Send + Sync + 'static {
     /// An open listener.
-    type Listener: Listener;
+    type Listener: Listener<Sender = Self::Sender, Receiver = Self::Receiver>;
     /// The sending half of a connection.
     type Sender: FrameSender;
     /// The receiving half of a connection.
@@ -99,13 +101,22 @@ pub struct Frame {
 
 /// The sending half of a connection. Dropping both halves closes it.
 pub trait FrameSender: Send + 'static {
-    /// Sends some frames, in order, in as few system calls as it takes.
+    /// Sends some frames, in order, in as few system calls as it takes; completes when the network has taken them,
+    /// which says nothing of their arrival. A future dropped before it completes breaks the connection, since half a
+    /// frame may be on its way.
+    ///
+    /// # Errors
+    /// When the connection is broken, or a frame exceeds the limits of `core::limits` (then nothing was sent).
     fn send(&mut self, frames: Vec<Frame>) -> impl Future<Output = Result<(), NetError>> + Send;
 }
 
 /// The receiving half of a connection.
 pub trait FrameReceiver: Send + 'static {
-    /// The next frame; its payload is one piece (or none when empty). An error ends the connection.
+    /// The next frame; its payload is one piece (or none when empty). An error ends the connection. The future may be
+    /// dropped and asked for again without losing anything.
+    ///
+    /// # Errors
+    /// `Closed` after the last frame when the other side closed it in order; anything else otherwise.
     fn receive(&mut self) -> impl Future<Output = Result<Frame, NetError>> + Send;
 }
 

@@ -1,1 +1,20 @@
-//! Production Runtime: clock, TCP, files, spawn.
+//! The production runtime: clocks, randomness, TCP, files and the threads that wait for disks.
+//!
+//! Owns everything that only an operating system can give, and the only host error numbers outside the FUSE adapter.
+//! Deliberately knows nothing of what a node does with it. It is the one crate beside fuse where `unsafe` is allowed,
+//! each use with its reason: `libc` calls that the standard library lacks.
+#![warn(missing_docs)]
+
+mod clock;
+mod disk;
+mod errno;
+mod lanes;
+mod lock;
+mod net;
+mod runtime;
+mod tcp;
+
+pub use disk::{FileDisk, TokioDir};
+pub use lock::{DataDirLock, LockError, lock_data_dir};
+pub use net::{TcpFrameReceiver, TcpFrameSender, TcpFrames, TokioListener};
+pub use runtime::TokioRuntime;

@@ -1,0 +1,209 @@
+//! The production runtime keeps every promise of the conformance suites, and a few of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on has failed, and one that skips says so"
+)]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use polyfs_node::runtime::{
+    Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError, Runtime,
+};
+use polyfs_node::{frame, testing};
+use polyfs_runtime_tokio::{LockError, TcpFrames, TokioDir, TokioRuntime, lock_data_dir};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+/// A directory of its own for one test, removed afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("polyfs-test-{}-{next}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn runtime() {
+    run(async { testing::runtime(&TokioRuntime::new()).await });
+}
+
+#[test]
+fn net() {
+    run(async { testing::net(&TcpFrames, "127.0.0.1").await });
+}
+
+#[test]
+fn names_are_resolved() {
+    run(async {
+        let listener = TcpFrames.listen("localhost:0").await.unwrap();
+        let port = listener.address().rsplit(':').next().unwrap().to_owned();
+        TcpFrames.dial(&format!("localhost:{port}")).await.unwrap();
+    });
+}
+
+#[test]
+fn dir() {
+    let scratch = Scratch::new();
+    testing::dir(&TokioDir::open(&scratch.0.join("made/here")).unwrap());
+}
+
+#[test]
+fn dir_in_memory_where_direct_access_may_be_refused() {
+    let path = PathBuf::from(format!("/dev/shm/polyfs-test-{}", std::process::id()));
+    let Ok(dir) = TokioDir::open(&path) else {
+        return println_skipped();
+    };
+    testing::dir(&dir);
+    std::fs::remove_dir_all(path).unwrap();
+}
+
+fn println_skipped() {
+    println!("skipped: this machine has no /dev/shm");
+}
+
+#[test]
+fn a_data_directory_has_one_user() {
+    let scratch = Scratch::new();
+    let lock = lock_data_dir(&scratch.0).unwrap();
+    assert!(matches!(lock_data_dir(&scratch.0), Err(LockError::InUse(path)) if path == scratch.0));
+    use polyfs_store::disk::Dir;
+    let dir = TokioDir::open(&scratch.0).unwrap();
+    assert_eq!(
+        dir.list(),
+        Ok(vec![]),
+        "the lock is none of the store's files"
+    );
+    drop(lock);
+    drop(lock_data_dir(&scratch.0).unwrap());
+}
+
+#[test]
+fn what_is_no_frame_ends_the_connection() {
+    run(async {
+        let good = frame::encode(&Frame {
+            header: Bytes::from_static(b"header"),
+            payload: vec![Bytes::from_static(b"payload")],
+        })
+        .unwrap();
+        let mut damaged = good.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        let cases = [
+            (
+                b"GET / HTTP/1.1\r\nHost: polyfs\r\n\r\n".to_vec(),
+                "it does not begin with the magic number",
+            ),
+            (damaged, "its payload is damaged"),
+        ];
+        for (bytes, reason) in cases {
+            let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+            let mut raw = tokio::net::TcpStream::connect(listener.address())
+                .await
+                .unwrap();
+            raw.write_all(&good).await.unwrap();
+            raw.write_all(&bytes).await.unwrap();
+            let (_sender, mut receiver, _) = listener.accept().await.unwrap();
+            assert_eq!(&receiver.receive().await.unwrap().header[..], b"header");
+            assert_eq!(receiver.receive().await, Err(NetError::Garbage(reason)));
+            assert!(receiver.receive().await.is_err());
+        }
+    });
+}
+
+#[test]
+fn the_wire_carries_what_frame_rs_says() {
+    run(async {
+        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let mut raw = tokio::net::TcpStream::connect(listener.address())
+            .await
+            .unwrap();
+        let (mut sender, receiver, _) = listener.accept().await.unwrap();
+        // More pieces than one system call takes.
+        let frames: Vec<Frame> = (0..100_u8)
+            .map(|n| Frame {
+                header: vec![n; usize::from(n)].into(),
+                payload: (0..n).map(|m| vec![m; 3].into()).collect(),
+            })
+            .collect();
+        let expected: Vec<u8> = frames
+            .iter()
+            .flat_map(|f| frame::encode(f).unwrap())
+            .collect();
+        sender.send(frames).await.unwrap();
+        drop((sender, receiver));
+        let mut got = vec![];
+        raw.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+    });
+}
+
+#[test]
+fn a_connection_cut_inside_a_frame_is_not_closed_in_order() {
+    run(async {
+        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let mut raw = tokio::net::TcpStream::connect(listener.address())
+            .await
+            .unwrap();
+        let (_sender, mut receiver, _) = listener.accept().await.unwrap();
+        raw.write_all(b"PFS1\x05").await.unwrap();
+        drop(raw);
+        assert!(matches!(receiver.receive().await, Err(NetError::Failed(_))));
+    });
+}
+
+#[test]
+fn slow_work_holds_up_no_task_and_no_other_lane() {
+    run(async {
+        let runtime = TokioRuntime::new();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let slow = runtime.blocking(Lane::Log, move || wait.recv().unwrap());
+        runtime.blocking(Lane::Read, || ()).await;
+        runtime.blocking(Lane::Checkpoint, || ()).await;
+        go.send(()).unwrap();
+        slow.await;
+    });
+}
+
+/// In a child process this breaks a law on the log's thread; in the parent it does nothing.
+#[test]
+fn broken_law() {
+    if std::env::var_os("POLYFS_TEST_BREAK_A_LAW").is_none() {
+        return;
+    }
+    run(async {
+        let runtime = TokioRuntime::new();
+        runtime.blocking(Lane::Log, || panic!("a law")).await
+    });
+}
+
+#[test]
+fn work_that_panics_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "broken_law", "--nocapture"])
+        .env("POLYFS_TEST_BREAK_A_LAW", "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a law"));
+}
