@@ -17,3 +17,4 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod time;
+pub mod waypoint;
