@@ -12,9 +12,16 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attr;
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod place;
+pub mod region;
+pub mod request;
 pub mod time;
+pub mod txn;
+pub mod vfs;
 pub mod waypoint;
