@@ -241,8 +241,11 @@ impl Waypoint {
     /// Starts with nothing but what the state file says.
     #[must_use]
     pub fn new(config: Config, now: Now) -> Self {
-        let warm_until =
-            if config.skip_warm_up { now.mono } else { now.mono + WAYPOINT_WARM_UP };
+        let warm_until = if config.skip_warm_up {
+            now.mono
+        } else {
+            now.mono + WAYPOINT_WARM_UP
+        };
         let remembered = config.remembered;
         Self {
             config,
@@ -281,7 +284,11 @@ impl Waypoint {
                 };
                 self.remember();
                 let candidates = u32::try_from(self.candidates.len()).unwrap_or(u32::MAX);
-                let reply = Reply { waypoint: self.config.id, candidates, answer };
+                let reply = Reply {
+                    waypoint: self.config.id,
+                    candidates,
+                    answer,
+                };
                 if self.writing {
                     self.held.push_back((from, reply));
                 } else {
@@ -301,7 +308,10 @@ impl Waypoint {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let oldest = self.members.values().map(|heard| heard.at).min()?;
-        Some((oldest + WAYPOINT_FORGET, "a member may be unheard for too long"))
+        Some((
+            oldest + WAYPOINT_FORGET,
+            "a member may be unheard for too long",
+        ))
     }
 
     /// The clusters that are lost here, for status.
@@ -344,8 +354,14 @@ impl Waypoint {
                 return Answer::Conflict(clusters.into_iter().take(ADDRESSES_MAX).collect());
             }
             return match self.master(cluster) {
-                Some(master) => Answer::Master { cluster, address: master.address.clone() },
-                None => Answer::Members { cluster, addresses: self.addresses(cluster) },
+                Some(master) => Answer::Master {
+                    cluster,
+                    address: master.address.clone(),
+                },
+                None => Answer::Members {
+                    cluster,
+                    addresses: self.addresses(cluster),
+                },
             };
         }
         if now < self.warm_until {
@@ -368,12 +384,23 @@ impl Waypoint {
         if !is_old {
             self.insert(now, member, None);
         }
-        let others = self.clusters().into_iter().filter(|other| *other != cluster);
+        let others = self
+            .clusters()
+            .into_iter()
+            .filter(|other| *other != cluster);
         let others = others
             .take(ADDRESSES_MAX)
-            .map(|other| (other, self.addresses(other).into_iter().next().unwrap_or_default()))
+            .map(|other| {
+                (
+                    other,
+                    self.addresses(other).into_iter().next().unwrap_or_default(),
+                )
+            })
             .collect();
-        Answer::Registered { addresses: self.addresses(cluster), others }
+        Answer::Registered {
+            addresses: self.addresses(cluster),
+            others,
+        }
     }
 
     /// P3 (2): compare-and-set from `None`; the same claim again, or one of the cluster that is there, renews.
@@ -382,7 +409,11 @@ impl Waypoint {
             return Err(Refusal::Lapsed);
         }
         let known = self.clusters();
-        if let Some(other) = known.iter().chain(&self.lost).find(|c| **c != claim.cluster) {
+        if let Some(other) = known
+            .iter()
+            .chain(&self.lost)
+            .find(|c| **c != claim.cluster)
+        {
             return Err(Refusal::Taken(*other));
         }
         if let Some((standing, _)) = &self.claim
@@ -406,7 +437,10 @@ impl Waypoint {
             if let Err(refusal) = self.check_claim(now, claim) {
                 return Answer::ClaimRefused(refusal);
             }
-            let stands = self.claim.as_ref().is_some_and(|(c, _)| c.nonce == claim.nonce)
+            let stands = self
+                .claim
+                .as_ref()
+                .is_some_and(|(c, _)| c.nonce == claim.nonce)
                 || self.clusters().contains(&claim.cluster);
             if !stands {
                 return Answer::ClaimRefused(Refusal::Lapsed);
@@ -419,10 +453,15 @@ impl Waypoint {
 
     /// Takes back what this very claim made. A founder that has served registers by itself, and never withdraws.
     fn withdraw(&mut self, claim: &Claim) {
-        if self.claim.as_ref().is_some_and(|(standing, _)| standing.nonce == claim.nonce) {
+        if self
+            .claim
+            .as_ref()
+            .is_some_and(|(standing, _)| standing.nonce == claim.nonce)
+        {
             self.claim = None;
         }
-        self.members.retain(|_, heard| heard.founded_by != Some(claim.nonce));
+        self.members
+            .retain(|_, heard| heard.founded_by != Some(claim.nonce));
         if !self.clusters().contains(&claim.cluster) {
             self.lost.remove(&claim.cluster);
         }
@@ -437,14 +476,28 @@ impl Waypoint {
     fn insert(&mut self, now: Instant, member: Member, founded_by: Option<u128>) {
         self.lost.remove(&member.cluster);
         self.candidates.remove(&member.store);
-        self.claim = self.claim.take().filter(|(claim, _)| claim.cluster == member.cluster);
+        self.claim = self
+            .claim
+            .take()
+            .filter(|(claim, _)| claim.cluster == member.cluster);
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&member.store) {
-            let oldest = self.members.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| *id);
+            let oldest = self
+                .members
+                .iter()
+                .min_by_key(|(_, heard)| heard.at)
+                .map(|(id, _)| *id);
             if let Some(gone) = oldest.and_then(|oldest| self.members.remove(&oldest)) {
                 self.lose(gone.member.cluster);
             }
         }
-        self.members.insert(member.store, Heard { member, at: now, founded_by });
+        self.members.insert(
+            member.store,
+            Heard {
+                member,
+                at: now,
+                founded_by,
+            },
+        );
     }
 
     fn lose(&mut self, cluster: ClusterId) {
@@ -458,7 +511,10 @@ impl Waypoint {
 
     fn forget(&mut self, now: Instant) {
         self.candidates.retain(|_, at| now.since(*at) < CLAIM_LIFE);
-        self.claim = self.claim.take().filter(|(_, at)| now.since(*at) < CLAIM_LIFE);
+        self.claim = self
+            .claim
+            .take()
+            .filter(|(_, at)| now.since(*at) < CLAIM_LIFE);
         let silent: Vec<StoreId> = self
             .members
             .iter()
@@ -475,7 +531,9 @@ impl Waypoint {
     /// Keeps the state file at the cluster last seen. A cluster that is merely lost stays written down.
     fn remember(&mut self) {
         let clusters = self.clusters();
-        let kept = self.remembered.filter(|c| clusters.contains(c) || self.lost.contains(c));
+        let kept = self
+            .remembered
+            .filter(|c| clusters.contains(c) || self.lost.contains(c));
         let wanted = kept
             .filter(|c| clusters.is_empty() || clusters.contains(c))
             .or_else(|| clusters.first().copied())
@@ -489,7 +547,10 @@ impl Waypoint {
     }
 
     fn clusters(&self) -> BTreeSet<ClusterId> {
-        self.members.values().map(|heard| heard.member.cluster).collect()
+        self.members
+            .values()
+            .map(|heard| heard.member.cluster)
+            .collect()
     }
 
     fn master(&self, cluster: ClusterId) -> Option<&Member> {
@@ -502,7 +563,11 @@ impl Waypoint {
     fn addresses(&self, cluster: ClusterId) -> Vec<String> {
         let master = self.master(cluster);
         let mut all: Vec<String> = master.map(|m| m.address.clone()).into_iter().collect();
-        for heard in self.members.values().filter(|heard| heard.member.cluster == cluster) {
+        for heard in self
+            .members
+            .values()
+            .filter(|heard| heard.member.cluster == cluster)
+        {
             if all.len() < ADDRESSES_MAX && master.is_none_or(|m| m.store != heard.member.store) {
                 all.push(heard.member.address.clone());
             }
@@ -511,8 +576,14 @@ impl Waypoint {
     }
 
     fn check_invariants(&self) {
-        assert!(self.members.len() <= MEMBERS_MAX, "the table of members is bounded");
-        assert!(self.lost.len() <= LOST_MAX, "the table of lost clusters is bounded");
+        assert!(
+            self.members.len() <= MEMBERS_MAX,
+            "the table of members is bounded"
+        );
+        assert!(
+            self.lost.len() <= LOST_MAX,
+            "the table of lost clusters is bounded"
+        );
         assert!(
             self.clusters().intersection(&self.lost).next().is_none(),
             "a cluster with a living member is not lost"
@@ -523,7 +594,10 @@ impl Waypoint {
 fn is_bounded(request: &Request) -> bool {
     let claim_ok = |claim: &Claim| {
         claim.waypoints.len() <= WAYPOINTS_MAX
-            && claim.waypoints.iter().all(|name| name.len() <= ADDRESS_BYTES_MAX)
+            && claim
+                .waypoints
+                .iter()
+                .all(|name| name.len() <= ADDRESS_BYTES_MAX)
     };
     match request {
         Request::Register(member) => member.address.len() <= ADDRESS_BYTES_MAX,
