@@ -4,6 +4,7 @@
 //! [`sessions`]. Directory entries and file data never come here. Deliberately knows no consensus: entries arrive in
 //! order, reports and clocks as inputs.
 
+pub mod controller;
 pub mod entry;
 pub mod sessions;
 pub mod state;

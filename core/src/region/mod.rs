@@ -7,3 +7,4 @@ pub mod command;
 pub mod key;
 pub mod kv;
 pub mod leader;
+pub mod map;
