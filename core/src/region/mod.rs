@@ -25,6 +25,7 @@ pub mod key;
 pub mod kv;
 pub mod leader;
 mod lock;
+pub mod map;
 pub mod mem;
 pub mod orphan;
 mod plan;
