@@ -78,7 +78,7 @@ pub enum Step {
     /// The directory's own inode goes, with its last fragment.
     DropDir { dir: Ino },
     /// The volume's rename lock: nobody else changes a directory's parent meanwhile.
-    RenameLock { root: Ino },
+    RenameLock { volume: VolumeId },
 }
 
 impl Step {
@@ -100,12 +100,37 @@ impl Step {
             | Self::DropLink { ino }
             | Self::Moved { ino, .. } => ino.place(),
             Self::Subdirs { dir, .. } | Self::DropDir { dir } => dir.place(),
-            Self::RenameLock { root } => root.place(),
+            Self::RenameLock { volume } => rename_lock_place(*volume),
             Self::Kill { dir } => return dir.bucket().places(),
         };
         Places {
             start: place.0,
             end: place.0 + 1,
+        }
+    }
+}
+
+/// Where a volume's rename lock is kept.
+#[must_use]
+pub fn rename_lock_place(volume: VolumeId) -> Place {
+    crate::place::data_place(Ino(u64::from(volume.0)), 0)
+}
+
+impl TxnId {
+    /// A name that no transaction has.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self {
+            session: SessionId::CLUSTER,
+            slot: SlotUse {
+                slot: 0,
+                sequence: 0,
+            },
+            place: Place(0),
+            began: Timestamp {
+                seconds: 0,
+                nanos: 0,
+            },
         }
     }
 }

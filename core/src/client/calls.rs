@@ -1,0 +1,370 @@
+//! The mount's calls as they arrive: each is given to the machine that carries it out.
+//!
+//! Owns nothing but that choice, and the checks that need no region.
+
+use alloc::vec::Vec;
+
+use super::Client;
+use super::content::{ContentCall, Opening, lease_for};
+use super::ops::{Link, Lookup, Make, ReadDir, Rename, SetLock, Single, Stats, Then};
+use super::port::CallId;
+use crate::attr::Name;
+use crate::error::FsError;
+use crate::limits::{NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
+use crate::place::Ino;
+use crate::request::{MetaOp, MetaQuery};
+use crate::vfs::{Call, LockOwner, Reply};
+
+/// The extended attribute that the kernel asks for at each write (P11).
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Whether a call changes something.
+const fn changes(call: &Call) -> bool {
+    match call {
+        Call::SetAttr { .. }
+        | Call::Make { .. }
+        | Call::Unlink { .. }
+        | Call::RemoveDir { .. }
+        | Call::Rename { .. }
+        | Call::Link { .. }
+        | Call::Create { .. }
+        | Call::Write { .. }
+        | Call::SetXattr { .. }
+        | Call::RemoveXattr { .. }
+        | Call::Allocate { .. } => true,
+        Call::Open { flags, .. } => flags.write || flags.truncate,
+        Call::Lookup { .. }
+        | Call::GetAttr { .. }
+        | Call::ReadLink { .. }
+        | Call::Read { .. }
+        | Call::Flush { .. }
+        | Call::Release { .. }
+        | Call::Sync { .. }
+        | Call::OpenDir { .. }
+        | Call::ReadDir { .. }
+        | Call::ReleaseDir { .. }
+        | Call::StatFs
+        | Call::GetXattr { .. }
+        | Call::ListXattr { .. }
+        | Call::TestLock { .. }
+        | Call::SetLock { .. }
+        | Call::Unlock { .. }
+        | Call::Seek { .. } => false,
+    }
+}
+
+/// The names a call brings.
+fn names(call: &Call) -> Vec<&Name> {
+    match call {
+        Call::Lookup { name, .. }
+        | Call::Make { name, .. }
+        | Call::Unlink { name, .. }
+        | Call::RemoveDir { name, .. }
+        | Call::Create { name, .. } => alloc::vec![name],
+        Call::Link { to_name, .. } => alloc::vec![to_name],
+        Call::Rename { name, to_name, .. } => alloc::vec![name, to_name],
+        Call::GetAttr { .. }
+        | Call::SetAttr { .. }
+        | Call::ReadLink { .. }
+        | Call::Open { .. }
+        | Call::Read { .. }
+        | Call::Write { .. }
+        | Call::Flush { .. }
+        | Call::Release { .. }
+        | Call::Sync { .. }
+        | Call::OpenDir { .. }
+        | Call::ReadDir { .. }
+        | Call::ReleaseDir { .. }
+        | Call::StatFs
+        | Call::GetXattr { .. }
+        | Call::ListXattr { .. }
+        | Call::SetXattr { .. }
+        | Call::RemoveXattr { .. }
+        | Call::TestLock { .. }
+        | Call::SetLock { .. }
+        | Call::Unlock { .. }
+        | Call::Allocate { .. }
+        | Call::Seek { .. } => Vec::new(),
+    }
+}
+
+impl Client {
+    pub(super) fn call(&mut self, id: CallId, call: Call) {
+        if names(&call).iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return self.reply(id, Err(FsError::NameTooLong));
+        }
+        if self.config.read_only && changes(&call) {
+            return self.reply(id, Err(FsError::ReadOnly));
+        }
+        match call {
+            Call::Open { .. }
+            | Call::Create { .. }
+            | Call::Read { .. }
+            | Call::Write { .. }
+            | Call::Flush { .. }
+            | Call::Release { .. }
+            | Call::Sync { .. }
+            | Call::Allocate { .. }
+            | Call::Seek { .. }
+            | Call::SetAttr { .. } => self.content_call(id, call),
+            Call::GetXattr { .. }
+            | Call::ListXattr { .. }
+            | Call::SetXattr { .. }
+            | Call::RemoveXattr { .. } => self.xattr_call(id, call),
+            Call::TestLock { .. } | Call::SetLock { .. } | Call::Unlock { .. } => {
+                self.lock_call(id, call);
+            }
+            Call::Lookup { .. }
+            | Call::GetAttr { .. }
+            | Call::ReadLink { .. }
+            | Call::Make { .. }
+            | Call::Unlink { .. }
+            | Call::RemoveDir { .. }
+            | Call::Rename { .. }
+            | Call::Link { .. }
+            | Call::OpenDir { .. }
+            | Call::ReadDir { .. }
+            | Call::ReleaseDir { .. }
+            | Call::StatFs => self.name_call(id, call),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`call` has sorted them")]
+    fn name_call(&mut self, id: CallId, call: Call) {
+        match call {
+            Call::Lookup { dir, name } => self.start_call(
+                id,
+                Lookup {
+                    dir,
+                    name,
+                    found: false,
+                },
+            ),
+            Call::GetAttr { ino } => {
+                self.start_call(id, Single::query(MetaQuery::GetAttr { ino }));
+            }
+            Call::ReadLink { ino } => {
+                self.start_call(id, Single::query(MetaQuery::ReadLink { ino }));
+            }
+            Call::Make { dir, name, new } => self.start_call(
+                id,
+                Make {
+                    dir,
+                    name,
+                    new,
+                    exclusive: true,
+                    lease: None,
+                    draws: 0,
+                },
+            ),
+            Call::Unlink { dir, name } => self.start_call(
+                id,
+                Single::named(dir, name, move |salt, name| MetaOp::Unlink {
+                    dir,
+                    salt,
+                    name,
+                }),
+            ),
+            Call::RemoveDir { dir, name } => self.start_call(
+                id,
+                Single::named(dir, name, move |salt, name| MetaOp::RemoveDir {
+                    dir,
+                    salt,
+                    name,
+                }),
+            ),
+            Call::Rename {
+                dir,
+                name,
+                to_dir,
+                to_name,
+                mode,
+            } => self.start_call(id, Rename::new((dir, name), (to_dir, to_name), mode)),
+            Call::Link {
+                ino,
+                to_dir,
+                to_name,
+            } => self.start_call(id, Link::new(ino, to_dir, to_name)),
+            Call::OpenDir { ino } => self.open_dir(id, ino),
+            Call::ReadDir {
+                ino,
+                cookie,
+                limit,
+                plus,
+                ..
+            } => self.start_call(
+                id,
+                ReadDir {
+                    dir: ino,
+                    cookie,
+                    limit: limit.max(1),
+                    plus,
+                    entries: Vec::new(),
+                    at: None,
+                },
+            ),
+            Call::ReleaseDir { handle } => {
+                self.release_handle(handle);
+                self.reply(id, Ok(Reply::Done));
+            }
+            Call::StatFs => self.start_call(id, Stats),
+            _ => unreachable!("the caller tells these apart"),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`call` has sorted them")]
+    fn content_call(&mut self, id: CallId, call: Call) {
+        match call {
+            Call::Open { ino, flags } => self.open_file(id, ino, flags),
+            Call::Create {
+                dir,
+                name,
+                new,
+                flags,
+            } => self.start(
+                Then::Open(id, Opening::of(None, flags)),
+                Make {
+                    dir,
+                    name,
+                    new,
+                    exclusive: flags.exclusive,
+                    lease: Some(lease_for(flags)),
+                    draws: 0,
+                },
+            ),
+            Call::Read {
+                ino,
+                handle,
+                offset,
+                size,
+            } => self.read_call(id, ino, handle, (offset, size)),
+            Call::Write {
+                ino,
+                handle,
+                offset,
+                data,
+            } => self.write_call(id, ino, handle, (offset, data)),
+            Call::Flush { ino, handle, owner } => {
+                self.free_locks(ino, owner);
+                self.flush_call(id, ino, handle);
+            }
+            Call::Release { ino, handle, owner } => {
+                if let Some(owner) = owner {
+                    self.free_locks(ino, owner);
+                }
+                self.release_handle(handle);
+                self.reply(id, Ok(Reply::Done));
+            }
+            Call::Sync { ino, .. } => self.sync_call(id, ino),
+            Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
+            Call::Allocate {
+                ino,
+                handle,
+                offset,
+                len,
+                mode,
+            } => self.allocate_call(id, (ino, handle), (offset, len), mode),
+            Call::Seek {
+                ino, offset, what, ..
+            } => self.enqueue(ino, ContentCall::Seek { id, offset, what }),
+            _ => unreachable!("the caller tells these apart"),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`call` has sorted them")]
+    fn xattr_call(&mut self, id: CallId, call: Call) {
+        match call {
+            Call::GetXattr { ino, name } => {
+                if name == CAPABILITY {
+                    if self.has_no_capability(ino) {
+                        return self.reply(id, Err(FsError::NoData));
+                    }
+                    self.capabilities.insert(id, ino);
+                }
+                self.start_call(id, Single::query(MetaQuery::GetXattr { ino, name }));
+            }
+            Call::ListXattr { ino } => {
+                self.start_call(id, Single::query(MetaQuery::ListXattr { ino }));
+            }
+            Call::SetXattr {
+                ino,
+                name,
+                value,
+                mode,
+            } => {
+                if name.len() > XATTR_NAME_BYTES_MAX {
+                    return self.reply(id, Err(FsError::Range));
+                }
+                if value.len() > XATTR_VALUE_BYTES_MAX {
+                    return self.reply(id, Err(FsError::TooBig));
+                }
+                self.note_capability(ino, false);
+                let op = MetaOp::SetXattr {
+                    ino,
+                    name,
+                    value,
+                    mode,
+                };
+                self.start_call(id, Single::op(op));
+            }
+            Call::RemoveXattr { ino, name } => {
+                self.start_call(id, Single::op(MetaOp::RemoveXattr { ino, name }));
+            }
+            _ => unreachable!("the caller tells these apart"),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`call` has sorted them")]
+    fn lock_call(&mut self, id: CallId, call: Call) {
+        match call {
+            Call::TestLock { ino, owner, lock } => {
+                self.start_call(id, Single::query(MetaQuery::TestLock { ino, owner, lock }));
+            }
+            Call::SetLock {
+                ino,
+                owner,
+                lock,
+                wait,
+            } => {
+                self.locks.insert((ino, owner), ());
+                self.start_call(id, SetLock::new(ino, owner, lock, wait));
+            }
+            Call::Unlock {
+                ino,
+                owner,
+                start,
+                end,
+            } => {
+                let op = MetaOp::Unlock {
+                    ino,
+                    owner,
+                    start,
+                    end,
+                };
+                self.start_call(id, Single::op(op));
+            }
+            _ => unreachable!("the caller tells these apart"),
+        }
+    }
+
+    /// An owner's locks on a file end with the descriptor.
+    fn free_locks(&mut self, ino: Ino, owner: LockOwner) {
+        if self.locks.remove(&(ino, owner)).is_some() {
+            let op = MetaOp::Unlock {
+                ino,
+                owner,
+                start: 0,
+                end: u64::MAX,
+            };
+            self.start(Then::Nothing, Single::op(op));
+        }
+    }
+
+    /// A leader asks which inodes without a name are not open here.
+    pub(super) fn asked_open(&mut self, inos: Vec<Ino>) {
+        let inos: Vec<Ino> = inos.into_iter().filter(|ino| !self.is_open(*ino)).collect();
+        if !inos.is_empty() {
+            self.start(Then::Nothing, Single::op(MetaOp::NotOpen { inos }));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The state of one file in use by this mount.
+//!
+//! Owns the parts and the questions that can be answered from them alone. What happens when is `pump`'s.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::dirty::Dirty;
+use super::job::Job;
+use super::map::ChunkMap;
+use crate::attr::{Attr, SetAttr};
+use crate::ids::NodeId;
+use crate::limits::CHUNK_BYTES;
+use crate::request::{ChunkName, LeaseKind, LeaseSerial, RecallKind};
+use crate::time::{Instant, Timestamp};
+use crate::vfs::{AllocateMode, Handle, Reply, SeekWhat};
+
+use super::super::port::CallId;
+
+/// A call that needs a lease.
+#[derive(Clone, Debug)]
+pub(in super::super) enum ContentCall {
+    Read {
+        id: CallId,
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        id: CallId,
+        handle: Handle,
+        offset: u64,
+        data: Bytes,
+    },
+    /// A new size, then other attributes; the reply is the attributes or what open wants.
+    SetSize {
+        id: CallId,
+        size: u64,
+        set: SetAttr,
+        reply: Option<Reply>,
+    },
+    /// Write back, then change attributes.
+    SetAttr {
+        id: CallId,
+        set: SetAttr,
+    },
+    Allocate {
+        id: CallId,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    },
+    Seek {
+        id: CallId,
+        offset: u64,
+        what: SeekWhat,
+    },
+}
+
+impl ContentCall {
+    pub(in super::super) const fn id(&self) -> CallId {
+        match self {
+            Self::Read { id, .. }
+            | Self::Write { id, .. }
+            | Self::SetSize { id, .. }
+            | Self::SetAttr { id, .. }
+            | Self::Allocate { id, .. }
+            | Self::Seek { id, .. } => *id,
+        }
+    }
+
+    pub(super) const fn needs(&self) -> LeaseKind {
+        match self {
+            Self::Read { .. } | Self::Seek { .. } => LeaseKind::Shared,
+            Self::Write { .. }
+            | Self::SetSize { .. }
+            | Self::SetAttr { .. }
+            | Self::Allocate { .. } => LeaseKind::Exclusive,
+        }
+    }
+}
+
+/// A lease this mount holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) kind: LeaseKind,
+    pub(super) serial: LeaseSerial,
+    /// Whose lease frame renews it.
+    pub(super) node: NodeId,
+    /// It is of this mount's since then: only frames sent later renew it.
+    pub(super) since: Instant,
+    /// It may be used until then.
+    pub(super) until: Instant,
+}
+
+/// How far a recall has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RecallStage {
+    /// The kernel is dropping its pages; what that brings out still belongs to this lease.
+    Invalidating,
+    /// Nothing new starts; what is in flight ends, what is dirty is written back.
+    Draining,
+}
+
+/// A recall being carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recalling {
+    pub(super) want: RecallKind,
+    pub(super) serial: LeaseSerial,
+    pub(super) stage: RecallStage,
+    /// Of `Flush`: what must be committed.
+    pub(super) target: u64,
+}
+
+/// The lease of a file, and what is under way about it.
+#[derive(Debug, Default)]
+pub(super) struct LeaseState {
+    pub(super) held: Option<Held>,
+    pub(super) acquiring: Option<LeaseKind>,
+    /// More of the map is being asked for.
+    pub(super) mapping: bool,
+    pub(super) recall: Option<Recalling>,
+    /// Grants up to this one are given back already.
+    pub(super) revoked: LeaseSerial,
+}
+
+/// What the lease says of the content, and what this mount did to it since.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
+    /// As a region last told.
+    pub(super) attr: Option<Attr>,
+    pub(super) inline: Option<Bytes>,
+    pub(super) map: ChunkMap,
+    /// A cut to be carried out before the file grows.
+    pub(super) cut: Option<u64>,
+    /// With what was written here.
+    pub(super) size: u64,
+    pub(super) mtime: Timestamp,
+    /// The inode has no `security.capability`.
+    pub(super) no_capability: bool,
+}
+
+impl Content {
+    /// The name of a chunk and whether it was written.
+    pub(super) fn chunk(&self, number: u64) -> Option<(ChunkName, bool)> {
+        let run = self.map.find(number)?;
+        let attr = self.attr.as_ref()?;
+        let name = ChunkName {
+            ino: attr.ino,
+            version: run.version,
+            number,
+        };
+        Some((name, run.written))
+    }
+
+    /// The inline bytes, if there are any.
+    pub(super) fn inline_bytes(&self) -> Bytes {
+        self.inline.clone().unwrap_or_default()
+    }
+
+    /// The bytes between two offsets that a pending cut makes zeros.
+    pub(super) fn cut_range(&self) -> Option<(u64, u64)> {
+        let cut = self.cut?;
+        let end = cut.next_multiple_of(CHUNK_BYTES);
+        (cut < end).then_some((cut, end))
+    }
+}
+
+/// A call that waits until what was written before it is committed.
+#[derive(Debug)]
+pub(super) struct SyncWaiter {
+    pub(super) id: CallId,
+    pub(super) target: u64,
+    pub(super) reply: Reply,
+}
+
+/// What was written and not yet committed.
+#[derive(Debug, Default)]
+pub(super) struct WriteBack {
+    pub(super) dirty: Dirty,
+    pub(super) flying: Dirty,
+    /// Writes so far, and how many of them are committed.
+    pub(super) writes: u64,
+    pub(super) committed: u64,
+    /// Committed up to this as soon as possible.
+    pub(super) wanted: u64,
+    pub(super) since: Option<Instant>,
+    pub(super) syncs: Vec<SyncWaiter>,
+}
+
+/// One file.
+#[derive(Debug, Default)]
+pub(super) struct FileState {
+    pub(super) opens: u32,
+    pub(super) lease: LeaseState,
+    pub(super) content: Content,
+    pub(super) back: WriteBack,
+    pub(super) queue: VecDeque<ContentCall>,
+    pub(super) reads: u32,
+    pub(super) job: Option<Job>,
+    pub(super) idle_since: Instant,
+}
+
+impl FileState {
+    /// Whether the lease may be used now for something that needs `kind`.
+    pub(super) fn allows(&self, kind: LeaseKind, now: Instant) -> bool {
+        !self.lease.mapping
+            && self.lease.held.is_some_and(|held| {
+                held.kind >= kind && (cfg!(planted = "expired_lease_used") || now < held.until)
+            })
+    }
+
+    /// Whether something of this mount's is not committed.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.back.writes > self.back.committed
+    }
+
+    /// Whether nothing waits or is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.queue.is_empty()
+            && self.reads == 0
+            && self.job.is_none()
+            && !self.is_dirty()
+            && self.lease.acquiring.is_none()
+            && self.lease.recall.is_none()
+            && !self.lease.mapping
+            && self.back.syncs.is_empty()
+    }
+
+    /// Bytes written and not committed, between two offsets, newest last.
+    pub(super) fn overlay(&self, from: u64, to: u64) -> Vec<(u64, Bytes)> {
+        let mut pieces = self.back.flying.within(from, to);
+        pieces.extend(self.back.dirty.within(from, to));
+        pieces
+    }
+}

@@ -1,0 +1,300 @@
+//! Carries out a plan on one file: at most one job per file at a time.
+//!
+//! Owns the steps under way and what their answers teach about the content. Why a job was started is in its
+//! [`Finish`].
+
+use alloc::collections::VecDeque;
+use bytes::Bytes;
+
+use super::file::{Content, ContentCall, FileState};
+use super::map::chunks_of;
+use super::plan::{Piece, PieceWhat, Plan, Step};
+use crate::attr::{Attr, SetAttr};
+use crate::client::Client;
+use crate::client::ops::{Single, Then};
+use crate::client::questions::Owner;
+use crate::error::FsError;
+use crate::ids::Fence;
+use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
+use crate::place::Ino;
+use crate::request::{Answer, ContentOp, DataOp, MetaOp, MetaReply, Refusal, RequestBody, Run};
+use crate::vfs::Reply;
+
+/// Data requests of one job in flight.
+const PIECES_IN_FLIGHT: u32 = 8;
+
+/// What a job is for.
+#[derive(Clone, Debug)]
+pub(super) enum Finish {
+    /// Write-back of the first so many writes.
+    WriteBack(u64),
+    /// A call that changes content.
+    Call(ContentCall),
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    plan: Plan,
+    pieces: VecDeque<Piece>,
+    op: Option<ContentOp>,
+    outstanding: u32,
+    pub(super) finish: Finish,
+    failed: Option<Failed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// The lease is gone: acquire it again.
+    Lost,
+    Error(FsError),
+}
+
+impl Content {
+    /// Takes what a content operation did.
+    fn applied(&mut self, op: &ContentOp, attr: Attr, runs: &[Run]) {
+        match op {
+            ContentOp::Allocate { size, .. } => {
+                self.size = self.size.max(size.unwrap_or(0));
+            }
+            ContentOp::Commit { written, .. } => {
+                for (first, count) in written {
+                    self.map.mark_written(*first, first + count);
+                }
+            }
+            ContentOp::WriteInline { content, .. } => {
+                self.inline = Some(content.clone());
+                self.size = self
+                    .size
+                    .max(u64::try_from(content.len()).expect("a length fits u64"));
+            }
+            ContentOp::ToChunks => {
+                self.inline = None;
+                self.map.mark_written(0, 1);
+            }
+            ContentOp::Truncate { size } => self.truncated(*size),
+            ContentOp::CutDone { .. } => self.cut = None,
+            ContentOp::Free { first, count } => self.map.remove(*first, first + count),
+        }
+        for run in runs {
+            self.map.set(*run);
+        }
+        self.mtime = self.mtime.max(attr.mtime);
+        self.attr = Some(attr);
+    }
+
+    fn truncated(&mut self, size: u64) {
+        self.map.remove(chunks_of(size), u64::MAX);
+        if size < self.size {
+            let inside = !size.is_multiple_of(CHUNK_BYTES) && !self.map.is_empty();
+            self.cut = inside.then_some(size);
+        }
+        if let Some(inline) = &mut self.inline
+            && let Ok(len) = usize::try_from(size)
+        {
+            inline.truncate(len);
+        }
+        if size > u64::try_from(INLINE_BYTES_MAX).expect("a small number") {
+            self.inline = None;
+        }
+        self.size = size;
+    }
+}
+
+fn data_op(content: &Content, fence: Fence, piece: Piece) -> Option<(DataOp, Bytes)> {
+    let (chunk, _) = content.chunk(piece.chunk)?;
+    let offset = piece.offset;
+    Some(match piece.what {
+        PieceWhat::Write(bytes) => (
+            DataOp::Write {
+                chunk,
+                fence,
+                offset,
+            },
+            bytes,
+        ),
+        PieceWhat::Zero(len) => (
+            DataOp::Zero {
+                chunk,
+                fence,
+                offset,
+                len,
+            },
+            Bytes::new(),
+        ),
+    })
+}
+
+impl Client {
+    /// Starts a job; the caller has seen that none is under way.
+    pub(super) fn start_job(&mut self, ino: Ino, plan: Plan, finish: Finish) {
+        let file = self.file(ino);
+        assert!(file.job.is_none(), "a file has one job at a time");
+        file.job = Some(Job {
+            plan,
+            pieces: VecDeque::new(),
+            op: None,
+            outstanding: 0,
+            finish,
+            failed: None,
+        });
+        self.drive_job(ino);
+    }
+
+    fn drive_job(&mut self, ino: Ino) {
+        loop {
+            let Some(file) = self.files.by_ino.get_mut(&ino) else {
+                return;
+            };
+            let FileState { job, content, .. } = file;
+            let Some(running) = job.as_mut() else {
+                return;
+            };
+            let fence = content.attr.as_ref().map_or(Fence(0), |attr| attr.fence);
+            if running.outstanding < PIECES_IN_FLIGHT
+                && let Some(piece) = running.pieces.pop_front()
+            {
+                match data_op(content, fence, piece) {
+                    None => running.fail(Failed::Error(FsError::Io)),
+                    Some((op, payload)) => {
+                        running.outstanding += 1;
+                        self.ask(Owner::Job(ino), RequestBody::DataOp(op), payload);
+                    }
+                }
+                continue;
+            }
+            if running.outstanding > 0 {
+                return;
+            }
+            match running.plan.pop_front() {
+                None => return self.job_over(ino),
+                Some(Step::Data(pieces)) => running.pieces = pieces,
+                Some(Step::Content(change)) => {
+                    running.op = Some(change.clone());
+                    running.outstanding = 1;
+                    let op = MetaOp::Content { ino, fence, change };
+                    return self.ask(Owner::Job(ino), RequestBody::MetaOp(op), Bytes::new());
+                }
+            }
+        }
+    }
+
+    /// A region answered one of a job's questions.
+    pub(in super::super) fn job_answer(&mut self, ino: Ino, answer: Answer) {
+        let Some(file) = self.files.by_ino.get_mut(&ino) else {
+            return;
+        };
+        let FileState { job, content, .. } = file;
+        let Some(running) = job.as_mut() else {
+            return;
+        };
+        running.outstanding -= 1;
+        match answer {
+            Answer::Meta(Ok(MetaReply::Content { attr, runs })) => {
+                if let Some(op) = running.op.take() {
+                    content.applied(&op, attr, &runs);
+                }
+            }
+            Answer::Data(Ok(_)) => {}
+            Answer::Meta(Ok(_)) | Answer::Txn(_) => running.fail(Failed::Error(FsError::Io)),
+            Answer::Meta(Err(error)) | Answer::Data(Err(error)) => {
+                running.fail(Failed::Error(error));
+            }
+            Answer::Refused(Refusal::Fenced | Refusal::NoLease) => running.fail(Failed::Lost),
+            Answer::Refused(_) => running.fail(Failed::Error(FsError::Io)),
+        }
+        self.drive_job(ino);
+    }
+
+    fn job_over(&mut self, ino: Ino) {
+        let job = self.file(ino).job.take().expect("the caller drives it");
+        match job.failed {
+            None => self.job_done(ino, job.finish),
+            Some(Failed::Lost) => self.job_lost(ino, job.finish),
+            Some(Failed::Error(error)) => self.job_failed(ino, job.finish, error),
+        }
+        self.pump(ino);
+    }
+
+    fn job_done(&mut self, ino: Ino, finish: Finish) {
+        match finish {
+            Finish::WriteBack(upto) => self.written_back(ino, upto, None),
+            Finish::Call(ContentCall::SetSize { id, set, reply, .. }) => {
+                let attr = self.file(ino).content.attr.clone();
+                match (reply, attr) {
+                    (Some(reply), _) => self.reply(id, Ok(reply)),
+                    (None, Some(attr)) if set == SetAttr::default() => {
+                        self.reply(id, Ok(Reply::Attr(attr)));
+                    }
+                    (None, _) => {
+                        let op = MetaOp::SetAttr { ino, set };
+                        self.start(Then::Reply(id), Single::op_with_attr(ino, op));
+                    }
+                }
+            }
+            Finish::Call(call) => self.reply(call.id(), Ok(Reply::Done)),
+        }
+    }
+
+    fn job_lost(&mut self, ino: Ino, finish: Finish) {
+        let file = self.file(ino);
+        file.lease.held = None;
+        match finish {
+            Finish::WriteBack(_) => {
+                let flying = file.back.flying.take();
+                for (offset, piece) in flying.pieces() {
+                    file.back.dirty.put_under(offset, piece.clone());
+                }
+                self.recount();
+            }
+            Finish::Call(call) => file.queue.push_front(call),
+        }
+    }
+
+    fn job_failed(&mut self, ino: Ino, finish: Finish, error: FsError) {
+        // What of it happened is unknown: the content must be learnt again.
+        self.file(ino).lease.held = None;
+        match finish {
+            Finish::WriteBack(upto) => self.written_back(ino, upto, Some(error)),
+            Finish::Call(call) => self.reply(call.id(), Err(error)),
+        }
+    }
+
+    /// Dirty bytes of a file were moved between its parts: overlaps shrank.
+    fn recount(&mut self) {
+        self.files.dirty_bytes = self
+            .files
+            .by_ino
+            .values()
+            .map(|file| file.back.dirty.len() + file.back.flying.len())
+            .sum();
+    }
+
+    fn written_back(&mut self, ino: Ino, upto: u64, error: Option<FsError>) {
+        let file = self.file(ino);
+        let flying = file.back.flying.take();
+        file.back.committed = upto;
+        if !file.is_dirty() {
+            file.back.since = None;
+        }
+        self.files.dirty_bytes -= flying.len();
+        if let Some(error) = error {
+            self.fail_handles(ino, error);
+        }
+        self.answer_syncs(ino, error);
+        let stalled = core::mem::take(&mut self.files.stalled);
+        for other in stalled {
+            if other != ino {
+                self.pump(other);
+            }
+        }
+    }
+}
+
+impl Job {
+    fn fail(&mut self, failed: Failed) {
+        self.failed.get_or_insert(failed);
+        self.pieces.clear();
+        self.plan.clear();
+    }
+}

@@ -1,0 +1,340 @@
+//! Content leases: acquiring, renewing, recalls (P8).
+//!
+//! Owns the mount's side of them. Terms count from when a question was sent, shortened by the drift bound.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+use super::file::{Content, Held, RecallStage, Recalling};
+use super::map::ChunkMap;
+use crate::client::Client;
+use crate::client::port::{MessageId, Output};
+use crate::client::questions::{Owner, Route};
+use crate::client::timers::Wake;
+use crate::error::FsError;
+use crate::ids::NodeId;
+use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
+use crate::place::Ino;
+use crate::request::{
+    Answer, Grant, LeaseDone, LeaseKind, MetaQuery, MetaReply, Recall, RecallKind, RequestBody,
+};
+use crate::time::Instant;
+
+/// A frame unanswered for this long is forgotten.
+const FRAME_LIFE: Duration = LEASE_TERM;
+
+/// Until when what was confirmed by an answer to a question sent then may be used.
+fn term_end(sent: Instant) -> Instant {
+    sent + (LEASE_TERM - LEASE_TERM * CLOCK_DRIFT_PPM / 1_000_000)
+}
+
+impl Client {
+    /// Asks for a lease and waits until others have given theirs back.
+    pub(super) fn acquire(&mut self, ino: Ino, kind: LeaseKind) {
+        let file = self.file(ino);
+        if file.lease.acquiring.is_some() || file.lease.mapping {
+            return;
+        }
+        file.lease.acquiring = Some(kind);
+        let query = MetaQuery::Open {
+            ino,
+            lease: kind,
+            patient: true,
+        };
+        self.ask(
+            Owner::Acquire(ino),
+            RequestBody::MetaQuery(query),
+            Bytes::new(),
+        );
+    }
+
+    pub(in super::super) fn acquired(&mut self, ino: Ino, answer: Answer, route: Option<Route>) {
+        self.file(ino).lease.acquiring = None;
+        match answer {
+            Answer::Meta(Ok(
+                MetaReply::Granted(grant)
+                | MetaReply::Inode {
+                    grant: Some(grant), ..
+                },
+            )) => {
+                if let Some(route) = route {
+                    self.install(ino, grant, &route);
+                }
+                self.pump(ino);
+            }
+            Answer::Meta(Ok(_)) | Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_) => {
+                self.not_acquired(ino, FsError::Io);
+            }
+            Answer::Meta(Err(error)) => {
+                let gone = error == FsError::NotFound;
+                let error = if gone { FsError::Stale } else { error };
+                self.not_acquired(ino, error);
+            }
+        }
+    }
+
+    fn not_acquired(&mut self, ino: Ino, error: FsError) {
+        let queue = core::mem::take(&mut self.file(ino).queue);
+        for call in queue {
+            self.reply(call.id(), Err(error));
+        }
+        self.lose_dirty(ino, error);
+        self.pump(ino);
+    }
+
+    /// A grant came.
+    pub(super) fn install(&mut self, ino: Ino, grant: Grant, route: &Route) {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        let old = file.lease.held.map(|held| held.serial).unwrap_or_default();
+        if grant.serial <= file.lease.revoked || grant.serial < old {
+            return;
+        }
+        // A job holds on to the content it was planned for; its own end will ask again.
+        if file.job.is_some() {
+            file.lease.revoked = grant.serial;
+            let done = LeaseDone::Released(ino, grant.serial);
+            file.lease.held = None;
+            return self.lease_done(done);
+        }
+        let known = file.content.attr.as_ref().map(|attr| attr.change);
+        let changed = known != Some(grant.attr.change);
+        if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
+            self.lose_dirty(ino, FsError::Io);
+        }
+        let file = self.file(ino);
+        file.lease.held = Some(Held {
+            kind: grant.kind,
+            serial: grant.serial,
+            node: route.node,
+            since: now,
+            until: term_end(route.sent),
+        });
+        let (mut size, mut mtime) = (grant.attr.size, grant.attr.mtime);
+        if file.is_dirty() {
+            size = size.max(file.content.size);
+            mtime = mtime.max(file.content.mtime);
+        }
+        let mut map = ChunkMap::default();
+        for run in &grant.map {
+            map.set(*run);
+        }
+        file.content = Content {
+            attr: Some(grant.attr),
+            inline: grant.inline,
+            map,
+            cut: grant.cut,
+            size,
+            mtime,
+            no_capability: false,
+        };
+        file.lease.mapping = !grant.map_complete;
+        let overtaken = file
+            .lease
+            .recall
+            .take_if(|recall| recall.serial < grant.serial);
+        if let Some(recall) = overtaken {
+            self.lease_done(LeaseDone::Released(ino, recall.serial));
+        }
+        if !grant.map_complete {
+            self.ask_map(ino);
+        }
+        self.drive_leases();
+    }
+
+    fn ask_map(&mut self, ino: Ino) {
+        let from = self.file(ino).content.map.end();
+        let query = MetaQuery::Map { ino, from };
+        self.ask(Owner::Map(ino), RequestBody::MetaQuery(query), Bytes::new());
+    }
+
+    pub(in super::super) fn mapped(&mut self, ino: Ino, answer: Answer) {
+        let file = self.file(ino);
+        if let Answer::Meta(Ok(MetaReply::Map { runs, complete })) = answer {
+            for run in &runs {
+                file.content.map.set(*run);
+            }
+            if !complete && !runs.is_empty() {
+                return self.ask_map(ino);
+            }
+        } else {
+            file.lease.held = None;
+        }
+        self.file(ino).lease.mapping = false;
+        self.pump(ino);
+    }
+
+    /// Sends a lease frame to each node where a lease is held, when it is time.
+    pub(in super::super) fn drive_leases(&mut self) {
+        let now = self.now.mono;
+        if self.files.frames_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.files.frames_at = None;
+        let Some(live) = self.session.live() else {
+            return;
+        };
+        let held = self
+            .files
+            .by_ino
+            .values()
+            .filter_map(|file| file.lease.held);
+        let nodes: BTreeSet<NodeId> = held.map(|held| held.node).collect();
+        self.files
+            .frames
+            .retain(|_, (_, sent)| now.since(*sent) < FRAME_LIFE);
+        if nodes.is_empty() {
+            return;
+        }
+        for node in nodes {
+            let message = self.questions.fresh_message();
+            self.files.frames.insert(message, (node, now));
+            self.out.push_back(Output::RenewLeases {
+                message,
+                node,
+                session: live.id,
+                renewal: live.renewal,
+            });
+        }
+        let next = now + LEASE_RENEWAL;
+        self.files.frames_at = Some(next);
+        self.timers.set(next, Wake::Leases);
+    }
+
+    pub(in super::super) fn leases_renewed(&mut self, message: MessageId, node: NodeId) {
+        let Some((asked, sent)) = self.files.frames.remove(&message) else {
+            return;
+        };
+        if asked != node {
+            return;
+        }
+        for file in self.files.by_ino.values_mut() {
+            if let Some(held) = &mut file.lease.held
+                && held.node == node
+                && held.since <= sent
+            {
+                held.until = held.until.max(term_end(sent));
+            }
+        }
+    }
+
+    /// Tells the leader about a lease.
+    pub(super) fn lease_done(&mut self, done: LeaseDone) {
+        self.ask(Owner::Nobody, RequestBody::LeaseDone(done), Bytes::new());
+    }
+
+    /// A leader wants something of a lease.
+    pub(in super::super) fn recalled(&mut self, recall: Recall) {
+        let (ino, serial) = (recall.ino, recall.serial);
+        let held = self
+            .files
+            .by_ino
+            .get(&ino)
+            .and_then(|file| file.lease.held)
+            .filter(|held| held.serial == serial);
+        let Some(held) = held else {
+            if let Some(file) = self.files.by_ino.get_mut(&ino) {
+                file.lease.revoked = file.lease.revoked.max(serial);
+            }
+            return self.lease_done(LeaseDone::Released(ino, serial));
+        };
+        if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
+            return self.lease_done(LeaseDone::Downgraded(ino, serial));
+        }
+        let file = self.file(ino);
+        let before = file.lease.recall.map(|recall| recall.want);
+        if before.is_some_and(|want| want >= recall.want && want != RecallKind::Flush) {
+            return;
+        }
+        let stage = if recall.want == RecallKind::Flush {
+            RecallStage::Draining
+        } else {
+            RecallStage::Invalidating
+        };
+        file.lease.recall = Some(Recalling {
+            want: recall.want,
+            serial,
+            stage,
+            target: file.back.writes,
+        });
+        if stage == RecallStage::Invalidating {
+            self.out.push_back(Output::Invalidate { ino });
+        }
+        self.pump(ino);
+    }
+
+    /// The kernel has dropped its pages of a file.
+    pub(in super::super) fn invalidated(&mut self, ino: Ino) {
+        let Some(file) = self.files.by_ino.get_mut(&ino) else {
+            return;
+        };
+        if let Some(recall) = &mut file.lease.recall {
+            recall.stage = RecallStage::Draining;
+        }
+        self.pump(ino);
+    }
+
+    /// Answers a recall when all it asks for is done.
+    pub(super) fn drive_recall(&mut self, ino: Ino) {
+        let file = self.file(ino);
+        let Some(recall) = file.lease.recall else {
+            return;
+        };
+        if recall.stage == RecallStage::Invalidating {
+            return;
+        }
+        let done = match recall.want {
+            RecallKind::Flush => {
+                file.back.wanted = file.back.wanted.max(recall.target);
+                if file.back.committed < recall.target {
+                    return;
+                }
+                LeaseDone::Flushed(ino, recall.serial)
+            }
+            RecallKind::Share | RecallKind::Release => {
+                file.back.wanted = file.back.writes;
+                let drained = !file.is_dirty() && file.job.is_none();
+                let planted = cfg!(planted = "lease_returned_undrained");
+                let reading = recall.want == RecallKind::Release && file.reads > 0;
+                if (!drained || reading) && !planted {
+                    return;
+                }
+                if recall.want == RecallKind::Share {
+                    if let Some(held) = &mut file.lease.held {
+                        held.kind = LeaseKind::Shared;
+                    }
+                    LeaseDone::Downgraded(ino, recall.serial)
+                } else {
+                    file.lease.held = None;
+                    file.lease.revoked = file.lease.revoked.max(recall.serial);
+                    LeaseDone::Released(ino, recall.serial)
+                }
+            }
+        };
+        file.lease.recall = None;
+        self.lease_done(done);
+    }
+
+    /// Gives a lease back that nobody has used for a while, or at unmount.
+    pub(super) fn release_lease(&mut self, ino: Ino) {
+        if let Some(held) = self.file(ino).lease.held.take() {
+            self.lease_done(LeaseDone::Released(ino, held.serial));
+        }
+    }
+
+    /// The session is over: no lease is left, and nothing dirty can be saved.
+    pub(in super::super) fn lose_all_leases(&mut self) {
+        let inos: Vec<Ino> = self.files.by_ino.keys().copied().collect();
+        for ino in inos {
+            let file = self.file(ino);
+            file.lease.held = None;
+            file.lease.recall = None;
+            if file.job.is_none() {
+                self.lose_dirty(ino, FsError::Io);
+            }
+            self.pump(ino);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Files' contents under leases: what this mount may read and write without asking, and its write-back.
+//!
+//! Owns the state of each file in use, open handles, and the calls that wait for a lease. How a job changes content is
+//! [`plan`]'s, when things may go on is [`pump`]'s, leases are [`lease`]'s.
+
+mod calls;
+mod dirty;
+mod file;
+mod job;
+mod lease;
+mod map;
+mod open;
+mod plan;
+mod pump;
+mod read;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::port::MessageId;
+use crate::error::FsError;
+use crate::ids::NodeId;
+use crate::place::Ino;
+use crate::time::Instant;
+use crate::vfs::{Handle, OpenFlags};
+
+pub(super) use file::ContentCall;
+use file::FileState;
+pub(super) use open::lease_for;
+use read::Reading;
+
+/// How a create or open wants its file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    /// Which; a create doesn't know yet.
+    pub(super) ino: Option<Ino>,
+    pub(super) flags: OpenFlags,
+}
+
+/// An open file or directory.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    ino: Ino,
+    flags: OpenFlags,
+    directory: bool,
+    /// Write-back failed: told once.
+    error: Option<FsError>,
+}
+
+/// All files in use.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    by_ino: BTreeMap<Ino, FileState>,
+    handles: BTreeMap<Handle, Opened>,
+    reads: BTreeMap<u64, Reading>,
+    frames: BTreeMap<MessageId, (NodeId, Instant)>,
+    /// Files with writers that wait for memory.
+    stalled: BTreeSet<Ino>,
+    dirty_bytes: usize,
+    last: u64,
+    frames_at: Option<Instant>,
+}
+
+impl Files {
+    const fn fresh(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}

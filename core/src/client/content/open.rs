@@ -1,0 +1,214 @@
+//! Handles: open, close, and what their holders are told.
+//!
+//! Owns who has what open here.
+
+use super::file::ContentCall;
+use super::{Opened, Opening};
+use crate::attr::{Attr, FileKind, SetAttr};
+use crate::client::Client;
+use crate::client::ops::{Single, Then};
+use crate::client::port::CallId;
+use crate::client::questions::Route;
+use crate::error::FsError;
+use crate::place::Ino;
+use crate::request::{Grant, LeaseKind};
+use crate::vfs::{Handle, OpenFlags, Reply};
+
+/// The lease an open file will want.
+pub(in super::super) const fn lease_for(flags: OpenFlags) -> LeaseKind {
+    if flags.write || flags.truncate {
+        LeaseKind::Exclusive
+    } else {
+        LeaseKind::Shared
+    }
+}
+
+impl Client {
+    fn give_handle(&mut self, ino: Ino, flags: OpenFlags, directory: bool) -> Handle {
+        let handle = Handle(self.files.fresh());
+        let opened = Opened {
+            ino,
+            flags,
+            directory,
+            error: None,
+        };
+        self.files.handles.insert(handle, opened);
+        if !directory {
+            self.file(ino).opens += 1;
+        }
+        handle
+    }
+
+    /// A directory is open; nothing is kept for it.
+    pub(in super::super) fn open_dir(&mut self, call: CallId, ino: Ino) {
+        let handle = self.give_handle(ino, OpenFlags::default(), true);
+        self.reply(call, Ok(Reply::Opened(handle)));
+    }
+
+    /// Opens a file; asks nobody while a lease says all there is to know.
+    pub(in super::super) fn open_file(&mut self, call: CallId, ino: Ino, flags: OpenFlags) {
+        let now = self.now.mono;
+        let known = self.files.by_ino.get(&ino).and_then(|file| {
+            let usable = file.allows(LeaseKind::Shared, now) && file.lease.recall.is_none();
+            file.content.attr.clone().filter(|_| usable)
+        });
+        let opening = Opening::of(Some(ino), flags);
+        match known {
+            Some(attr) => {
+                self.opened(call, opening, attr, None, None);
+            }
+            None => self.start(
+                Then::Open(call, opening),
+                Single::open(ino, lease_for(flags)),
+            ),
+        }
+    }
+
+    /// An open or create has its inode.
+    pub(in super::super) fn opened(
+        &mut self,
+        call: CallId,
+        opening: Opening,
+        attr: Attr,
+        granted: Option<(Grant, Route)>,
+        created: Option<bool>,
+    ) {
+        let flags = opening.flags;
+        if created == Some(false) && attr.kind == FileKind::Directory {
+            return self.reply(call, Err(FsError::IsDirectory));
+        }
+        let ino = attr.ino;
+        let handle = self.give_handle(ino, flags, false);
+        if let Some((grant, route)) = granted {
+            let better = self.files.by_ino[&ino]
+                .lease
+                .held
+                .is_none_or(|held| held.kind <= grant.kind);
+            if better {
+                self.install(ino, grant, &route);
+            }
+        }
+        let cuts = flags.truncate && created != Some(true) && attr.kind == FileKind::Regular;
+        let size = if cuts { 0 } else { attr.size };
+        let reply = match created {
+            None => Reply::Opened(handle),
+            Some(_) => Reply::Created(Attr { size, ..attr }, handle),
+        };
+        if cuts {
+            let call = ContentCall::SetSize {
+                id: call,
+                size: 0,
+                set: SetAttr::default(),
+                reply: Some(reply),
+            };
+            return self.enqueue(ino, call);
+        }
+        self.reply(call, Ok(reply));
+        self.pump(ino);
+    }
+
+    /// Whether an inode is open here.
+    pub(in super::super) fn is_open(&self, ino: Ino) -> bool {
+        let used = self
+            .files
+            .by_ino
+            .get(&ino)
+            .is_some_and(|file| file.opens > 0 || !file.is_quiet());
+        used || self.tasks.opens(ino)
+    }
+
+    /// What the kernel does with an open file: whether the handle allows it.
+    pub(super) fn allowed(&self, handle: Handle, ino: Ino, write: bool) -> Result<(), FsError> {
+        let opened = self
+            .files
+            .handles
+            .get(&handle)
+            .filter(|opened| opened.ino == ino && !opened.directory)
+            .ok_or(FsError::BadHandle)?;
+        let allows = if write {
+            opened.flags.write
+        } else {
+            opened.flags.read || opened.flags.write
+        };
+        allows.then_some(()).ok_or(FsError::BadHandle)
+    }
+
+    /// Tells a handle's holder once what went wrong with write-back.
+    pub(super) fn take_error(&mut self, handle: Handle) -> Option<FsError> {
+        self.files.handles.get_mut(&handle)?.error.take()
+    }
+
+    /// fsync(2): waits for everything written; reports what went wrong since, once.
+    pub(in super::super) fn sync_call(&mut self, call: CallId, ino: Ino) {
+        let mut error = None;
+        for opened in self.files.handles.values_mut() {
+            if opened.ino == ino {
+                error = opened.error.take().or(error);
+            }
+        }
+        match error {
+            Some(error) => self.reply(call, Err(error)),
+            None => self.sync(ino, Some((call, Reply::Done))),
+        }
+    }
+
+    /// close(2): write-back is started, not awaited.
+    pub(in super::super) fn flush_call(&mut self, call: CallId, ino: Ino, handle: Handle) {
+        let outcome = match self.take_error(handle) {
+            Some(error) => Err(error),
+            None => Ok(Reply::Done),
+        };
+        self.reply(call, outcome);
+        self.sync(ino, None);
+    }
+
+    /// The last descriptor of a handle is gone.
+    pub(in super::super) fn release_handle(&mut self, handle: Handle) {
+        let Some(opened) = self.files.handles.remove(&handle) else {
+            return;
+        };
+        if opened.directory {
+            return;
+        }
+        let file = self.file(opened.ino);
+        file.opens = file.opens.saturating_sub(1);
+        self.sync(opened.ino, None);
+    }
+
+    /// Attributes with what this mount has written and not yet committed.
+    pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
+        if let Some(file) = self.files.by_ino.get(&attr.ino)
+            && file.is_dirty()
+        {
+            attr.size = file.content.size;
+            attr.mtime = attr.mtime.max(file.content.mtime);
+            attr.ctime = attr.ctime.max(file.content.mtime);
+        }
+        attr
+    }
+}
+
+impl Client {
+    /// At unmount: everything dirty is to be committed.
+    pub(in super::super) fn sync_everything(&mut self) {
+        for ino in self.used_files() {
+            self.sync(ino, None);
+        }
+    }
+
+    pub(in super::super) fn used_files(&self) -> alloc::vec::Vec<Ino> {
+        self.files.by_ino.keys().copied().collect()
+    }
+
+    pub(in super::super) fn files_are_quiet(&self) -> bool {
+        self.files
+            .by_ino
+            .values()
+            .all(super::file::FileState::is_quiet)
+    }
+
+    /// At unmount: a lease goes back.
+    pub(in super::super) fn give_back(&mut self, ino: Ino) {
+        self.release_lease(ino);
+    }
+}

@@ -1,0 +1,356 @@
+//! When things of one file may go on: calls in its queue, write-back, recalls, leases to be asked for.
+//!
+//! Owns the order. It is called after everything that may have changed something, and does nothing when nothing did.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::file::{ContentCall, FileState, RecallStage, SyncWaiter};
+use super::job::Finish;
+use super::plan;
+use crate::client::Client;
+use crate::client::ops::{Single, Then};
+use crate::client::timers::Wake;
+use crate::error::FsError;
+use crate::limits::{FILE_BYTES_MAX, WRITE_BACK_AGE};
+use crate::place::Ino;
+use crate::request::{LeaseKind, MetaOp, RecallKind};
+use crate::vfs::Reply;
+
+/// A lease nobody used for this long is given back.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// What became of a waiting call.
+enum Started {
+    /// It is under way or over.
+    Yes,
+    /// It waits, and so do calls behind it.
+    Waits,
+}
+
+impl Client {
+    /// The state of a file, made when there is none.
+    pub(super) fn file(&mut self, ino: Ino) -> &mut FileState {
+        self.files.by_ino.entry(ino).or_default()
+    }
+
+    /// A content call waits its turn.
+    pub(in super::super) fn enqueue(&mut self, ino: Ino, call: ContentCall) {
+        self.file(ino).queue.push_back(call);
+        self.pump(ino);
+    }
+
+    /// Lets everything of a file go on that can.
+    pub(in super::super) fn pump(&mut self, ino: Ino) {
+        if !self.files.by_ino.contains_key(&ino) {
+            return;
+        }
+        let mut want = self.run_queue(ino);
+        self.drive_recall(ino);
+        if self.start_write_back(ino) {
+            want = Some(LeaseKind::Exclusive);
+        }
+        let file = self.file(ino);
+        let recalling = file
+            .lease
+            .recall
+            .is_some_and(|recall| recall.want != RecallKind::Flush);
+        if let Some(kind) = want
+            && !recalling
+            && file.job.is_none()
+        {
+            self.acquire(ino, kind);
+        }
+        self.forget_idle(ino);
+    }
+
+    /// Starts what the lease allows; says what lease the rest waits for.
+    fn run_queue(&mut self, ino: Ino) -> Option<LeaseKind> {
+        let now = self.now.mono;
+        let mut want: Option<LeaseKind> = None;
+        let mut index = 0;
+        let mut blocked = false;
+        loop {
+            let file = self.file(ino);
+            let Some(call) = file.queue.get(index) else {
+                return want;
+            };
+            let need = call.needs();
+            let leaves = file.lease.recall.is_some_and(|recall| {
+                recall.stage == RecallStage::Draining
+                    && (recall.want == RecallKind::Release
+                        || (recall.want == RecallKind::Share && need == LeaseKind::Exclusive))
+            });
+            if leaves || !file.allows(need, now) {
+                want = want.max(Some(need));
+                index += 1;
+                continue;
+            }
+            if blocked {
+                index += 1;
+                continue;
+            }
+            let call = file.queue.remove(index).expect("looked at just now");
+            match self.try_start(ino, &call) {
+                Started::Yes => {}
+                Started::Waits => {
+                    self.file(ino).queue.insert(index, call);
+                    blocked = true;
+                    index += 1;
+                }
+            }
+        }
+    }
+
+    fn try_start(&mut self, ino: Ino, call: &ContentCall) -> Started {
+        let file = self.file(ino);
+        let changing = file
+            .job
+            .as_ref()
+            .is_some_and(|job| matches!(job.finish, Finish::Call(_)));
+        if changing {
+            return Started::Waits;
+        }
+        match call {
+            ContentCall::Read { .. } => self.start_read(ino, call.clone()),
+            ContentCall::Seek { id, offset, what } => {
+                let outcome = self.seek(ino, *offset, *what);
+                self.reply(*id, outcome);
+            }
+            ContentCall::Write { .. } => return self.write(ino, call),
+            ContentCall::SetSize { .. }
+            | ContentCall::SetAttr { .. }
+            | ContentCall::Allocate { .. } => return self.start_change(ino, call),
+        }
+        Started::Yes
+    }
+
+    /// Truncate and the like: drained first (P9).
+    fn start_change(&mut self, ino: Ino, call: &ContentCall) -> Started {
+        let wall = self.now.wall;
+        let file = self.file(ino);
+        if file.is_dirty() || file.job.is_some() || file.reads > 0 {
+            file.back.wanted = file.back.writes;
+            return Started::Waits;
+        }
+        let content = &mut file.content;
+        let plan = match call {
+            ContentCall::SetSize { size, .. } => plan::set_size(content, *size),
+            ContentCall::Allocate {
+                offset, len, mode, ..
+            } => {
+                content.mtime = wall.max(content.mtime.next());
+                plan::fallocate(content, *offset, *len, *mode)
+            }
+            ContentCall::SetAttr { id, set } => {
+                let op = MetaOp::SetAttr {
+                    ino,
+                    set: set.clone(),
+                };
+                self.start(Then::Reply(*id), Single::op_with_attr(ino, op));
+                return Started::Yes;
+            }
+            ContentCall::Read { .. } | ContentCall::Write { .. } | ContentCall::Seek { .. } => {
+                unreachable!("the caller tells these apart")
+            }
+        };
+        self.start_job(ino, plan, Finish::Call(call.clone()));
+        Started::Yes
+    }
+
+    fn write(&mut self, ino: Ino, call: &ContentCall) -> Started {
+        let ContentCall::Write {
+            id,
+            handle,
+            offset,
+            data,
+        } = call
+        else {
+            unreachable!("the caller tells these apart");
+        };
+        let flags = self
+            .files
+            .handles
+            .get(handle)
+            .map(|opened| opened.flags)
+            .unwrap_or_default();
+        let (now, wall) = (self.now.mono, self.now.wall);
+        if self.files.dirty_bytes > 0
+            && self.files.dirty_bytes + data.len() > self.config.write_back_bytes_max
+        {
+            self.files.stalled.insert(ino);
+            self.write_back_all(ino);
+            return Started::Waits;
+        }
+        let file = self.file(ino);
+        let at = if flags.append {
+            file.content.size
+        } else {
+            *offset
+        };
+        let len = u64::try_from(data.len()).expect("a length fits u64");
+        let Some(end) = at.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX) else {
+            self.reply(*id, Err(FsError::TooLarge));
+            return Started::Yes;
+        };
+        let reply = Reply::Written(u32::try_from(data.len()).expect("a write is small"));
+        if data.is_empty() {
+            self.reply(*id, Ok(reply));
+            return Started::Yes;
+        }
+        let before = file.back.dirty.len();
+        file.back.dirty.put(at, data.clone());
+        let after = file.back.dirty.len();
+        file.back.writes += 1;
+        file.content.size = file.content.size.max(end);
+        file.content.mtime = wall.max(file.content.mtime.next());
+        let mtime = file.content.mtime;
+        let first = file.back.since.is_none();
+        file.back.since.get_or_insert(now);
+        let waits = flags.sync || flags.direct;
+        if waits {
+            let target = file.back.writes;
+            file.back.wanted = target;
+            file.back.syncs.push(SyncWaiter {
+                id: *id,
+                target,
+                reply: reply.clone(),
+            });
+        }
+        self.files.dirty_bytes = self.files.dirty_bytes + after - before;
+        self.caches.seen = self.caches.seen.max(mtime);
+        if first {
+            self.timers.set(now + WRITE_BACK_AGE, Wake::File(ino));
+        }
+        if !waits {
+            self.reply(*id, Ok(reply));
+        }
+        Started::Yes
+    }
+
+    /// Memory is full: everything dirty is written back.
+    fn write_back_all(&mut self, but: Ino) {
+        let dirty: Vec<Ino> = self
+            .files
+            .by_ino
+            .iter_mut()
+            .filter(|(_, file)| file.is_dirty())
+            .map(|(ino, file)| {
+                file.back.wanted = file.back.writes;
+                *ino
+            })
+            .collect();
+        for ino in dirty {
+            if ino != but && self.start_write_back(ino) && self.files.by_ino[&ino].job.is_none() {
+                self.acquire(ino, LeaseKind::Exclusive);
+            }
+        }
+    }
+
+    /// Starts write-back when it is due; true when it needs the lease first.
+    fn start_write_back(&mut self, ino: Ino) -> bool {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        let old = file
+            .back
+            .since
+            .is_some_and(|since| now >= since + WRITE_BACK_AGE);
+        let due = file.is_dirty() && (old || file.back.wanted > file.back.committed);
+        if !due || file.job.is_some() {
+            return false;
+        }
+        // The leader that recalls a lease still counts it as held.
+        let recalled = file.lease.recall.is_some()
+            && file
+                .lease
+                .held
+                .is_some_and(|held| held.kind == LeaseKind::Exclusive);
+        if !recalled && !file.allows(LeaseKind::Exclusive, now) {
+            return true;
+        }
+        file.back.flying = file.back.dirty.take();
+        file.back.since = None;
+        let upto = file.back.writes;
+        let plan = plan::write_back(file);
+        self.start_job(ino, plan, Finish::WriteBack(upto));
+        false
+    }
+
+    /// Everything written so far is to be committed; the call is answered then.
+    pub(super) fn sync(&mut self, ino: Ino, waiter: Option<(super::super::port::CallId, Reply)>) {
+        let Some(file) = self.files.by_ino.get_mut(&ino) else {
+            if let Some((id, reply)) = waiter {
+                self.reply(id, Ok(reply));
+            }
+            return;
+        };
+        let target = file.back.writes;
+        file.back.wanted = file.back.wanted.max(target);
+        if let Some((id, reply)) = waiter {
+            if file.back.committed >= target || cfg!(planted = "fsync_not_awaited") {
+                self.reply(id, Ok(reply));
+            } else {
+                file.back.syncs.push(SyncWaiter { id, target, reply });
+            }
+        }
+        self.pump(ino);
+    }
+
+    /// Answers those who waited for what is now committed, or lost.
+    pub(super) fn answer_syncs(&mut self, ino: Ino, error: Option<FsError>) {
+        let file = self.file(ino);
+        let committed = file.back.committed;
+        let (over, rest) = core::mem::take(&mut file.back.syncs)
+            .into_iter()
+            .partition(|waiter| waiter.target <= committed);
+        file.back.syncs = rest;
+        let over: Vec<SyncWaiter> = over;
+        for waiter in over {
+            let outcome = match error {
+                None => Ok(waiter.reply),
+                Some(error) => Err(error),
+            };
+            self.reply(waiter.id, outcome);
+        }
+    }
+
+    /// What was written here can't be saved any more: everybody who has the file open hears it once (P8).
+    pub(super) fn lose_dirty(&mut self, ino: Ino, error: FsError) {
+        let file = self.file(ino);
+        if !file.is_dirty() {
+            return;
+        }
+        let lost = file.back.dirty.take().len() + file.back.flying.take().len();
+        file.back.committed = file.back.writes;
+        file.back.since = None;
+        self.files.dirty_bytes -= lost;
+        self.fail_handles(ino, error);
+        self.answer_syncs(ino, Some(error));
+    }
+
+    pub(super) fn fail_handles(&mut self, ino: Ino, error: FsError) {
+        for opened in self.files.handles.values_mut() {
+            if opened.ino == ino && opened.flags.write {
+                opened.error = Some(error);
+            }
+        }
+    }
+
+    /// Gives back leases nobody needs and forgets files nobody uses.
+    fn forget_idle(&mut self, ino: Ino) {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        if file.opens > 0 || !file.is_quiet() {
+            file.idle_since = now;
+            return;
+        }
+        let until = file.idle_since + IDLE_MAX;
+        let held = file.lease.held;
+        if held.is_some() && now < until {
+            self.timers.set(until, Wake::File(ino));
+            return;
+        }
+        self.release_lease(ino);
+        self.files.by_ino.remove(&ino);
+    }
+}

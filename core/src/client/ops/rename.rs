@@ -1,0 +1,143 @@
+//! renameat2(2): what the mount last saw under both names goes along, and is looked at again when it has changed.
+//!
+//! Owns the looking; the region of the source's name decides.
+
+use core::time::Duration;
+
+use super::{Got, Next, Op, View};
+use crate::attr::Name;
+use crate::error::FsError;
+use crate::place::{Ino, Salt};
+use crate::request::{MetaOp, MetaQuery, MetaReply, RequestBody, Seen};
+use crate::vfs::{RenameMode, Reply};
+
+/// Times the names are looked at again before the call is given up.
+const LOOKS_MAX: u32 = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Source,
+    Target,
+    Rename,
+}
+
+/// A rename.
+#[derive(Debug)]
+pub(in super::super) struct Rename {
+    from: (Ino, Name),
+    to: (Ino, Name),
+    mode: RenameMode,
+    stage: Stage,
+    looks: u32,
+}
+
+impl Rename {
+    pub(in super::super) const fn new(
+        from: (Ino, Name),
+        to: (Ino, Name),
+        mode: RenameMode,
+    ) -> Self {
+        Self {
+            from,
+            to,
+            mode,
+            stage: Stage::Source,
+            looks: 0,
+        }
+    }
+
+    fn look(stage: Stage, salt: Salt, (dir, name): &(Ino, Name)) -> (Stage, Next) {
+        let query = MetaQuery::Lookup {
+            dir: *dir,
+            salt,
+            name: name.clone(),
+            lease: None,
+        };
+        (stage, Next::Ask(RequestBody::MetaQuery(query)))
+    }
+
+    /// Whatever is known goes into the question; whatever is not is looked up first.
+    fn ask(&mut self, view: &View<'_>) -> Next {
+        let Some(salt) = view.caches.salt(self.from.0) else {
+            return Next::Salt(self.from.0);
+        };
+        let Some(to_salt) = view.caches.salt(self.to.0) else {
+            return Next::Salt(self.to.0);
+        };
+        let next;
+        (self.stage, next) = match (
+            view.caches.name(self.from.0, &self.from.1),
+            view.caches.name(self.to.0, &self.to.1),
+        ) {
+            (Some(Some(source)), Some(target)) => {
+                let op = MetaOp::Rename {
+                    dir: self.from.0,
+                    salt,
+                    name: self.from.1.clone(),
+                    source,
+                    to_dir: self.to.0,
+                    to_salt,
+                    to_name: self.to.1.clone(),
+                    target,
+                    mode: self.mode,
+                };
+                (Stage::Rename, Next::Ask(RequestBody::MetaOp(op)))
+            }
+            (Some(Some(_)), None) => Self::look(Stage::Target, to_salt, &self.to),
+            (Some(None) | None, _) => Self::look(Stage::Source, salt, &self.from),
+        };
+        next
+    }
+
+    fn forget(&self, view: &mut View<'_>) {
+        view.caches.forget_name(self.from.0, &self.from.1);
+        view.caches.forget_name(self.to.0, &self.to.1);
+    }
+
+    fn seen(&mut self, view: &mut View<'_>, seen: Option<Seen>) -> Next {
+        match self.stage {
+            Stage::Source if seen.is_none() => {
+                view.caches.note_name(self.from.0, &self.from.1, None);
+                return Next::fail(FsError::NotFound);
+            }
+            Stage::Source => view.caches.note_name(self.from.0, &self.from.1, seen),
+            Stage::Target => view.caches.note_name(self.to.0, &self.to.1, seen),
+            Stage::Rename => unreachable!("a rename is not answered with an inode's name"),
+        }
+        self.ask(view)
+    }
+}
+
+impl Op for Rename {
+    fn next(&mut self, view: &mut View<'_>, got: Got) -> Next {
+        match got {
+            Got::Start | Got::Woken => self.ask(view),
+            Got::Changed => {
+                self.forget(view);
+                self.looks += 1;
+                if self.looks > LOOKS_MAX {
+                    return Next::fail(FsError::Io);
+                }
+                if self.looks > 2 {
+                    return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
+                }
+                self.ask(view)
+            }
+            Got::Meta(result) if self.stage == Stage::Rename => {
+                self.forget(view);
+                Next::Done(result.map(|_| Reply::Done))
+            }
+            Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
+                let seen = Seen {
+                    ino: attr.ino,
+                    kind: attr.kind,
+                };
+                self.seen(view, Some(seen))
+            }
+            Got::Meta(Ok(MetaReply::Elsewhere { seen })) => self.seen(view, Some(seen)),
+            Got::Meta(Err(FsError::NotFound)) => self.seen(view, None),
+            Got::Meta(Err(error)) => Next::fail(error),
+            Got::Meta(Ok(_)) | Got::Stats(_) => Next::fail(FsError::Io),
+        }
+    }
+}

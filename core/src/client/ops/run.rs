@@ -1,0 +1,228 @@
+//! Runs the machines of calls: hands them what came, does what they want.
+//!
+//! Owns which are running. Knows of each only what its steps say.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use bytes::Bytes;
+
+use super::{Got, Next, Op, TaskId, View, WakeAt, got_of};
+use crate::attr::FileKind;
+use crate::client::Client;
+use crate::client::content::Opening;
+use crate::client::port::{CallId, Output};
+use crate::client::questions::{Owner, Route};
+use crate::client::timers::Wake;
+use crate::error::FsError;
+use crate::place::Ino;
+use crate::request::{Answer, MetaQuery, MetaReply, RequestBody};
+use crate::vfs::{OpenFlags, Outcome, Reply};
+
+/// What happens when a machine is done.
+#[derive(Debug)]
+pub(in super::super) enum Then {
+    /// The call is answered.
+    Reply(CallId),
+    /// A file is opened for the call.
+    Open(CallId, Opening),
+    /// Nobody waits.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Task {
+    op: Box<dyn Op>,
+    then: Then,
+    /// Waiting for a directory's salt.
+    salt: Option<Ino>,
+    sleeping: bool,
+}
+
+/// All running machines.
+#[derive(Debug, Default)]
+pub(in super::super) struct Tasks {
+    running: BTreeMap<TaskId, Task>,
+    last: u64,
+}
+
+impl Tasks {
+    pub(in super::super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Whether a call is about to open this inode.
+    pub(in super::super) fn opens(&self, ino: Ino) -> bool {
+        self.running.values().any(|task| {
+            matches!(&task.then, Then::Open(_, opening) if opening.ino.is_none_or(|it| it == ino))
+        })
+    }
+}
+
+impl Client {
+    /// Starts a machine.
+    pub(in super::super) fn start(&mut self, then: Then, op: impl Op + 'static) {
+        self.tasks.last += 1;
+        let id = TaskId(self.tasks.last);
+        let task = Task {
+            op: Box::new(op),
+            then,
+            salt: None,
+            sleeping: false,
+        };
+        self.tasks.running.insert(id, task);
+        self.step_task(id, Got::Start, None);
+    }
+
+    pub(in super::super) fn start_call(&mut self, id: CallId, op: impl Op + 'static) {
+        self.start(Then::Reply(id), op);
+    }
+
+    /// A region answered a machine's question.
+    pub(in super::super) fn task_answer(
+        &mut self,
+        id: TaskId,
+        answer: Answer,
+        route: Option<Route>,
+    ) {
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let mut got = got_of(answer);
+        if task.salt.take().is_some() {
+            got = match got {
+                Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
+                    if attr.kind != FileKind::Directory {
+                        return self.task_done(id, Err(FsError::NotDirectory));
+                    }
+                    Got::Start
+                }
+                Got::Meta(Err(error)) => return self.task_done(id, Err(error)),
+                other @ (Got::Start
+                | Got::Meta(Ok(_))
+                | Got::Changed
+                | Got::Stats(_)
+                | Got::Woken) => other,
+            };
+        }
+        self.step_task(id, got, route);
+    }
+
+    /// A machine's pause is over.
+    pub(in super::super) fn wake_task(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.running.get_mut(&id)
+            && core::mem::take(&mut task.sleeping)
+        {
+            self.step_task(id, Got::Woken, None);
+        }
+    }
+
+    pub(in super::super) fn wake_task_at(&mut self, id: TaskId, at: WakeAt) {
+        if let Some(task) = self.tasks.running.get_mut(&id) {
+            task.sleeping = true;
+            self.timers.set(at, Wake::Task(id));
+        }
+    }
+
+    /// The caller of a call has gone.
+    pub(in super::super) fn cancel_call(&mut self, call: CallId) {
+        let found = self
+            .tasks
+            .running
+            .iter_mut()
+            .find(|(_, task)| matches!(task.then, Then::Reply(id) if id == call));
+        let Some((id, task)) = found else {
+            return;
+        };
+        let id = *id;
+        if let Some(next) = task.op.cancel(task.sleeping) {
+            self.take_next(id, next, None);
+        }
+    }
+
+    pub(in super::super) fn step_task(&mut self, id: TaskId, got: Got, route: Option<Route>) {
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let mut view = View {
+            caches: &mut self.caches,
+            rng: &mut self.rng,
+            regions: &self.regions,
+            answered: route.as_ref().map(|route| route.places),
+        };
+        let next = task.op.next(&mut view, got);
+        self.take_next(id, next, route);
+    }
+
+    fn take_next(&mut self, id: TaskId, next: Next, route: Option<Route>) {
+        match next {
+            Next::Ask(body) => self.ask(Owner::Task(id), body, Bytes::new()),
+            Next::AskAt(place, body) => self.ask_at(Owner::Task(id), place, body, Bytes::new()),
+            Next::Salt(dir) => {
+                if let Some(task) = self.tasks.running.get_mut(&id) {
+                    task.salt = Some(dir);
+                }
+                let query = MetaQuery::GetAttr { ino: dir };
+                self.ask(Owner::Task(id), RequestBody::MetaQuery(query), Bytes::new());
+            }
+            Next::Sleep(pause) => self.wake_task_at(id, self.now.mono + pause),
+            Next::Stats => self.ask_stats(id),
+            Next::Done(outcome) => self.task_done(id, outcome),
+            Next::Opened {
+                attr,
+                grant,
+                created,
+            } => {
+                let Some(task) = self.tasks.running.remove(&id) else {
+                    return;
+                };
+                if let Then::Open(call, opening) = task.then {
+                    let granted = grant.zip(route);
+                    self.opened(call, opening, attr, granted, created);
+                }
+            }
+        }
+    }
+
+    fn task_done(&mut self, id: TaskId, outcome: Outcome) {
+        let Some(task) = self.tasks.running.remove(&id) else {
+            return;
+        };
+        match task.then {
+            Then::Reply(call) | Then::Open(call, _) => self.reply(call, outcome),
+            Then::Nothing => {}
+        }
+    }
+
+    /// Answers a call; attributes show what this mount has written and not yet committed.
+    pub(in super::super) fn reply(&mut self, id: CallId, outcome: Outcome) {
+        if let Some(ino) = self.capabilities.remove(&id) {
+            self.note_capability(ino, outcome == Err(FsError::NoData));
+        }
+        let outcome = outcome.map(|reply| match reply {
+            Reply::Attr(attr) => Reply::Attr(self.with_dirty(attr)),
+            Reply::Created(attr, handle) => Reply::Created(self.with_dirty(attr), handle),
+            Reply::Entries(mut entries) => {
+                for entry in &mut entries {
+                    entry.attr = entry.attr.take().map(|attr| self.with_dirty(attr));
+                }
+                Reply::Entries(entries)
+            }
+            other @ (Reply::Done
+            | Reply::Opened(_)
+            | Reply::Data(_)
+            | Reply::Written(_)
+            | Reply::Names(_)
+            | Reply::Lock(_)
+            | Reply::Offset(_)
+            | Reply::Stats(_)) => other,
+        });
+        self.out.push_back(Output::Reply { id, outcome });
+    }
+}
+
+/// How a create or open wants its file.
+impl Opening {
+    pub(in super::super) const fn of(ino: Option<Ino>, flags: OpenFlags) -> Self {
+        Self { ino, flags }
+    }
+}

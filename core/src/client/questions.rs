@@ -1,0 +1,516 @@
+//! Requests to regions: routing, retries, deadlines, and at most one use of a slot at a time.
+//!
+//! Owns each question from when it is asked until it is answered or given up, however many messages that takes. Knows
+//! nothing of what is asked. An operation whose outcome is unknown is repeated only under its slot and sequence (P6).
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+use super::Client;
+use super::ops::TaskId;
+use super::port::{MessageId, Output};
+use super::regions::RegionMap;
+use super::timers::Wake;
+use crate::error::FsError;
+use crate::ids::{GroupId, NodeId};
+use crate::limits::{CALL_DEADLINE, CLIENT_RETRY, REQUEST_DEADLINE};
+use crate::place::{Ino, Place, Places};
+use crate::request::{
+    Answer, DataOp, DataQuery, Header, MetaQuery, Refusal, Request, RequestBody, SlotUse, Space,
+};
+use crate::time::Instant;
+
+/// Questions in flight to one region; more wait, so that a dead region does not fill the mount (P11).
+const IN_FLIGHT_PER_REGION: u32 = 128;
+/// First and longest pause before a repetition.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A question's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QuestionId(u64);
+
+/// Who wants the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A call's machine.
+    Task(TaskId),
+    /// The lease of a file.
+    Acquire(Ino),
+    /// The rest of a file's chunk map.
+    Map(Ino),
+    /// The job that changes a file's content.
+    Job(Ino),
+    /// A part of a read.
+    Read(u64, usize),
+    /// Nobody: a report that only must arrive.
+    Nobody,
+}
+
+/// How a message went that brought an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) node: NodeId,
+    pub(super) sent: Instant,
+    pub(super) places: Places,
+    pub(super) payload: Bytes,
+}
+
+#[derive(Debug)]
+struct Flight {
+    question: QuestionId,
+    node: NodeId,
+    group: GroupId,
+    places: Places,
+    sent: Instant,
+}
+
+#[derive(Debug)]
+struct Question {
+    owner: Owner,
+    space: Space,
+    place: Place,
+    body: RequestBody,
+    payload: Bytes,
+    slot: Option<SlotUse>,
+    tries: Tries,
+}
+
+/// How far a question has got.
+#[derive(Debug, Default)]
+struct Tries {
+    deadline: Option<Instant>,
+    attempt: u32,
+    failed: Option<NodeId>,
+    counted: Option<GroupId>,
+    messages: Vec<MessageId>,
+    wake: Instant,
+    reserve: bool,
+}
+
+/// All questions.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    open: BTreeMap<QuestionId, Question>,
+    flights: BTreeMap<MessageId, Flight>,
+    in_flight: BTreeMap<GroupId, u32>,
+    crowded: BTreeMap<GroupId, VecDeque<QuestionId>>,
+    for_slot: VecDeque<QuestionId>,
+    parked: BTreeSet<QuestionId>,
+    ready: VecDeque<QuestionId>,
+    last: u64,
+}
+
+impl Questions {
+    const fn fresh(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    pub(super) const fn fresh_message(&mut self) -> MessageId {
+        MessageId(self.fresh())
+    }
+
+    /// A session or a map has come: what waited for one goes on.
+    pub(super) fn unpark(&mut self) {
+        let parked = core::mem::take(&mut self.parked);
+        self.ready.extend(parked);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn uncount(&mut self, id: QuestionId) {
+        let Some(group) = self
+            .open
+            .get_mut(&id)
+            .and_then(|question| question.tries.counted.take())
+        else {
+            return;
+        };
+        let count = self
+            .in_flight
+            .get_mut(&group)
+            .expect("a counted question's region has a count");
+        *count -= 1;
+        if let Some(next) = self.crowded.get_mut(&group).and_then(VecDeque::pop_front) {
+            self.ready.push_back(next);
+        }
+    }
+}
+
+fn target(body: &RequestBody) -> (Space, Place) {
+    match body {
+        RequestBody::MetaQuery(query) => (Space::Meta, meta_query_place(query)),
+        RequestBody::MetaOp(op) => (Space::Meta, op.first_place()),
+        RequestBody::DataQuery(query) => (Space::Data, data_query_place(query)),
+        RequestBody::DataOp(op) => (Space::Data, data_op_place(op)),
+        RequestBody::LeaseDone(done) => {
+            use crate::request::LeaseDone::{Downgraded, Flushed, Released};
+            let (Released(ino, _) | Downgraded(ino, _) | Flushed(ino, _)) = done;
+            (Space::Meta, ino.place())
+        }
+        RequestBody::Txn(_) => unreachable!("a mount takes no part in transactions"),
+    }
+}
+
+fn meta_query_place(query: &MetaQuery) -> Place {
+    match query {
+        MetaQuery::Lookup {
+            dir, salt, name, ..
+        } => crate::place::NameHash::of(*salt, name).place(*dir),
+        MetaQuery::GetAttr { ino }
+        | MetaQuery::Open { ino, .. }
+        | MetaQuery::Map { ino, .. }
+        | MetaQuery::ReadLink { ino }
+        | MetaQuery::GetXattr { ino, .. }
+        | MetaQuery::ListXattr { ino }
+        | MetaQuery::TestLock { ino, .. } => ino.place(),
+        MetaQuery::ReadDir { dir, cookie, .. } => cookie.place(*dir),
+        MetaQuery::Named { chunks } => chunks.first().map_or(Place(0), |name| name.ino.place()),
+        MetaQuery::Audit { .. } => Place(0),
+    }
+}
+
+fn data_query_place(query: &DataQuery) -> Place {
+    match query {
+        DataQuery::Read { chunk, .. } => chunk.place(),
+        DataQuery::List { after, .. } => after.as_ref().map_or(Place(0), |(place, _)| *place),
+        DataQuery::Verify { chunks } => chunks.first().map_or(Place(0), |name| name.place()),
+    }
+}
+
+fn data_op_place(op: &DataOp) -> Place {
+    match op {
+        DataOp::Write { chunk, .. }
+        | DataOp::Zero { chunk, .. }
+        | DataOp::RaiseFence { chunk, .. } => chunk.place(),
+        DataOp::Delete { chunks } => chunks.first().map_or(Place(0), |name| name.place()),
+    }
+}
+
+/// Whether the answer may take as long as somebody else holds a lease.
+const fn is_patient(body: &RequestBody) -> bool {
+    matches!(
+        body,
+        RequestBody::MetaQuery(MetaQuery::Open { patient: true, .. })
+    )
+}
+
+impl Client {
+    /// Asks a region; the answer is delivered to `owner` exactly once.
+    pub(super) fn ask(&mut self, owner: Owner, body: RequestBody, payload: Bytes) {
+        let (_, place) = target(&body);
+        self.ask_at(owner, place, body, payload);
+    }
+
+    /// Asks the region that holds `place`.
+    pub(super) fn ask_at(&mut self, owner: Owner, place: Place, body: RequestBody, payload: Bytes) {
+        let (space, _) = target(&body);
+        let id = QuestionId(self.questions.fresh());
+        let slotted = matches!(body, RequestBody::MetaOp(_));
+        let slot = if slotted { self.slots.take() } else { None };
+        let question = Question {
+            owner,
+            space,
+            place,
+            body,
+            payload,
+            slot,
+            tries: Tries::default(),
+        };
+        self.questions.open.insert(id, question);
+        if slotted && slot.is_none() {
+            self.questions.for_slot.push_back(id);
+        } else {
+            self.questions.ready.push_back(id);
+        }
+    }
+
+    /// Sends what can be sent.
+    pub(super) fn dispatch_ready(&mut self) {
+        while let Some(id) = self.questions.ready.pop_front() {
+            self.dispatch(id);
+        }
+    }
+
+    fn dispatch(&mut self, id: QuestionId) {
+        self.questions.uncount(id);
+        let now = self.now.mono;
+        let Some(question) = self.questions.open.get_mut(&id) else {
+            return;
+        };
+        let deadline = *question.tries.deadline.get_or_insert(now + CALL_DEADLINE);
+        self.timers.set(deadline, Wake::Question(id));
+        if now >= deadline {
+            return self.give_up(id);
+        }
+        let Some(live) = self.session.live() else {
+            self.questions.parked.insert(id);
+            return;
+        };
+        let line = self.regions.find(question.space, question.place).cloned();
+        let node = line
+            .as_ref()
+            .and_then(|line| RegionMap::node_for(line, question.tries.failed));
+        let (Some(line), Some(node)) = (line, node) else {
+            self.want_map();
+            return self.pause(id);
+        };
+        let count = self.questions.in_flight.entry(line.group).or_insert(0);
+        if *count >= IN_FLIGHT_PER_REGION {
+            let crowd = self.questions.crowded.entry(line.group).or_default();
+            crowd.push_back(id);
+            return;
+        }
+        *count += 1;
+        self.questions.last += 1;
+        let message = MessageId(self.questions.last);
+        let wait = if is_patient(&question.body) {
+            REQUEST_DEADLINE
+        } else {
+            CLIENT_RETRY
+        };
+        question.tries.counted = Some(line.group);
+        question.tries.messages.push(message);
+        question.tries.wake = now + wait;
+        self.timers.set(now + wait, Wake::Question(id));
+        let header = Header {
+            group: line.group,
+            epoch: line.epoch,
+            session: live.id,
+            renewal: live.renewal,
+            slot: question.slot,
+            seen: self.caches.seen,
+        };
+        let request = Request {
+            header,
+            body: question.body.clone(),
+        };
+        let payload = question.payload.clone();
+        let flight = Flight {
+            question: id,
+            node,
+            group: line.group,
+            places: line.places,
+            sent: now,
+        };
+        self.questions.flights.insert(message, flight);
+        self.out.push_back(Output::Send {
+            message,
+            node,
+            request,
+            payload,
+        });
+    }
+
+    /// Tries again after a pause that grows, with jitter.
+    fn pause(&mut self, id: QuestionId) {
+        let spread = self.rng.below(1000);
+        self.questions.uncount(id);
+        let Some(question) = self.questions.open.get_mut(&id) else {
+            return;
+        };
+        let longest = (PAUSE_MIN * (1 << question.tries.attempt.min(6))).min(PAUSE_MAX);
+        question.tries.attempt += 1;
+        let half = longest / 2;
+        let pause = half + half * u32::try_from(spread).expect("below 1000") / 1000;
+        question.tries.wake = self.now.mono + pause;
+        self.timers.set(question.tries.wake, Wake::Question(id));
+    }
+
+    /// A question's time has come: its message got no answer, or its pause is over, or its deadline is reached.
+    pub(super) fn wake_question(&mut self, id: QuestionId) {
+        let now = self.now.mono;
+        let Some(question) = self.questions.open.get_mut(&id) else {
+            return;
+        };
+        if question
+            .tries
+            .deadline
+            .is_some_and(|deadline| now >= deadline)
+        {
+            return self.give_up(id);
+        }
+        let waits = self.questions.parked.contains(&id)
+            || self
+                .questions
+                .crowded
+                .values()
+                .any(|crowd| crowd.contains(&id));
+        if now < question.tries.wake || waits {
+            return;
+        }
+        if question.tries.counted.is_some() {
+            let last = question.tries.messages.last();
+            let node = last.and_then(|message| self.questions.flights.get(message));
+            question.tries.failed = node.map(|flight| flight.node);
+            question.tries.attempt += 1;
+            self.repeat(id);
+        }
+        self.questions.ready.push_back(id);
+    }
+
+    /// What happens to a slotted operation before its repetition: nothing (P6).
+    fn repeat(&mut self, id: QuestionId) {
+        if cfg!(planted = "slot_reused_early")
+            && let Some(question) = self.questions.open.get_mut(&id)
+            && let Some(slot) = question.slot
+        {
+            question.slot = Some(self.slots.advance(slot.slot));
+        }
+    }
+
+    pub(super) fn undelivered(&mut self, message: MessageId) {
+        let Some(flight) = self.questions.flights.remove(&message) else {
+            return;
+        };
+        let id = flight.question;
+        if let Some(question) = self.questions.open.get_mut(&id)
+            && question.tries.messages.last() == Some(&message)
+        {
+            question.tries.failed = Some(flight.node);
+            self.repeat(id);
+            self.pause(id);
+        }
+    }
+
+    pub(super) fn answered(&mut self, message: MessageId, answer: Answer, payload: Bytes) {
+        let Some(flight) = self.questions.flights.remove(&message) else {
+            return;
+        };
+        let id = flight.question;
+        if !self.questions.open.contains_key(&id) {
+            return;
+        }
+        if let Answer::Refused(refusal) = answer {
+            let latest = self.questions.open[&id].tries.messages.last() == Some(&message);
+            return self.refused(id, flight, refusal, latest);
+        }
+        let route = Route {
+            node: flight.node,
+            sent: flight.sent,
+            places: flight.places,
+            payload,
+        };
+        self.regions.mend_leader(flight.group, Some(flight.node));
+        self.finish(id, answer, Some(route));
+    }
+
+    fn refused(&mut self, id: QuestionId, flight: Flight, refusal: Refusal, latest: bool) {
+        let question = self.questions.open.get_mut(&id).expect("the caller looked");
+        match refusal {
+            Refusal::Fenced | Refusal::NoLease | Refusal::Changed => {
+                let route = Route {
+                    node: flight.node,
+                    sent: flight.sent,
+                    places: flight.places,
+                    payload: Bytes::new(),
+                };
+                return self.finish(id, Answer::Refused(refusal), Some(route));
+            }
+            Refusal::SessionEnded => return self.session_over_for(id),
+            Refusal::OldSequence => return,
+            Refusal::NotLeader { leader } => {
+                let leader = leader.map(|(node, _)| node);
+                question.tries.failed = match leader {
+                    Some(node) if node != flight.node => None,
+                    _ => Some(flight.node),
+                };
+                let at_once = question.tries.failed.is_none() && question.tries.attempt < 3;
+                self.regions.mend_leader(flight.group, leader);
+                if latest && at_once {
+                    question.tries.attempt += 1;
+                    self.questions.ready.push_back(id);
+                    return;
+                }
+            }
+            Refusal::Epoch { epoch, places } => {
+                self.regions.mend_epoch(flight.group, epoch, places);
+                if latest && question.tries.attempt < 8 {
+                    question.tries.attempt += 1;
+                    self.questions.ready.push_back(id);
+                    return;
+                }
+                self.want_map();
+            }
+            Refusal::NoRegion => {
+                question.tries.failed = Some(flight.node);
+                self.want_map();
+            }
+            Refusal::Renewal => self.renew_soon(),
+            Refusal::Busy => {}
+            Refusal::ReserveOnly => question.tries.reserve = true,
+            Refusal::Unavailable(_) => question.tries.failed = Some(flight.node),
+        }
+        if latest {
+            self.pause(id);
+        }
+    }
+
+    fn session_over_for(&mut self, id: QuestionId) {
+        if self.session.live().is_some() {
+            self.session_over();
+        }
+        if self.questions.open.contains_key(&id) {
+            self.questions.ready.push_back(id);
+        }
+    }
+
+    /// The session is over: operations in its slots have unknown outcomes that can't be learnt any more.
+    pub(super) fn fail_slotted(&mut self) {
+        let slotted: Vec<QuestionId> = self
+            .questions
+            .open
+            .iter()
+            .filter(|(_, question)| question.slot.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in slotted {
+            self.finish(id, Answer::Meta(Err(FsError::Io)), None);
+        }
+    }
+
+    fn give_up(&mut self, id: QuestionId) {
+        let question = &self.questions.open[&id];
+        let error = if question.tries.reserve {
+            FsError::NoSpace
+        } else {
+            FsError::Io
+        };
+        let answer = match question.space {
+            Space::Meta => Answer::Meta(Err(error)),
+            Space::Data => Answer::Data(Err(error)),
+        };
+        self.finish(id, answer, None);
+    }
+
+    fn finish(&mut self, id: QuestionId, answer: Answer, route: Option<Route>) {
+        self.questions.uncount(id);
+        let Some(question) = self.questions.open.remove(&id) else {
+            return;
+        };
+        for message in &question.tries.messages {
+            self.questions.flights.remove(message);
+        }
+        self.questions.parked.remove(&id);
+        for crowd in self.questions.crowded.values_mut() {
+            crowd.retain(|other| *other != id);
+        }
+        if let Some(slot) = question.slot {
+            self.slots.give_back(slot.slot);
+            if let Some(next) = self.questions.for_slot.pop_front() {
+                let waiting = self.questions.open.get_mut(&next);
+                waiting.expect("what waits for a slot is open").slot = self.slots.take();
+                self.questions.ready.push_back(next);
+            }
+        }
+        if let Answer::Meta(Ok(reply)) = &answer {
+            self.caches.learn_reply(reply);
+        }
+        self.deliver(question.owner, answer, route);
+    }
+}

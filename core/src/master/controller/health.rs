@@ -1,0 +1,105 @@
+//! What status says: is everything served, and does everything have its copies?
+//!
+//! A group without a living majority of its voters, or whose leader is not heard, is unavailable. A group with fewer
+//! than three living members is under-replicated, also in a cluster that has fewer than three nodes: a cluster of one
+//! node is `degraded: one copy` by design, and says so.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use super::{Controller, Liveness, MasterState};
+use crate::limits::REGION_REPLICAS_GOAL;
+use crate::master::entry::Role;
+use crate::time::Instant;
+
+/// In one word.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Every group has three living copies or more.
+    Ok,
+    /// Everything is served, something has fewer copies than it should.
+    Degraded,
+    /// Something is not served.
+    Unavailable,
+}
+
+/// The whole answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// In one word.
+    pub verdict: Verdict,
+    /// In sentences; empty when it is ok.
+    pub why: Vec<String>,
+    /// Groups with fewer than three living copies.
+    pub under_replicated: usize,
+    /// Groups that are not served.
+    pub unavailable: usize,
+}
+
+impl Controller {
+    /// The health of the cluster as this master sees it; a new master sees little until the nodes have reported.
+    #[must_use]
+    pub fn health(&self, now: Instant, state: &MasterState) -> Health {
+        let alive = |node| self.liveness(now, node) == Liveness::Alive;
+        let (mut under_replicated, mut unavailable, mut single_vote) = (0, 0, 0);
+        for (id, group) in &state.groups {
+            let Some((_, _, leader)) = self.leader(now, *id) else {
+                unavailable += 1;
+                continue;
+            };
+            let is_alive = |replica| {
+                group
+                    .replicas
+                    .get(replica)
+                    .is_some_and(|placed| alive(placed.node))
+            };
+            let members = leader.members.iter();
+            let living = members
+                .clone()
+                .filter(|member| is_alive(&member.replica))
+                .count();
+            let voters = members.clone().filter(|member| member.role == Role::Voter);
+            let living_voters = voters.clone().filter(|v| is_alive(&v.replica)).count();
+            let all = voters.count();
+            unavailable += usize::from(living_voters * 2 <= all);
+            under_replicated += usize::from(living < REGION_REPLICAS_GOAL);
+            single_vote += usize::from(all == 1 && living > 1);
+        }
+        let mut why = Vec::new();
+        if unavailable > 0 {
+            why.push(format!(
+                "{unavailable} groups have no leader or no living majority"
+            ));
+        }
+        if under_replicated > 0 && state.nodes.len() == 1 {
+            why.push("one copy: add two nodes to survive the loss of one".into());
+        } else if under_replicated > 0 {
+            why.push(format!(
+                "{under_replicated} groups have fewer than three living copies"
+            ));
+        }
+        if single_vote > 0 {
+            why.push(format!(
+                "one disk holds the only vote of {single_vote} groups"
+            ));
+        }
+        for (id, node) in state.nodes.iter().filter(|(id, _)| !alive(**id)) {
+            why.push(format!("node {id} at {} is not heard", node.address));
+        }
+        let verdict = if unavailable > 0 {
+            Verdict::Unavailable
+        } else if under_replicated > 0 {
+            Verdict::Degraded
+        } else {
+            Verdict::Ok
+        };
+        Health {
+            verdict,
+            why,
+            under_replicated,
+            unavailable,
+        }
+    }
+}

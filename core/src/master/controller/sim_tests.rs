@@ -1,0 +1,407 @@
+//! The controller, simulated: nodes join, drain, fall silent and die; masters change; proposals, directives and
+//! reports are lost and late.
+//!
+//! Laws: voters are odd, nobody votes who has not caught up, a change leaves a living majority, replicas of a group are
+//! on distinct nodes (the state's own law), and after the faults everything has its goal.
+
+use super::decide::{copies, seats};
+use super::*;
+use crate::ids::{BootNumber, ClusterId, StoreId};
+use crate::join::Draw;
+use crate::master::state::Founder;
+use crate::place::Ino;
+use std::format;
+use std::string::{String, ToString};
+use std::vec;
+
+const CALM: u64 = 2500;
+const END: u64 = 6000;
+const STEP: Duration = Duration::from_secs(2);
+
+struct Group {
+    /// Role and how far each member's log is.
+    members: BTreeMap<ReplicaId, (Role, u64)>,
+    leader: Option<ReplicaId>,
+    term: u64,
+    last_log: u64,
+}
+
+impl Group {
+    fn report(&self) -> LeaderReport {
+        let member = |(id, (role, matched)): (&ReplicaId, &(Role, u64))| MemberReport {
+            replica: *id,
+            role: *role,
+            matched: *matched,
+        };
+        let members = self.members.iter().map(member).collect();
+        LeaderReport {
+            term: self.term,
+            last_log: self.last_log,
+            joint: false,
+            members,
+        }
+    }
+}
+
+struct World {
+    draw: Draw,
+    step: u64,
+    state: MasterState,
+    controller: Controller,
+    groups: BTreeMap<GroupId, Group>,
+    /// Where each replica that was created is.
+    created: BTreeMap<ReplicaId, (GroupId, NodeId)>,
+    /// Down until this step.
+    down: BTreeMap<NodeId, u64>,
+    late: BTreeMap<(u64, u64), Output>,
+    numbers: u64,
+    broken: Option<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let founder = Founder {
+            store: StoreId(1),
+            boot: BootNumber(1),
+            process: 0,
+            address: "1".to_string(),
+            zone: String::new(),
+            capacity: 1,
+        };
+        let state = MasterState::found(ClusterId(1), founder, Ino(1));
+        let (mut groups, mut created) = (BTreeMap::new(), BTreeMap::new());
+        for (id, group) in &state.groups {
+            let replica = *group.replicas.keys().next().expect("one replica");
+            created.insert(replica, (*id, NodeId(1)));
+            let members = BTreeMap::from([(replica, (Role::Voter, 5000))]);
+            groups.insert(
+                *id,
+                Group {
+                    members,
+                    leader: None,
+                    term: 1,
+                    last_log: 5000,
+                },
+            );
+        }
+        Self {
+            draw: Draw::new(seed),
+            step: 0,
+            state,
+            controller: Controller::new(Now::default()),
+            groups,
+            created,
+            down: BTreeMap::new(),
+            late: BTreeMap::new(),
+            numbers: 0,
+            broken: None,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let mono = Instant(0) + STEP * u32::try_from(self.step).expect("short");
+        Now {
+            mono,
+            ..Now::default()
+        }
+    }
+
+    fn up(&self, replica: ReplicaId) -> bool {
+        self.created
+            .get(&replica)
+            .is_some_and(|(_, node)| !self.down.contains_key(node))
+    }
+
+    fn has_majority(&self, voters: &BTreeSet<ReplicaId>) -> bool {
+        voters.iter().filter(|voter| self.up(**voter)).count() * 2 > voters.len()
+    }
+
+    fn voters(&self, id: GroupId) -> BTreeSet<ReplicaId> {
+        let members = self.groups[&id].members.iter();
+        members
+            .filter(|(_, (role, _))| *role == Role::Voter)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn usable(&self) -> BTreeSet<NodeId> {
+        let gone = |id: &NodeId| self.down.get(id) == Some(&u64::MAX);
+        let nodes = self.state.nodes.iter();
+        nodes
+            .filter(|(id, node)| !node.draining && !gone(id))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn faults(&mut self) {
+        let nodes = self.state.nodes.len() as u64;
+        let pick = NodeId(1 + self.draw.below(nodes));
+        match self.draw.below(300) {
+            0..=2 if nodes < 7 => {
+                let zone = format!("z{}", self.draw.below(3));
+                self.state.apply(Entry::Join {
+                    store: StoreId(u128::from(nodes) + 1),
+                    boot: BootNumber(1),
+                    process: 0,
+                    address: "x".to_string(),
+                    zone,
+                    capacity: 1,
+                });
+            }
+            3..=5 => {
+                let until = self.step + self.draw.below(40);
+                self.down.entry(pick).or_insert(until);
+            }
+            6 if self.usable().len() > 1 => {
+                let draining = self.draw.below(2) == 0;
+                self.state.apply(Entry::SetDraining {
+                    node: pick,
+                    draining,
+                });
+            }
+            // For good, when everything can bear it.
+            7 if self.step > 300
+                && self.down.is_empty()
+                && self.at_goal().is_ok()
+                && self.groups.keys().all(|id| self.voters(*id).len() >= 3) =>
+            {
+                self.down.insert(pick, u64::MAX);
+            }
+            8..=10 => self.controller = Controller::new(self.now()),
+            _ => {}
+        }
+    }
+
+    fn step(&mut self) {
+        self.step += 1;
+        let mourning = self.down.values().any(|until| *until == u64::MAX);
+        if self.step < CALM && !(mourning && self.at_goal().is_err()) {
+            self.faults();
+        }
+        let step = self.step;
+        self.down.retain(|_, until| *until > step);
+        self.consensus();
+        self.report();
+        while let Some(entry) = self.late.first_entry().filter(|e| e.key().0 <= step) {
+            match entry.remove() {
+                Output::Propose(entry) => drop(self.state.apply(entry)),
+                Output::Direct(node, directive) => self.obey(node, directive),
+            }
+        }
+    }
+
+    fn consensus(&mut self) {
+        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+            let voters = self.voters(id);
+            let alive = self.has_majority(&voters);
+            let ups: BTreeSet<_> = self.groups[&id].members.keys().copied().collect();
+            let ups: BTreeSet<_> = ups.into_iter().filter(|r| self.up(*r)).collect();
+            let grown = self.draw.below(5);
+            let pick = self.draw.below(8);
+            let group = self.groups.get_mut(&id).expect("there");
+            let leads = |r: ReplicaId| alive && ups.contains(&r) && voters.contains(&r);
+            if !group.leader.is_some_and(leads) || pick == 0 {
+                let heir = voters.iter().copied().filter(|v| leads(*v));
+                group.leader = heir.max_by_key(|v| (group.members[v].1, v.0 ^ pick));
+                group.term += 1;
+            }
+            if group.leader.is_some() {
+                group.last_log += grown;
+                let last = group.last_log;
+                for (_, (role, matched)) in
+                    group.members.iter_mut().filter(|(id, _)| ups.contains(id))
+                {
+                    let most = if *role == Role::Voter { 5000 } else { 300 };
+                    *matched = last.min(*matched + most);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let nodes: Vec<NodeId> = self.state.nodes.keys().copied().collect();
+        for node in nodes {
+            if self.down.contains_key(&node) || self.draw.below(10) == 0 {
+                continue;
+            }
+            let here = self.created.iter().filter(|(_, (_, at))| *at == node);
+            let replicas = here
+                .map(|(replica, (group, _))| {
+                    let known = &self.groups[group];
+                    let leader = (known.leader == Some(*replica)).then(|| known.report());
+                    ReplicaReport {
+                        group: *group,
+                        replica: *replica,
+                        leader,
+                    }
+                })
+                .collect();
+            let input = Input::Report(NodeReport { node, replicas });
+            let now = self.now();
+            self.controller.handle_input(now, &self.state, input);
+            while let Some(output) = self.controller.poll_output() {
+                if self.draw.below(10) > 0 {
+                    self.numbers += 1;
+                    let at = self.step + self.draw.below(4);
+                    self.late.insert((at, self.numbers), output);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, node: NodeId, directive: Directive) {
+        if self.down.contains_key(&node) {
+            return;
+        }
+        let leads = |world: &Self, group: GroupId| {
+            let leader = world.groups[&group].leader;
+            leader.is_some_and(|leader| world.created.get(&leader) == Some(&(group, node)))
+        };
+        match directive {
+            Directive::CreateReplica { group, replica } => {
+                let placed = self.state.groups[&group].replicas.contains_key(&replica);
+                // A node refuses what the master no longer has placed: it asks when it starts the replica.
+                if placed {
+                    self.created.insert(replica, (group, node));
+                }
+            }
+            Directive::DestroyReplica { group, replica } => {
+                // A late AddLearner may have brought an unplaced replica back: harmless, but never with a vote.
+                if self.voters(group).contains(&replica) {
+                    self.broken = Some(format!("{replica} of {group} was destroyed as a voter"));
+                }
+                self.created.remove(&replica);
+            }
+            Directive::AddLearner { group, replica, .. } if leads(self, group) => {
+                let members = &mut self.groups.get_mut(&group).expect("there").members;
+                if self.created.contains_key(&replica) {
+                    members.entry(replica).or_insert((Role::Learner, 0));
+                }
+            }
+            Directive::RemoveLearner { group, replica } if leads(self, group) => {
+                let members = &mut self.groups.get_mut(&group).expect("there").members;
+                if members
+                    .get(&replica)
+                    .is_some_and(|(role, _)| *role == Role::Learner)
+                {
+                    members.remove(&replica);
+                }
+            }
+            Directive::ChangeVoters {
+                group,
+                from,
+                voters,
+            } if leads(self, group) => {
+                if self.groups[&group].report().may_change(&from, &voters) {
+                    self.change_voters(group, &voters);
+                }
+            }
+            Directive::TransferLeader { group, to } if leads(self, group) => {
+                if self.up(to) && self.voters(group).contains(&to) {
+                    let group = self.groups.get_mut(&group).expect("there");
+                    group.leader = Some(to);
+                    group.term += 1;
+                }
+            }
+            Directive::AddLearner { .. }
+            | Directive::RemoveLearner { .. }
+            | Directive::ChangeVoters { .. }
+            | Directive::TransferLeader { .. } => {}
+        }
+    }
+
+    fn change_voters(&mut self, id: GroupId, voters: &BTreeSet<ReplicaId>) {
+        if voters.len().is_multiple_of(2) {
+            self.broken = Some(format!("{id}: an even number of voters"));
+        }
+        let known = &self.groups[&id];
+        if !voters.iter().all(|voter| known.members.contains_key(voter)) {
+            return;
+        }
+        for voter in voters {
+            let (role, matched) = known.members[voter];
+            if role == Role::Learner && matched + 64 + 60 < known.last_log {
+                self.broken = Some(format!("{id}: {voter} votes and holds {matched}"));
+            }
+        }
+        // Consensus lets a change through only with both majorities.
+        if !self.has_majority(voters) || !self.has_majority(&self.voters(id)) {
+            return;
+        }
+        let group = self.groups.get_mut(&id).expect("there");
+        group
+            .members
+            .retain(|replica, (role, _)| voters.contains(replica) || *role == Role::Learner);
+        for voter in voters {
+            group.members.get_mut(voter).expect("checked").0 = Role::Voter;
+        }
+    }
+
+    fn at_goal(&self) -> Result<(), String> {
+        let usable = self.usable();
+        for id in self.groups.keys() {
+            let voters = self.voters(*id);
+            let placed = &self.state.groups[id].replicas;
+            let on_usable = placed.values().all(|placed| usable.contains(&placed.node));
+            let (seats, copies) = (seats(*id, usable.len()), copies(*id, usable.len()));
+            let recorded: BTreeSet<ReplicaId> = placed
+                .iter()
+                .filter(|(_, r)| r.role == Role::Voter)
+                .map(|(id, _)| *id)
+                .collect();
+            if voters.len() != seats
+                || placed.len() != copies
+                || !on_usable
+                || recorded != voters
+                || self.groups[id].members.len() != copies
+            {
+                return Err(format!(
+                    "{id}: {seats} {copies} {voters:?} {placed:?} {usable:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run(seed: u64) -> Result<usize, String> {
+    let mut world = World::new(seed);
+    while world.step < END {
+        world.step();
+        if let Some(broken) = world.broken {
+            return Err(format!("seed {seed} step {}: {broken}", world.step));
+        }
+        if world.step >= CALM && world.step.is_multiple_of(20) && world.at_goal().is_ok() {
+            return Ok(world.state.nodes.len());
+        }
+    }
+    let left = world.at_goal().expect_err("checked above");
+    Err(format!("seed {seed}: no goal in the end: {left}"))
+}
+
+#[test]
+fn every_group_grows_and_mends_itself_by_lawful_steps() {
+    let results: Vec<_> = (0..150).map(run).collect();
+    let broken: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
+    assert!(
+        broken.is_empty(),
+        "{} of 150 failed: {:?}",
+        broken.len(),
+        broken.first()
+    );
+    assert!(results.contains(&Ok(7)), "some worlds grow");
+}
+
+#[test]
+fn a_cluster_of_one_is_degraded_and_says_so() {
+    let mut world = World::new(1);
+    world.step();
+    world.step();
+    world.report();
+    let health = world.controller.health(world.now().mono, &world.state);
+    assert_eq!(health.verdict, health::Verdict::Degraded, "{health:?}");
+    assert_eq!(
+        health.why,
+        vec!["one copy: add two nodes to survive the loss of one".to_string()]
+    );
+}

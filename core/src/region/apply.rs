@@ -1,0 +1,277 @@
+//! One entry of a region's log (P5).
+//!
+//! Owns the checks that every entry passes again when it is applied, and the way to what it does. Time, numbers and
+//! identities travelled in the entry; nothing here looks anywhere but at state and entry.
+
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::command::{Applied, Command, CommandBody, Descriptor};
+use super::kv::{Kv, KvError, KvRead};
+use super::plan::{Plan, plan};
+use super::step::Here;
+use super::{attributes, content, data, garbage, inode, lock, orphan, session, slot, txn, xattr};
+use crate::ids::SessionId;
+use crate::place::{Ino, Place, Places};
+use crate::request::{Answer, DataOp, MetaOp, MetaReply, Refusal, Space};
+use crate::txn::{Step, TxnReply};
+
+/// Applies one entry. What an entry may not do is an answer, and changes nothing.
+///
+/// # Errors
+/// Only when the state can't be read or written: the replica stops.
+pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<Applied, KvError> {
+    let descriptor = super::descriptor(state)?;
+    if let Some(refusal) = not_for_here(state, &descriptor, command)? {
+        return Ok(Applied::Answer(Answer::Refused(refusal)));
+    }
+    let places = descriptor.places;
+    match &command.body {
+        CommandBody::Meta(op) => meta(state, places, command, op),
+        CommandBody::Data(op) => Ok(Applied::Answer(data::apply(
+            state,
+            command.time,
+            op,
+            payload,
+        )?)),
+        CommandBody::Begin { txn, op } => {
+            match slot::earlier(state, command.session, Some(txn.slot))? {
+                Some(answer) => Ok(Applied::Answer(answer)),
+                None => txn::begin(state, places, txn, op, command.time),
+            }
+        }
+        CommandBody::Prepare { txn, steps } => {
+            let own = |step: &&Step| places.overlap(step.places()).is_some();
+            let steps: Vec<Step> = steps.iter().filter(own).cloned().collect();
+            Ok(Applied::Txn(txn::prepare(state, places, txn, &steps)?))
+        }
+        CommandBody::Decide {
+            txn,
+            decision,
+            failure,
+        } => txn::decide(state, places, command, txn, *decision, failure.as_ref()),
+        CommandBody::Finish {
+            txn,
+            decision,
+            places: theirs,
+        } => Ok(Applied::Txn(txn::finish(
+            state, places, txn, *decision, *theirs,
+        )?)),
+        CommandBody::Forget { txn } => {
+            let reply: TxnReply = txn::forget(state, txn)?;
+            Ok(Applied::Txn(reply))
+        }
+    }
+}
+
+/// Whether the entry was accepted under claims that no longer hold.
+fn not_for_here(
+    state: &dyn KvRead,
+    descriptor: &Descriptor,
+    command: &Command,
+) -> Result<Option<Refusal>, KvError> {
+    if command.epoch != descriptor.epoch && !cfg!(planted = "epoch_unchecked_at_apply") {
+        let (epoch, places) = (descriptor.epoch, descriptor.places);
+        return Ok(Some(Refusal::Epoch { epoch, places }));
+    }
+    let fits = match &command.body {
+        CommandBody::Data(_) => descriptor.space == Space::Data,
+        CommandBody::Meta(_)
+        | CommandBody::Begin { .. }
+        | CommandBody::Prepare { .. }
+        | CommandBody::Decide { .. }
+        | CommandBody::Finish { .. }
+        | CommandBody::Forget { .. } => descriptor.space == Space::Meta,
+    };
+    if !fits || !is_here(descriptor.places, &command.body) {
+        return Ok(Some(Refusal::NoRegion));
+    }
+    // What was decided goes on: only what a client asks for ends with its session.
+    let asks = matches!(
+        &command.body,
+        CommandBody::Meta(_) | CommandBody::Data(_) | CommandBody::Begin { .. }
+    );
+    let over =
+        asks && command.session != SessionId::CLUSTER && session::is_over(state, command.session)?;
+    Ok(over.then_some(Refusal::SessionEnded))
+}
+
+/// Whether the keys that the entry names first live here.
+fn is_here(places: Places, body: &CommandBody) -> bool {
+    match body {
+        CommandBody::Meta(op) => match op {
+            MetaOp::AdmitSession { .. } | MetaOp::EndSession { .. } => true,
+            MetaOp::Reserve { buckets } => {
+                buckets.iter().all(|bucket| places.covers(bucket.places()))
+            }
+            MetaOp::NotOpen { inos } => inos.iter().all(|ino| places.contains(ino.place())),
+            MetaOp::Reclaimed { chunks } => chunks
+                .iter()
+                .all(|chunk| places.contains(chunk.ino.place())),
+            MetaOp::Make { .. }
+            | MetaOp::Unlink { .. }
+            | MetaOp::RemoveDir { .. }
+            | MetaOp::Rename { .. }
+            | MetaOp::Link { .. }
+            | MetaOp::SetAttr { .. }
+            | MetaOp::SetXattr { .. }
+            | MetaOp::RemoveXattr { .. }
+            | MetaOp::SetLock { .. }
+            | MetaOp::Unlock { .. }
+            | MetaOp::Content { .. }
+            | MetaOp::Takeover { .. } => places.contains(op.first_place()),
+        },
+        CommandBody::Data(op) => match op {
+            DataOp::Write { chunk, .. }
+            | DataOp::Zero { chunk, .. }
+            | DataOp::RaiseFence { chunk, .. } => places.contains(chunk.place()),
+            DataOp::Delete { chunks } => chunks.iter().all(|chunk| places.contains(chunk.place())),
+        },
+        CommandBody::Begin { txn, .. }
+        | CommandBody::Decide { txn, .. }
+        | CommandBody::Forget { txn } => places.contains(txn.place),
+        CommandBody::Prepare { .. } | CommandBody::Finish { .. } => true,
+    }
+}
+
+fn meta(
+    state: &mut dyn Kv,
+    places: Places,
+    command: &Command,
+    op: &MetaOp,
+) -> Result<Applied, KvError> {
+    if let Some(answer) = slot::earlier(state, command.session, command.slot)? {
+        return Ok(Applied::Answer(answer));
+    }
+    session::seen(state, command.session)?;
+    let applied = operation(state, places, command, op)?;
+    if let Applied::Answer(answer) = &applied {
+        slot::remember(state, command.session, command.slot, answer)?;
+    }
+    Ok(applied)
+}
+
+fn operation(
+    state: &mut dyn Kv,
+    places: Places,
+    command: &Command,
+    op: &MetaOp,
+) -> Result<Applied, KvError> {
+    let here = Here::at(state, places, command.time)?;
+    match op {
+        MetaOp::Make { .. }
+        | MetaOp::Unlink { .. }
+        | MetaOp::RemoveDir { .. }
+        | MetaOp::Rename { .. }
+        | MetaOp::Link { .. } => names(state, here, op),
+        MetaOp::Reserve { buckets } => {
+            let mut numbers = Vec::with_capacity(buckets.len());
+            for bucket in buckets {
+                let ino = inode::next_number(state, Place::new(*bucket, 0))?;
+                inode::claim_number(state, ino)?;
+                numbers.push(ino);
+            }
+            done(MetaReply::Reserved(numbers))
+        }
+        MetaOp::SetAttr { ino, set } => {
+            on_inode(state, *ino, |state| attributes::set(state, here, *ino, set))
+        }
+        MetaOp::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        } => on_inode(state, *ino, |state| {
+            xattr::set(state, here, *ino, name, value, *mode)
+        }),
+        MetaOp::RemoveXattr { ino, name } => {
+            on_inode(state, *ino, |state| xattr::remove(state, here, *ino, name))
+        }
+        MetaOp::SetLock { ino, owner, lock } => on_inode(state, *ino, |state| {
+            lock::set(state, *ino, (command.session, *owner), *lock)
+        }),
+        MetaOp::Unlock {
+            ino,
+            owner,
+            start,
+            end,
+        } => {
+            lock::unlock(state, *ino, (command.session, *owner), *start, *end)?;
+            done(MetaReply::Done)
+        }
+        MetaOp::Content { ino, fence, change } => on_inode(state, *ino, |state| {
+            content::change(state, here, *ino, *fence, change)
+        }),
+        MetaOp::NotOpen { inos } => {
+            for ino in inos {
+                orphan::strike(state, *ino, command.session)?;
+            }
+            done(MetaReply::Done)
+        }
+        MetaOp::Reclaimed { chunks } => {
+            garbage::strike(state, chunks)?;
+            done(MetaReply::Done)
+        }
+        MetaOp::Takeover { ino, .. } => {
+            if let Some(mut inode) = inode::get(state, *ino)? {
+                inode.fence.0 += 1;
+                inode::put(state, *ino, &inode)?;
+            }
+            done(MetaReply::Done)
+        }
+        MetaOp::AdmitSession { session } => {
+            if session::is_over(state, *session)? {
+                return Ok(Applied::Answer(Answer::Refused(Refusal::SessionEnded)));
+            }
+            session::admit(state, *session)?;
+            done(MetaReply::Done)
+        }
+        MetaOp::EndSession { session } => {
+            session::end(state, *session)?;
+            done(MetaReply::Done)
+        }
+    }
+}
+
+fn done(reply: MetaReply) -> Result<Applied, KvError> {
+    Ok(Applied::Answer(Answer::Meta(Ok(reply))))
+}
+
+/// An operation on names: at once when all of it is here, else as a transaction.
+fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError> {
+    let (steps, reply) = match plan(state, here.places, op, here.time)? {
+        Plan::Answer(reply) => return done(reply),
+        Plan::Against(against) => return Ok(Applied::Answer(txn::refused(against))),
+        Plan::Steps {
+            steps,
+            reply,
+            ancestors_unseen,
+        } => {
+            let all_here = steps.iter().all(|step| here.places.covers(step.places()));
+            if !all_here || ancestors_unseen {
+                return Ok(Applied::Distributed(steps));
+            }
+            (steps, reply)
+        }
+    };
+    let applied = txn::in_one_entry(state, here, &steps, reply)?;
+    // A link's answer shows the inode, when it is here.
+    if let (MetaOp::Link { target, .. }, Applied::Answer(Answer::Meta(Ok(_)))) = (op, &applied) {
+        let inode = inode::expect(state, target.ino)?;
+        let attr = inode::attr(state, here.places, target.ino, &inode)?;
+        return done(MetaReply::Inode { attr, grant: None });
+    }
+    Ok(applied)
+}
+
+/// An operation on an inode that no transaction is in the way of.
+fn on_inode(
+    state: &mut dyn Kv,
+    ino: Ino,
+    operate: impl FnOnce(&mut dyn Kv) -> Result<Answer, KvError>,
+) -> Result<Applied, KvError> {
+    if let Some(txn) = super::intent::blocks_inode(state, ino)? {
+        return Ok(Applied::Blocked(txn));
+    }
+    Ok(Applied::Answer(operate(state)?))
+}

@@ -1,0 +1,231 @@
+//! Changes of a regular file's content map (P9).
+//!
+//! Owns the rules: the fence, the cut that comes before growth, inline content and chunks. Each is one entry.
+
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::garbage;
+use super::inode::{self, Inode};
+use super::key::{self, Kind};
+use super::kv::{Kv, KvError, KvRead};
+use super::runs::{self, Piece};
+use super::step::Here;
+use crate::attr::FileKind;
+use crate::error::FsError;
+use crate::ids::Fence;
+use crate::limits::{CHUNK_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX};
+use crate::place::Ino;
+use crate::request::{Answer, ContentOp, MetaReply, Refusal, Run};
+use crate::time::Timestamp;
+
+/// Chunks that one entry may name, free or mark at most.
+const CHUNKS_MAX: u64 = FILE_BYTES_MAX / CHUNK_BYTES;
+
+/// Changes the content of a file under the exclusive lease that `fence` belongs to.
+pub(super) fn change(
+    state: &mut dyn Kv,
+    here: Here,
+    ino: Ino,
+    fence: Fence,
+    change: &ContentOp,
+) -> Result<Answer, KvError> {
+    let Some(mut inode) = inode::get(state, ino)? else {
+        return Ok(Answer::Meta(Err(FsError::NotFound)));
+    };
+    if inode.kind != FileKind::Regular {
+        return Ok(Answer::Meta(Err(FsError::Invalid)));
+    }
+    if fence < inode.fence && !cfg!(planted = "fence_unchecked") {
+        return Ok(Answer::Refused(Refusal::Fenced));
+    }
+    if grows(&inode, change) && inode.cut.is_some() && !cfg!(planted = "cut_forgotten") {
+        // What lies beyond the cut would come back as content: the holder carries the cut out first.
+        return Ok(Answer::Refused(Refusal::NoLease));
+    }
+    inode.touch(here.time);
+    let shown = match carry_out(state, here, ino, &mut inode, change)? {
+        Ok(shown) => shown,
+        Err(error) => return Ok(Answer::Meta(Err(error))),
+    };
+    inode::put(state, ino, &inode)?;
+    let attr = inode.attr(ino, None);
+    Ok(Answer::Meta(Ok(MetaReply::Content { attr, runs: shown })))
+}
+
+fn grows(inode: &Inode, change: &ContentOp) -> bool {
+    match change {
+        ContentOp::Allocate { size, .. } => size.is_some_and(|size| size > inode.size),
+        ContentOp::Commit { size, .. } | ContentOp::Truncate { size } => *size > inode.size,
+        ContentOp::WriteInline { .. }
+        | ContentOp::ToChunks
+        | ContentOp::CutDone { .. }
+        | ContentOp::Free { .. } => false,
+    }
+}
+
+/// The runs to show with the answer.
+type Shown = Result<Vec<Run>, FsError>;
+
+fn carry_out(
+    state: &mut dyn Kv,
+    here: Here,
+    ino: Ino,
+    inode: &mut Inode,
+    change: &ContentOp,
+) -> Result<Shown, KvError> {
+    match change {
+        ContentOp::Allocate { first, count, size } => {
+            if first.saturating_add(*count) > CHUNKS_MAX
+                || size.is_some_and(|size| size > FILE_BYTES_MAX)
+            {
+                return Ok(Err(FsError::TooLarge));
+            }
+            if let Some(size) = size {
+                inode.size = inode.size.max(*size);
+                wrote(inode, here.time);
+            }
+            allocate(state, ino, inode, *first, *count).map(Ok)
+        }
+        ContentOp::Commit {
+            written,
+            size,
+            mtime,
+        } => {
+            if *size > FILE_BYTES_MAX {
+                return Ok(Err(FsError::TooLarge));
+            }
+            for (first, count) in written {
+                mark_written(state, ino, *first, *count)?;
+            }
+            inode.size = inode.size.max(*size);
+            wrote(inode, here.time.max(*mtime));
+            Ok(Ok(Vec::new()))
+        }
+        ContentOp::WriteInline { content, mtime } => {
+            if content.len() > INLINE_BYTES_MAX || inode.mapped > 0 {
+                return Ok(Err(FsError::Invalid));
+            }
+            state.put(&key::of_inode(Kind::Inline, ino), content)?;
+            inode.size = content.len() as u64;
+            wrote(inode, here.time.max(*mtime));
+            Ok(Ok(Vec::new()))
+        }
+        ContentOp::ToChunks => {
+            state.delete(&key::of_inode(Kind::Inline, ino))?;
+            mark_written(state, ino, 0, 1)?;
+            Ok(Ok(Vec::new()))
+        }
+        ContentOp::Truncate { size } => {
+            if *size > FILE_BYTES_MAX {
+                return Ok(Err(FsError::TooLarge));
+            }
+            truncate(state, ino, inode, *size)?;
+            wrote(inode, here.time);
+            Ok(Ok(Vec::new()))
+        }
+        ContentOp::CutDone { size } => {
+            if inode.cut == Some(*size) {
+                inode.cut = None;
+            }
+            Ok(Ok(Vec::new()))
+        }
+        ContentOp::Free { first, count } => {
+            free(state, ino, inode, *first, first.saturating_add(*count))?;
+            wrote(inode, here.time);
+            Ok(Ok(Vec::new()))
+        }
+    }
+}
+
+fn wrote(inode: &mut Inode, mtime: Timestamp) {
+    inode.mtime = mtime.max(inode.ctime);
+    inode.ctime = inode.mtime;
+    inode.drop_set_id();
+}
+
+/// Names the holes in a range, unwritten; shows all runs of the range.
+fn allocate(
+    state: &mut dyn Kv,
+    ino: Ino,
+    inode: &mut Inode,
+    first: u64,
+    count: u64,
+) -> Result<Vec<Run>, KvError> {
+    let (from, to) = (first, first.saturating_add(count));
+    let version = inode.change;
+    let before = runs::rewrite(state, ino, from, to, |piece| match piece {
+        Piece::Hole => Some((version, false)),
+        Piece::Named(run) => Some((run.version, run.written)),
+    })?;
+    let named: u64 = before.iter().map(|run| run.count).sum();
+    inode.mapped += (to - from) - named;
+    let mut shown = runs::list(state, ino, from, to, usize::MAX)?;
+    for run in &mut shown {
+        let end = (run.first + run.count).min(to);
+        run.first = run.first.max(from);
+        run.count = end - run.first;
+    }
+    Ok(shown)
+}
+
+fn mark_written(state: &mut dyn Kv, ino: Ino, first: u64, count: u64) -> Result<(), KvError> {
+    runs::rewrite(
+        state,
+        ino,
+        first,
+        first.saturating_add(count),
+        |piece| match piece {
+            Piece::Hole => None,
+            Piece::Named(run) => Some((run.version, true)),
+        },
+    )?;
+    Ok(())
+}
+
+fn free(
+    state: &mut dyn Kv,
+    ino: Ino,
+    inode: &mut Inode,
+    from: u64,
+    to: u64,
+) -> Result<(), KvError> {
+    let freed = runs::rewrite(state, ino, from, to, |_| None)?;
+    inode.mapped -= freed.iter().map(|run| run.count).sum::<u64>();
+    garbage::add(state, ino, &freed)
+}
+
+fn truncate(state: &mut dyn Kv, ino: Ino, inode: &mut Inode, size: u64) -> Result<(), KvError> {
+    let whole = size.div_ceil(CHUNK_BYTES);
+    free(state, ino, inode, whole, u64::MAX)?;
+    if size < inode.size {
+        let inside = !size.is_multiple_of(CHUNK_BYTES);
+        let last = runs::list(state, ino, size / CHUNK_BYTES, size / CHUNK_BYTES + 1, 1)?;
+        inode.cut = (inside && !last.is_empty()).then_some(size);
+    }
+    let key = key::of_inode(Kind::Inline, ino);
+    if let Some(mut content) = state.get(&key)? {
+        let keep = usize::try_from(size).unwrap_or(usize::MAX);
+        if keep < content.len() {
+            content.truncate(keep);
+            state.put(&key, &content)?;
+        }
+    }
+    inode.size = size;
+    Ok(())
+}
+
+/// A file's inline content: as long as was written, what is missing up to the size is zeros. A file has it until it is
+/// copied to chunks, even if some are named already; a file without any content has an empty one.
+pub(super) fn inline(
+    state: &dyn KvRead,
+    ino: Ino,
+    inode: &Inode,
+) -> Result<Option<Bytes>, KvError> {
+    if inode.kind != FileKind::Regular {
+        return Ok(None);
+    }
+    let content = state.get(&key::of_inode(Kind::Inline, ino))?;
+    let empty = (inode.mapped == 0).then(Bytes::new);
+    Ok(content.map(Bytes::from).or(empty))
+}

@@ -1,0 +1,210 @@
+//! Intents: what a transaction that is not finished has announced to change (P7).
+//!
+//! Owns where intents are kept and which are in whose way. What becomes of them is `txn`'s business.
+
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use super::key::{self, Kind};
+use super::kv::{Kv, KvError, KvRead, Pair};
+use crate::place::{Ino, NameHash, Places, Salt};
+use crate::txn::{Step, TxnId};
+
+/// A stored intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Intent {
+    pub(super) txn: TxnId,
+    pub(super) step: Step,
+}
+
+/// The key that a step's intent guards, in a region that holds `places`.
+fn guarded(step: &Step, places: Places, txn: &TxnId) -> Vec<u8> {
+    match step {
+        Step::Insert {
+            dir, salt, name, ..
+        }
+        | Step::Remove {
+            dir, salt, name, ..
+        }
+        | Step::Replace {
+            dir, salt, name, ..
+        } => name_key(*dir, *salt, name),
+        Step::Create { ino, .. }
+        | Step::AddLink { ino }
+        | Step::DropLink { ino }
+        | Step::Moved { ino, .. } => key::of_inode(Kind::Inode, *ino),
+        Step::DropDir { dir } => key::of_inode(Kind::Inode, *dir),
+        Step::Kill { dir } => key::fragment(*dir, places),
+        Step::RenameLock { volume } => {
+            let place = crate::txn::rename_lock_place(*volume);
+            key::of_inode(Kind::Locks, Ino::new(place, 0))
+        }
+        // Counting goes together with counting: each transaction has an intent of its own.
+        Step::Subdirs { dir, .. } => {
+            let mut guarded = key::of_inode(Kind::Inode, *dir);
+            guarded.extend_from_slice(&txn.session.0.to_be_bytes());
+            guarded.push(txn.slot.slot);
+            guarded
+        }
+    }
+}
+
+fn name_key(dir: Ino, salt: Salt, name: &[u8]) -> Vec<u8> {
+    let mut guarded = key::entry(dir, NameHash::of(salt, name).cookie(0));
+    guarded.extend_from_slice(name);
+    guarded
+}
+
+fn decode(pairs: Vec<Pair>) -> Result<Vec<(Vec<u8>, Intent)>, KvError> {
+    let mut intents = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        let intent = crate::codec::decode_versioned("intent", super::VERSION, &value)?;
+        intents.push((key, intent));
+    }
+    Ok(intents)
+}
+
+/// The intents on an inode itself.
+fn on_inode(state: &dyn KvRead, ino: Ino) -> Result<Vec<Intent>, KvError> {
+    let guarded = key::of_inode(Kind::Inode, ino);
+    let mut prefix = key::intent(&guarded);
+    prefix.pop();
+    let (from, to) = key::prefix(&prefix);
+    let all = decode(state.scan(&from, &to, usize::MAX)?)?;
+    let of_inode = |key: &[u8]| key.last() == Some(&(Kind::Inode as u8));
+    Ok(all
+        .into_iter()
+        .filter(|(key, _)| of_inode(key))
+        .map(|(_, intent)| intent)
+        .collect())
+}
+
+/// The intents on names of a directory in these places.
+fn on_names(state: &dyn KvRead, places: Places, dir: Ino) -> Result<Vec<Intent>, KvError> {
+    let Some(here) = places.overlap(dir.bucket().places()) else {
+        return Ok(Vec::new());
+    };
+    let (from, to) = key::kind_in(Kind::Intent, here);
+    let all = decode(state.scan(&from, &to, usize::MAX)?)?;
+    let names =
+        |key: &[u8]| key.last() == Some(&(Kind::Entry as u8)) && key::number(key, 0) == Some(dir.0);
+    Ok(all
+        .into_iter()
+        .filter(|(key, _)| names(key))
+        .map(|(_, intent)| intent)
+        .collect())
+}
+
+fn exactly(state: &dyn KvRead, guarded: &[u8]) -> Result<Option<Intent>, KvError> {
+    super::read(state, "intent", &key::intent(guarded))
+}
+
+/// Whose intent is in the way of reading an inode.
+pub(super) fn blocks_inode(state: &dyn KvRead, ino: Ino) -> Result<Option<TxnId>, KvError> {
+    Ok(on_inode(state, ino)?.first().map(|intent| intent.txn))
+}
+
+/// Whose intent is in the way of reading a name.
+pub(super) fn blocks_name(
+    state: &dyn KvRead,
+    dir: Ino,
+    salt: Salt,
+    name: &[u8],
+) -> Result<Option<TxnId>, KvError> {
+    Ok(exactly(state, &name_key(dir, salt, name))?.map(|intent| intent.txn))
+}
+
+/// Whose intent is in the way of listing a directory.
+pub(super) fn blocks_listing(
+    state: &dyn KvRead,
+    places: Places,
+    dir: Ino,
+) -> Result<Option<TxnId>, KvError> {
+    Ok(on_names(state, places, dir)?
+        .first()
+        .map(|intent| intent.txn))
+}
+
+/// Whose intent, other than `own`, is in the way of a step.
+pub(super) fn blocks_step(
+    state: &dyn KvRead,
+    places: Places,
+    step: &Step,
+    own: Option<&TxnId>,
+) -> Result<Option<TxnId>, KvError> {
+    let foreign = |intent: &Intent| Some(&intent.txn) != own;
+    let mut found: Vec<Intent> = Vec::new();
+    match step {
+        Step::Insert {
+            dir, salt, name, ..
+        }
+        | Step::Remove {
+            dir, salt, name, ..
+        }
+        | Step::Replace {
+            dir, salt, name, ..
+        } => {
+            found.extend(exactly(state, &name_key(*dir, *salt, name))?);
+            // A directory that is about to die takes no part in anything new.
+            found.extend(exactly(state, &key::fragment(*dir, places))?);
+        }
+        Step::Kill { dir } => {
+            found.extend(exactly(state, &key::fragment(*dir, places))?);
+            found.extend(on_names(state, places, *dir)?);
+        }
+        Step::Subdirs { dir, .. } => {
+            let all = on_inode(state, *dir)?;
+            found.extend(
+                all.into_iter()
+                    .filter(|held| !matches!(held.step, Step::Subdirs { .. })),
+            );
+        }
+        Step::Create { ino, .. }
+        | Step::AddLink { ino }
+        | Step::DropLink { ino }
+        | Step::Moved { ino, .. }
+        | Step::DropDir { dir: ino } => {
+            let all = on_inode(state, *ino)?;
+            let counting = |held: &Intent| {
+                matches!(held.step, Step::Subdirs { .. }) && matches!(step, Step::Moved { .. })
+            };
+            found.extend(all.into_iter().filter(|held| !counting(held)));
+        }
+        Step::RenameLock { .. } => {
+            let anybody = TxnId::nobody();
+            found.extend(exactly(state, &guarded(step, places, &anybody))?);
+        }
+    }
+    Ok(found.into_iter().find(foreign).map(|intent| intent.txn))
+}
+
+/// Leaves an intent.
+pub(super) fn put(
+    state: &mut dyn Kv,
+    places: Places,
+    txn: &TxnId,
+    step: &Step,
+) -> Result<(), KvError> {
+    let key = key::intent(&guarded(step, places, txn));
+    super::write(
+        state,
+        &key,
+        &Intent {
+            txn: *txn,
+            step: step.clone(),
+        },
+    )
+}
+
+/// Takes a transaction's intents in `places` away and returns their steps, in the order of their keys.
+pub(super) fn take(state: &mut dyn Kv, places: Places, txn: &TxnId) -> Result<Vec<Step>, KvError> {
+    let (from, to) = key::kind_in(Kind::Intent, places);
+    let mut steps = Vec::new();
+    for (key, intent) in decode(state.scan(&from, &to, usize::MAX)?)? {
+        if intent.txn == *txn {
+            state.delete(&key)?;
+            steps.push(intent.step);
+        }
+    }
+    Ok(steps)
+}

@@ -1,0 +1,287 @@
+//! Leases as a leader hands them out: admission, grants, recalls, takeovers (P8).
+//!
+//! Owns what surrounds the lease table: which sessions may hold leases at all (replicated), the wait after a change of
+//! leader, and the entries that shut a dead holder out. Who conflicts with whom is the table's business.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::lease::{LeaseTable, RecallOut, Ticket};
+use super::port::{Asker, Output};
+use super::queries::Query;
+use super::{Job, Leader};
+use crate::ids::SessionId;
+use crate::limits::LEASE_TERM;
+use crate::place::Ino;
+use crate::region::command::CommandBody;
+use crate::region::kv::{KvError, KvRead};
+use crate::request::{Answer, Grant, LeaseDone, LeaseKind, MetaOp, Recall, Refusal};
+use crate::time::{Instant, Now};
+
+/// The leader's side of all leases of a region.
+#[derive(Debug)]
+pub(super) struct Leases {
+    pub(super) table: LeaseTable,
+    /// Sessions that may hold leases here: replicated, so that the next leader knows whom to wait for.
+    admitted: BTreeSet<SessionId>,
+    /// Sessions whose admission is proposed, and the queries that wait for it.
+    admitting: BTreeMap<SessionId, Vec<Query>>,
+    /// Until then leases given by an earlier leader may still be in use; none from then on.
+    inherited_until: Option<Instant>,
+    /// Sessions that were there before this leader and have not yet said what they hold.
+    silent: BTreeSet<SessionId>,
+    /// Queries that wait for a lease or a flush.
+    waiting: BTreeMap<Ticket, (Ino, Query)>,
+    next_ticket: Ticket,
+    taking_over: BTreeSet<(Ino, SessionId)>,
+}
+
+impl Leases {
+    pub(super) fn new(now: Instant, admitted: BTreeSet<SessionId>) -> Self {
+        let inherited_until = (!admitted.is_empty()).then(|| now + LEASE_TERM);
+        Self {
+            table: LeaseTable::default(),
+            silent: admitted.clone(),
+            admitted,
+            admitting: BTreeMap::new(),
+            inherited_until,
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
+            taking_over: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let inherited = self.inherited_until.filter(|_| !self.waiting.is_empty());
+        [inherited, self.table.next_overdue(&self.taking_over)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether somebody other than `session` may still hold a lease that an earlier leader gave.
+    fn inherited(&self, session: SessionId) -> bool {
+        self.inherited_until.is_some() && self.silent.iter().any(|silent| *silent != session)
+    }
+
+    pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
+        self.taking_over.remove(&(ino, dead));
+    }
+
+    fn ticket(&mut self, ino: Ino, query: Query) -> Ticket {
+        self.next_ticket += 1;
+        self.waiting.insert(self.next_ticket, (ino, query));
+        self.next_ticket
+    }
+}
+
+/// What became of a query's wish for a lease.
+pub(super) enum Wish {
+    /// Here it is, for the one who asked.
+    Granted(Asker, Grant),
+    /// Not now; the query may be answered without.
+    Denied(Query),
+    /// The query waits and will be run again.
+    Waits,
+}
+
+impl Leader {
+    /// Gives a lease when nobody stands against it and the session is admitted; asks for its admission otherwise.
+    pub(super) fn grant_if_free(
+        &mut self,
+        state: &dyn KvRead,
+        ino: Ino,
+        session: SessionId,
+        kind: LeaseKind,
+    ) -> Result<Option<Grant>, KvError> {
+        if !self.leases.admitted.contains(&session) || self.leases.inherited(session) {
+            return Ok(None);
+        }
+        let Some((held, serial)) = self.leases.table.try_take(ino, session, kind) else {
+            return Ok(None);
+        };
+        crate::region::query::grant(state, ino, held, serial)
+    }
+
+    /// A query wants a lease with its answer; a patient one waits for it.
+    pub(super) fn wish(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        ino: Ino,
+        kind: LeaseKind,
+        patient: bool,
+        query: Query,
+    ) -> Result<Wish, KvError> {
+        let session = query.request.header.session;
+        if !self.leases.admitted.contains(&session) {
+            self.ask_admission(now, session, query);
+            return Ok(Wish::Waits);
+        }
+        if let Some(grant) = self.grant_if_free(state, ino, session, kind)? {
+            return Ok(Wish::Granted(query.asker, grant));
+        }
+        if !patient {
+            return Ok(Wish::Denied(query));
+        }
+        if self.leases.inherited(session) {
+            self.leases.ticket(ino, query);
+            return Ok(Wish::Waits);
+        }
+        let ticket = self.leases.ticket(ino, query);
+        let (recalls, former) = self.leases.table.wait(ino, session, kind, ticket);
+        self.send_recalls(recalls);
+        if let Some((_, former)) = former.and_then(|former| self.leases.waiting.remove(&former)) {
+            self.refuse(former.asker, Refusal::Busy);
+        }
+        Ok(Wish::Waits)
+    }
+
+    /// Waits until the exclusive holder of `ino`, if it is somebody else, has committed what it has.
+    pub(super) fn flush_first(&mut self, ino: Ino, query: Query) -> Option<Query> {
+        let session = query.request.header.session;
+        if !self.leases.table.dirty_elsewhere(ino, session) {
+            return Some(query);
+        }
+        let ticket = self.leases.ticket(ino, query);
+        let recall = self.leases.table.wait_flush(ino, ticket);
+        self.send_recalls(recall.into_iter().collect());
+        None
+    }
+
+    fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
+        let waiters = self.leases.admitting.entry(session).or_default();
+        waiters.push(query);
+        if waiters.len() == 1 {
+            let body = CommandBody::Meta(MetaOp::AdmitSession { session });
+            let command = self.own_command(now, None, body);
+            self.propose(Job::Admit { session }, command, Bytes::new());
+        }
+    }
+
+    pub(super) fn admitted(&mut self, _now: Now, session: SessionId) {
+        self.leases.admitted.insert(session);
+        for query in self.leases.admitting.remove(&session).unwrap_or_default() {
+            self.read_index(Job::Query(query));
+        }
+    }
+
+    pub(super) fn admission_failed(&mut self, session: SessionId) {
+        for query in self.leases.admitting.remove(&session).unwrap_or_default() {
+            self.refuse(query.asker, Refusal::NotLeader { leader: None });
+        }
+    }
+
+    /// A mount reports of a lease.
+    pub(super) fn lease_done(&mut self, _now: Now, session: SessionId, done: LeaseDone) {
+        let (LeaseDone::Released(ino, serial)
+        | LeaseDone::Downgraded(ino, serial)
+        | LeaseDone::Flushed(ino, serial)) = done;
+        if !self.leases.table.is_current(ino, session, serial) {
+            return;
+        }
+        match done {
+            LeaseDone::Released(..) => self.gave_back(ino, session, None),
+            LeaseDone::Downgraded(..) => self.gave_back(ino, session, Some(LeaseKind::Shared)),
+            LeaseDone::Flushed(..) => self.flushed(ino, session),
+        }
+    }
+
+    fn gave_back(&mut self, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
+        self.flushed(ino, session);
+        self.leases.table.released(ino, session, keeps);
+        self.next_turns(ino);
+    }
+
+    fn flushed(&mut self, ino: Ino, session: SessionId) {
+        for ticket in self.leases.table.flushed(ino, session) {
+            self.run_again(ticket);
+        }
+    }
+
+    /// Lets those whose turn has come go on. They hold the lease already; running their query again after a fresh
+    /// read index confirms that this leader still leads when it says so.
+    fn next_turns(&mut self, ino: Ino) {
+        let (turns, recalls) = self.leases.table.turns(ino);
+        self.send_recalls(recalls);
+        for ticket in turns {
+            self.run_again(ticket);
+        }
+    }
+
+    fn run_again(&mut self, ticket: Ticket) {
+        if let Some((_, query)) = self.leases.waiting.remove(&ticket) {
+            self.read_index(Job::Query(query));
+        }
+    }
+
+    fn send_recalls(&mut self, recalls: Vec<RecallOut>) {
+        let group = self.config.group;
+        for RecallOut {
+            session,
+            ino,
+            serial,
+            want,
+        } in recalls
+        {
+            let recall = Recall {
+                group,
+                ino,
+                serial,
+                want,
+            };
+            self.outputs.push_back(Output::Recall { session, recall });
+        }
+    }
+
+    /// Shuts out recalled holders whose term is over, and ends the wait for leases of an earlier leader.
+    pub(super) fn take_over_the_dead(&mut self, now: Now) {
+        if self
+            .leases
+            .inherited_until
+            .is_some_and(|until| until <= now.mono)
+        {
+            self.leases.inherited_until = None;
+            self.leases.silent.clear();
+            let waiting: Vec<Ticket> = self.leases.waiting.keys().copied().collect();
+            for ticket in waiting {
+                self.wait_again(ticket);
+            }
+        }
+        for (ino, dead) in self.leases.table.overdue(now.mono) {
+            if self.leases.taking_over.insert((ino, dead)) {
+                let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
+                let command = self.own_command(now, None, body);
+                self.propose(Job::Takeover { ino, dead }, command, Bytes::new());
+            }
+        }
+    }
+
+    /// Runs a waiting query again from the start: it may find its lease free now.
+    fn wait_again(&mut self, ticket: Ticket) {
+        if let Some((ino, _)) = self.leases.waiting.get(&ticket) {
+            let ino = *ino;
+            self.leases.table.forget(ino, ticket);
+            self.run_again(ticket);
+        }
+    }
+
+    pub(super) fn taken_over(&mut self, ino: Ino, dead: SessionId) {
+        self.leases.taking_over.remove(&(ino, dead));
+        self.gave_back(ino, dead, None);
+    }
+
+    pub(super) fn leases_of_ended(&mut self, session: SessionId) {
+        self.leases.admitted.remove(&session);
+        self.leases.silent.remove(&session);
+        for ino in self.leases.table.of_session(session) {
+            for ticket in self.leases.table.drop_waits(ino, session) {
+                if let Some((_, query)) = self.leases.waiting.remove(&ticket) {
+                    self.answer(query.asker, Answer::Refused(Refusal::SessionEnded));
+                }
+            }
+            self.gave_back(ino, session, None);
+        }
+    }
+}

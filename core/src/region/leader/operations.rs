@@ -1,0 +1,267 @@
+//! Operations: from a request to a proposal to an answer.
+//!
+//! Owns which operations are under way, so that a repetition joins its original instead of being proposed beside it,
+//! and what follows when one is applied. What an operation *does* is apply's business.
+
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::port::{Asker, Output};
+use super::{Job, Leader, queries};
+use crate::ids::SessionId;
+use crate::place::Ino;
+use crate::region::command::{Applied, CommandBody};
+use crate::region::kv::{KvError, KvRead};
+use crate::request::{
+    Answer, DataOp, Header, LeaseKind, MetaOp, MetaReply, Refusal, Request, RequestBody, SlotUse,
+};
+use crate::time::Now;
+use crate::txn::TxnId;
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) waiting: Waiting,
+    pub(super) header: Header,
+    pub(super) body: CommandBody,
+    pub(super) payload: Bytes,
+}
+
+/// Who waits for it.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A client; the last to ask under this slot and sequence.
+    Client(Asker),
+    /// A data query that needed a fence raised first.
+    Query(queries::Query),
+}
+
+impl Leader {
+    pub(super) fn start_operation(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        request: Request,
+        payload: Bytes,
+    ) {
+        let Request { header, body } = request;
+        if let Some(refusal) = self.lacks_lease(header.session, &body) {
+            return self.refuse(asker, refusal);
+        }
+        let body = match body {
+            RequestBody::MetaOp(op) => CommandBody::Meta(op),
+            RequestBody::DataOp(op) => CommandBody::Data(op),
+            RequestBody::MetaQuery(_)
+            | RequestBody::DataQuery(_)
+            | RequestBody::LeaseDone(_)
+            | RequestBody::Txn(_) => panic!("only operations are started as operations"),
+        };
+        if let Some(slot) = header.slot
+            && self.join(asker, header.session, slot)
+        {
+            return;
+        }
+        let waiting = Waiting::Client(asker);
+        self.propose_operation(
+            now,
+            Operation {
+                waiting,
+                header,
+                body,
+                payload,
+            },
+        );
+    }
+
+    pub(super) fn propose_operation(&mut self, now: Now, operation: Operation) {
+        let command = self.command(now, &operation.header, operation.body.clone());
+        let payload = operation.payload.clone();
+        self.propose(Job::Operation(operation), command, payload);
+    }
+
+    /// Content changes only under the exclusive lease. The fence says so again when applied.
+    fn lacks_lease(&self, session: SessionId, body: &RequestBody) -> Option<Refusal> {
+        let RequestBody::MetaOp(MetaOp::Content { ino, .. }) = body else {
+            return None;
+        };
+        let holds = self.leases.table.holds(*ino, session, LeaseKind::Exclusive);
+        (!holds).then_some(Refusal::NoLease)
+    }
+
+    /// Joins an operation that is under way under the same slot and sequence: its former asker has given up.
+    fn join(&mut self, asker: Asker, session: SessionId, slot: SlotUse) -> bool {
+        let mut former = None;
+        for job in self.jobs.values_mut() {
+            if let Job::Operation(Operation {
+                waiting: Waiting::Client(waits),
+                header,
+                ..
+            }) = job
+                && header.session == session
+                && header.slot == Some(slot)
+            {
+                former = Some(core::mem::replace(waits, asker));
+                break;
+            }
+        }
+        if former.is_none() {
+            former = self.join_transaction(asker, session, slot);
+        }
+        let Some(former) = former else { return false };
+        self.refuse(former, Refusal::Busy);
+        true
+    }
+
+    pub(super) fn operation_applied(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        operation: Operation,
+        applied: Applied,
+    ) -> Result<(), KvError> {
+        match (applied, operation.waiting) {
+            (Applied::Answer(answer), Waiting::Client(asker)) => {
+                self.operation_done(state, asker, &operation.header, &operation.body, answer)
+            }
+            (Applied::Answer(Answer::Refused(refusal)), Waiting::Query(query)) => {
+                self.refuse(query.asker, refusal);
+                Ok(())
+            }
+            (Applied::Answer(Answer::Data(Err(error))), Waiting::Query(query)) => {
+                self.answer(query.asker, Answer::Data(Err(error)));
+                Ok(())
+            }
+            (Applied::Answer(_), Waiting::Query(query)) => self.run_query(now, state, query),
+            (Applied::Distributed(_), Waiting::Client(asker)) => {
+                self.begin_transaction(now, asker, operation.header, operation.body);
+                Ok(())
+            }
+            (Applied::Blocked(txn), waiting) => {
+                let blocked = Operation {
+                    waiting,
+                    ..operation
+                };
+                self.block(now, state, txn, Job::Operation(blocked))
+            }
+            (Applied::Txn(reply), Waiting::Client(asker)) => {
+                self.answer(asker, Answer::Txn(reply));
+                Ok(())
+            }
+            (applied, Waiting::Query(query)) => {
+                panic!("raising a fence for {query:?} yields an answer, not {applied:?}")
+            }
+        }
+    }
+
+    /// Answers a client; a file that was just made comes with its lease when that was asked for.
+    fn operation_done(
+        &mut self,
+        state: &dyn KvRead,
+        asker: Asker,
+        header: &Header,
+        body: &CommandBody,
+        mut answer: Answer,
+    ) -> Result<(), KvError> {
+        if let CommandBody::Meta(MetaOp::Make {
+            lease: Some(kind), ..
+        }) = body
+            && let Answer::Meta(Ok(MetaReply::Made { attr, grant, .. })) = &mut answer
+        {
+            *grant = self.grant_if_free(state, attr.ino, header.session, *kind)?;
+        }
+        self.answer(asker, answer);
+        Ok(())
+    }
+
+    pub(super) fn operation_unknown(&mut self, operation: Operation) {
+        let asker = match operation.waiting {
+            Waiting::Client(asker) => asker,
+            Waiting::Query(query) => query.asker,
+        };
+        self.refuse(asker, Refusal::NotLeader { leader: None });
+    }
+
+    /// Raises a chunk's fence, then runs the query again.
+    pub(super) fn raise_fence(&mut self, now: Now, query: queries::Query, op: DataOp) {
+        let operation = Operation {
+            header: query.request.header.clone(),
+            waiting: Waiting::Query(query),
+            body: CommandBody::Data(op),
+            payload: Bytes::new(),
+        };
+        self.propose_operation(now, operation);
+    }
+
+    /// Something met an intent: it waits until the transaction's outcome is known.
+    pub(super) fn block(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+        job: Job,
+    ) -> Result<(), KvError> {
+        let token = self.begin(job);
+        let waiters = self.blocked.entry(txn).or_default();
+        waiters.push(token);
+        if waiters.len() > 1 {
+            return Ok(());
+        }
+        self.resolve(now, state, txn)
+    }
+
+    /// The transaction in the way is gone: those that waited go on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a broken law, whatever else it is"
+    )]
+    pub(super) fn unblock(&mut self, now: Now, txn: TxnId) {
+        for job in self.take_blocked(txn) {
+            match job {
+                Job::Operation(operation) => self.propose_operation(now, operation),
+                Job::Query(query) => self.read_index(Job::Query(query)),
+                job => panic!("only requests are blocked, not {job:?}"),
+            }
+        }
+    }
+
+    /// The transaction in the way is undecided: a reader takes the old value, a writer tries again later (P7).
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a broken law, whatever else it is"
+    )]
+    pub(super) fn give_up_blocked(&mut self, _now: Now, txn: TxnId) {
+        for job in self.take_blocked(txn) {
+            match job {
+                Job::Operation(operation) => match operation.waiting {
+                    Waiting::Client(asker) => self.refuse(asker, Refusal::Busy),
+                    Waiting::Query(query) => self.refuse(query.asker, Refusal::Busy),
+                },
+                Job::Query(mut query) => {
+                    query.old_values = true;
+                    self.read_index(Job::Query(query));
+                }
+                job => panic!("only requests are blocked, not {job:?}"),
+            }
+        }
+    }
+
+    fn take_blocked(&mut self, txn: TxnId) -> Vec<Job> {
+        let tokens = self.blocked.remove(&txn).unwrap_or_default();
+        tokens
+            .iter()
+            .filter_map(|token| self.jobs.remove(token))
+            .collect()
+    }
+
+    /// A session is over: its locks go, its earlier proposals are refused from here on.
+    pub(super) fn end_session(&mut self, now: Now, session: SessionId) {
+        let body = CommandBody::Meta(MetaOp::EndSession { session });
+        let command = self.own_command(now, None, body);
+        self.propose(Job::Unawaited, command, Bytes::new());
+        self.leases_of_ended(session);
+    }
+
+    pub(super) fn ask_open(&mut self, session: SessionId, inos: Vec<Ino>) {
+        self.outputs.push_back(Output::AskOpen { session, inos });
+    }
+}

@@ -1,0 +1,211 @@
+//! Queries: answered from applied state after a read index (P2), with leases and flushes where they need them (P8).
+//!
+//! Owns the order of these steps. What a query reads is `region::query`'s business.
+
+use alloc::collections::BTreeSet;
+use bytes::Bytes;
+
+use super::leases::Wish;
+use super::port::{Asker, Output};
+use super::{Job, Leader};
+use crate::attr::FileKind;
+use crate::place::Ino;
+use crate::region::kv::{KvError, KvRead};
+use crate::region::query::{self, DataFound, Intents, Miss};
+use crate::request::{
+    Answer, DataOp, DataQuery, LeaseKind, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+};
+use crate::time::Now;
+use crate::txn::TxnRequest;
+
+/// A query under way.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) asker: Asker,
+    pub(super) request: Request,
+    /// Intents of undecided transactions are read past: the old values hold (P7).
+    pub(super) old_values: bool,
+    /// Inodes whose exclusive holder has committed what it had since this query arrived.
+    flushed: BTreeSet<Ino>,
+}
+
+impl Leader {
+    pub(super) fn start_query(&mut self, asker: Asker, request: Request) {
+        let query = Query {
+            asker,
+            request,
+            old_values: false,
+            flushed: BTreeSet::new(),
+        };
+        self.read_index(Job::Query(query));
+    }
+
+    pub(super) fn query_failed(&mut self, query: Query) {
+        self.refuse(query.asker, Refusal::NotLeader { leader: None });
+    }
+
+    pub(super) fn run_query(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        query: Query,
+    ) -> Result<(), KvError> {
+        if query.request.header.epoch != self.descriptor.epoch {
+            let (epoch, places) = (self.descriptor.epoch, self.descriptor.places);
+            self.refuse(query.asker, Refusal::Epoch { epoch, places });
+            return Ok(());
+        }
+        match query.request.body.clone() {
+            RequestBody::MetaQuery(asked) => self.run_meta(now, state, query, &asked),
+            RequestBody::DataQuery(asked) => self.run_data(now, state, query, &asked),
+            RequestBody::Txn(TxnRequest::Outcome { txn, abort_if_old }) => {
+                self.run_outcome(now, state, &query, txn, abort_if_old)
+            }
+            body @ (RequestBody::MetaOp(_)
+            | RequestBody::DataOp(_)
+            | RequestBody::LeaseDone(_)
+            | RequestBody::Txn(_)) => panic!("only queries run as queries, not {body:?}"),
+        }
+    }
+
+    fn run_meta(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        query: Query,
+        asked: &MetaQuery,
+    ) -> Result<(), KvError> {
+        let intents = if query.old_values {
+            Intents::OldValues
+        } else {
+            Intents::Resolve
+        };
+        let session = query.request.header.session;
+        let reply = match query::meta(state, asked, intents, session)? {
+            Ok(reply) => reply,
+            Err(Miss::Blocked(txn)) => return self.block(now, state, txn, Job::Query(query)),
+            Err(Miss::Error(error)) => {
+                self.answer(query.asker, Answer::Meta(Err(error)));
+                return Ok(());
+            }
+            Err(Miss::Refused(refusal)) => {
+                self.refuse(query.asker, refusal);
+                return Ok(());
+            }
+        };
+        let query = match wanted_lease(asked, &reply) {
+            None => query,
+            Some((ino, kind, patient)) => {
+                match self.wish(now, state, ino, kind, patient, query)? {
+                    Wish::Waits => return Ok(()),
+                    Wish::Denied(query) => query,
+                    Wish::Granted(asker, grant) => {
+                        let reply = MetaReply::Inode {
+                            attr: grant.attr.clone(),
+                            grant: Some(grant),
+                        };
+                        self.answer(asker, Answer::Meta(Ok(reply)));
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let Some(query) = self.flush_shown(query, &reply) else {
+            return Ok(());
+        };
+        self.answer(query.asker, Answer::Meta(Ok(reply)));
+        Ok(())
+    }
+
+    /// Attributes that are shown must be those the exclusive holder has: it is asked to commit first (P8, flush recall).
+    fn flush_shown(&mut self, mut query: Query, reply: &MetaReply) -> Option<Query> {
+        let session = query.request.header.session;
+        let dirty = shown(reply).find(|ino| {
+            !query.flushed.contains(ino) && self.leases.table.dirty_elsewhere(*ino, session)
+        });
+        let Some(ino) = dirty else { return Some(query) };
+        query.flushed.insert(ino);
+        self.flush_first(ino, query)
+    }
+
+    fn run_data(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        query: Query,
+        asked: &DataQuery,
+    ) -> Result<(), KvError> {
+        match query::data(state, asked)? {
+            DataFound::Reply(reply, payload) => self.answer_data(query.asker, Ok(reply), payload),
+            DataFound::Error(error) => self.answer_data(query.asker, Err(error), Bytes::new()),
+            DataFound::Refused(refusal) => self.refuse(query.asker, refusal),
+            DataFound::RaiseFence { chunk, fence } => {
+                self.raise_fence(now, query, DataOp::RaiseFence { chunk, fence });
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_data(
+        &mut self,
+        asker: Asker,
+        result: Result<crate::request::DataReply, crate::error::FsError>,
+        payload: Bytes,
+    ) {
+        self.outputs.push_back(Output::Answer {
+            asker,
+            answer: Answer::Data(result),
+            payload,
+        });
+    }
+}
+
+/// The lease a query asks for, of the regular file it found.
+fn wanted_lease(asked: &MetaQuery, reply: &MetaReply) -> Option<(Ino, LeaseKind, bool)> {
+    let MetaReply::Inode { attr, .. } = reply else {
+        return None;
+    };
+    if attr.kind != FileKind::Regular {
+        return None;
+    }
+    match asked {
+        MetaQuery::Lookup {
+            lease: Some(kind), ..
+        } => Some((attr.ino, *kind, false)),
+        MetaQuery::Open { lease, patient, .. } => Some((attr.ino, *lease, *patient)),
+        MetaQuery::Lookup { lease: None, .. }
+        | MetaQuery::GetAttr { .. }
+        | MetaQuery::Map { .. }
+        | MetaQuery::ReadLink { .. }
+        | MetaQuery::ReadDir { .. }
+        | MetaQuery::GetXattr { .. }
+        | MetaQuery::ListXattr { .. }
+        | MetaQuery::TestLock { .. }
+        | MetaQuery::Named { .. }
+        | MetaQuery::Audit { .. } => None,
+    }
+}
+
+/// The regular files whose attributes a reply shows.
+fn shown(reply: &MetaReply) -> impl Iterator<Item = Ino> + '_ {
+    let (one, many): (_, &[crate::vfs::DirEntry]) = match reply {
+        MetaReply::Inode { attr, .. } => (Some(attr), &[]),
+        MetaReply::Entries { entries, .. } => (None, entries),
+        MetaReply::Done
+        | MetaReply::Elsewhere { .. }
+        | MetaReply::Made { .. }
+        | MetaReply::Reserved(_)
+        | MetaReply::Granted(_)
+        | MetaReply::Map { .. }
+        | MetaReply::Content { .. }
+        | MetaReply::Bytes(_)
+        | MetaReply::Names(_)
+        | MetaReply::Lock(_)
+        | MetaReply::Named(_)
+        | MetaReply::Records(_) => (None, &[]),
+    };
+    one.into_iter()
+        .chain(many.iter().filter_map(|entry| entry.attr.as_ref()))
+        .filter(|attr| attr.kind == FileKind::Regular)
+        .map(|attr| attr.ino)
+}

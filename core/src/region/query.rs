@@ -1,0 +1,367 @@
+//! What a region answers from its state alone.
+//!
+//! Owns the reading side of every record. Whether the state is recent enough, and who may hold what in a cache, is the
+//! leader's business.
+
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use super::kv::{KvError, KvRead};
+use super::{content, data, entry, inode, intent, lock, runs, xattr};
+use crate::attr::{Attr, FileKind};
+use crate::error::FsError;
+use crate::ids::{Fence, SessionId};
+use crate::limits::NAME_BYTES_MAX;
+use crate::place::{Ino, Places};
+use crate::request::{
+    ChunkName, DataQuery, DataReply, Grant, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Refusal,
+    Seen,
+};
+use crate::txn::TxnId;
+use crate::vfs::DirEntry;
+
+/// Runs that come with a grant; a longer map is fetched in pieces.
+const RUNS_PER_GRANT: usize = 512;
+/// Records of one audit answer at most.
+const AUDIT_MAX: u32 = 4096;
+
+/// What to do about an intent that is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intents {
+    /// Say whose it is, so that its outcome can be asked for.
+    Resolve,
+    /// Take the old value: the outcome is undecided (P7).
+    OldValues,
+}
+
+/// Why a query has no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// A transaction's intent is in the way.
+    Blocked(TxnId),
+    /// The call fails.
+    Error(FsError),
+    /// The question does not belong here.
+    Refused(Refusal),
+}
+
+impl From<FsError> for Miss {
+    fn from(error: FsError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A query under way: the state, what the region holds, what to do about intents.
+struct Reader<'a> {
+    state: &'a dyn KvRead,
+    places: Places,
+    intents: Intents,
+    session: SessionId,
+}
+
+type Replied<T> = Result<Result<T, Miss>, KvError>;
+
+/// Answers a query of a meta region.
+///
+/// # Errors
+/// As [`KvError`]; the inner error says why there is no reply.
+pub fn meta(
+    state: &dyn KvRead,
+    query: &MetaQuery,
+    intents: Intents,
+    session: SessionId,
+) -> Replied<MetaReply> {
+    let places = super::descriptor(state)?.places;
+    Reader {
+        state,
+        places,
+        intents,
+        session,
+    }
+    .answer(query)
+}
+
+impl Reader<'_> {
+    fn answer(&self, query: &MetaQuery) -> Replied<MetaReply> {
+        match query {
+            MetaQuery::Lookup {
+                dir, salt, name, ..
+            } => self.lookup(*dir, *salt, name),
+            MetaQuery::GetAttr { ino } | MetaQuery::Open { ino, .. } => Ok(self
+                .attr(*ino)?
+                .map(|attr| MetaReply::Inode { attr, grant: None })),
+            MetaQuery::Map { ino, from } => {
+                let runs = runs::list(self.state, *ino, *from, u64::MAX, RUNS_PER_GRANT)?;
+                let complete = runs.len() < RUNS_PER_GRANT;
+                Ok(Ok(MetaReply::Map { runs, complete }))
+            }
+            MetaQuery::ReadLink { ino } => self.read_link(*ino),
+            MetaQuery::ReadDir {
+                dir,
+                cookie,
+                limit,
+                plus,
+            } => self.read_dir(*dir, *cookie, *limit, *plus),
+            MetaQuery::GetXattr { ino, name } => self.on_inode(*ino, |state| {
+                Ok(xattr::get(state, *ino, name)?
+                    .map(MetaReply::Bytes)
+                    .ok_or(FsError::NoData))
+            }),
+            MetaQuery::ListXattr { ino } => self.on_inode(*ino, |state| {
+                Ok(Ok(MetaReply::Names(xattr::names(state, *ino)?)))
+            }),
+            MetaQuery::TestLock { ino, owner, lock } => self.on_inode(*ino, |state| {
+                let held = lock::test(state, *ino, (self.session, *owner), *lock)?;
+                Ok(Ok(MetaReply::Lock(held)))
+            }),
+            MetaQuery::Named { chunks } => self.named(chunks),
+            MetaQuery::Audit { after, limit } => {
+                let mut from = after.clone();
+                from.push(0);
+                let limit = usize::try_from((*limit).min(AUDIT_MAX)).unwrap_or(usize::MAX);
+                let pairs = self.state.scan(&from, &[u8::MAX; 64], limit)?;
+                Ok(Ok(MetaReply::Records(pairs)))
+            }
+        }
+    }
+
+    /// Whose intent is in the way, if that matters to this query.
+    fn blocked(&self, found: Result<Option<TxnId>, KvError>) -> Replied<()> {
+        Ok(match (found?, self.intents) {
+            (Some(txn), Intents::Resolve) => Err(Miss::Blocked(txn)),
+            (Some(_) | None, _) => Ok(()),
+        })
+    }
+
+    fn attr(&self, ino: Ino) -> Replied<Attr> {
+        if !self.places.contains(ino.place()) {
+            return Ok(Err(Miss::Refused(Refusal::NoRegion)));
+        }
+        if let Err(miss) = self.blocked(intent::blocks_inode(self.state, ino))? {
+            return Ok(Err(miss));
+        }
+        let Some(inode) = inode::get(self.state, ino)? else {
+            return Ok(Err(FsError::NotFound.into()));
+        };
+        if inode.kind == FileKind::Directory
+            && let Err(miss) = self.blocked(intent::blocks_listing(self.state, self.places, ino))?
+        {
+            return Ok(Err(miss));
+        }
+        Ok(Ok(inode::attr(self.state, self.places, ino, &inode)?))
+    }
+
+    fn lookup(&self, dir: Ino, salt: crate::place::Salt, name: &[u8]) -> Replied<MetaReply> {
+        if name.len() > NAME_BYTES_MAX {
+            return Ok(Err(FsError::NameTooLong.into()));
+        }
+        if let Err(miss) = self.blocked(intent::blocks_name(self.state, dir, salt, name))? {
+            return Ok(Err(miss));
+        }
+        if entry::fragment(self.state, self.places, dir)?.is_none() {
+            return Ok(Err(FsError::NotFound.into()));
+        }
+        let Some((_, found)) = entry::find(self.state, dir, salt, name)? else {
+            return Ok(Err(FsError::NotFound.into()));
+        };
+        if !self.places.contains(found.child.place()) {
+            let seen = Seen {
+                ino: found.child,
+                kind: found.kind,
+            };
+            return Ok(Ok(MetaReply::Elsewhere { seen }));
+        }
+        Ok(self
+            .attr(found.child)?
+            .map(|attr| MetaReply::Inode { attr, grant: None }))
+    }
+
+    fn read_link(&self, ino: Ino) -> Replied<MetaReply> {
+        self.on_inode(ino, |state| {
+            let inode = inode::expect(state, ino)?;
+            if inode.kind != FileKind::Symlink {
+                return Ok(Err(FsError::Invalid));
+            }
+            let target = state.get(&super::key::of_inode(super::key::Kind::Inline, ino))?;
+            Ok(Ok(MetaReply::Bytes(target.unwrap_or_default().into())))
+        })
+    }
+
+    fn read_dir(
+        &self,
+        dir: Ino,
+        cookie: crate::place::Cookie,
+        limit: u32,
+        plus: bool,
+    ) -> Replied<MetaReply> {
+        if let Err(miss) = self.blocked(intent::blocks_listing(self.state, self.places, dir))? {
+            return Ok(Err(miss));
+        }
+        // A directory that is gone but still open reads as empty.
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        let found = entry::list(self.state, self.places, dir, cookie, limit)?;
+        let end = found.len() < limit;
+        let mut entries = Vec::with_capacity(found.len());
+        for (cookie, entry) in found {
+            let attr = if plus && self.places.contains(entry.child.place()) {
+                match self.attr(entry.child)? {
+                    Ok(attr) => Some(attr),
+                    Err(Miss::Blocked(txn)) => return Ok(Err(Miss::Blocked(txn))),
+                    Err(Miss::Error(_) | Miss::Refused(_)) => None,
+                }
+            } else {
+                None
+            };
+            let entry::Entry { name, child, kind } = entry;
+            entries.push(DirEntry {
+                cookie,
+                name,
+                ino: child,
+                kind,
+                attr,
+            });
+        }
+        Ok(Ok(MetaReply::Entries { entries, end }))
+    }
+
+    fn named(&self, chunks: &[ChunkName]) -> Replied<MetaReply> {
+        let mut named = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let runs = runs::list(self.state, chunk.ino, chunk.number, chunk.number + 1, 1)?;
+            named.push(
+                runs.iter()
+                    .any(|run| run.version == chunk.version && run.first <= chunk.number),
+            );
+        }
+        Ok(Ok(MetaReply::Named(named)))
+    }
+
+    /// Reads something of an inode that is there and that no transaction is in the way of.
+    fn on_inode(
+        &self,
+        ino: Ino,
+        read: impl FnOnce(&dyn KvRead) -> Result<Result<MetaReply, FsError>, KvError>,
+    ) -> Replied<MetaReply> {
+        if let Err(miss) = self.attr(ino)? {
+            return Ok(Err(miss));
+        }
+        Ok(read(self.state)?.map_err(Miss::from))
+    }
+}
+
+/// What a content lease says; `None` when the inode is gone or no regular file.
+///
+/// # Errors
+/// As [`KvError`].
+pub fn grant(
+    state: &dyn KvRead,
+    ino: Ino,
+    kind: LeaseKind,
+    serial: LeaseSerial,
+) -> Result<Option<Grant>, KvError> {
+    let Some(inode) = inode::get(state, ino)? else {
+        return Ok(None);
+    };
+    if inode.kind != FileKind::Regular {
+        return Ok(None);
+    }
+    let map = runs::list(state, ino, 0, u64::MAX, RUNS_PER_GRANT)?;
+    let map_complete = map.len() < RUNS_PER_GRANT;
+    let inline = content::inline(state, ino, &inode)?;
+    let (attr, cut) = (inode.attr(ino, None), inode.cut);
+    Ok(Some(Grant {
+        kind,
+        serial,
+        attr,
+        inline,
+        map,
+        map_complete,
+        cut,
+    }))
+}
+
+/// What a data region has for a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataFound {
+    /// This, with these bytes.
+    Reply(DataReply, Bytes),
+    /// The query fails.
+    Error(FsError),
+    /// It is not answered.
+    Refused(Refusal),
+    /// The reader's fence must be committed first.
+    RaiseFence {
+        /// Which chunk.
+        chunk: ChunkName,
+        /// To what.
+        fence: Fence,
+    },
+}
+
+/// Answers a query of a data region.
+///
+/// # Errors
+/// As [`KvError`].
+pub fn data(state: &dyn KvRead, query: &DataQuery) -> Result<DataFound, KvError> {
+    match query {
+        DataQuery::Read {
+            chunk,
+            fence,
+            offset,
+            len,
+            absent_is_hole,
+        } => {
+            let places = super::descriptor(state)?.places;
+            if !places.contains(chunk.place()) {
+                return Ok(DataFound::Refused(Refusal::NoRegion));
+            }
+            read(state, chunk, *fence, (*offset, *len), *absent_is_hole)
+        }
+        DataQuery::List { after, limit } => {
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let after = after.as_ref().map(|(_, name)| name);
+            let names = data::list(state, after, limit)?;
+            Ok(DataFound::Reply(DataReply::Chunks(names), Bytes::new()))
+        }
+        DataQuery::Verify { chunks } => {
+            let mut whole = Vec::with_capacity(chunks.len());
+            for chunk in chunks {
+                let len = u32::try_from(crate::limits::CHUNK_BYTES).expect("a chunk is small");
+                let bytes = state.read_chunk(chunk, 0, len);
+                whole.push(matches!(bytes, Ok(Some(_))));
+            }
+            Ok(DataFound::Reply(DataReply::Whole(whole), Bytes::new()))
+        }
+    }
+}
+
+fn read(
+    state: &dyn KvRead,
+    name: &ChunkName,
+    fence: Fence,
+    (offset, len): (u32, u32),
+    absent_is_hole: bool,
+) -> Result<DataFound, KvError> {
+    let chunk = data::chunk(state, name)?;
+    let seen = chunk.map_or(Fence(0), |chunk| chunk.fence);
+    if fence < seen {
+        return Ok(DataFound::Refused(Refusal::Fenced));
+    }
+    if fence > seen && !cfg!(planted = "read_raises_no_fence") {
+        return Ok(DataFound::RaiseFence {
+            chunk: *name,
+            fence,
+        });
+    }
+    let bytes = match chunk {
+        Some(chunk) if chunk.written => state.read_chunk(name, offset, len)?,
+        Some(_) | None => None,
+    };
+    let size = usize::try_from(len).unwrap_or(usize::MAX);
+    Ok(match bytes {
+        Some(bytes) => DataFound::Reply(DataReply::Done, bytes),
+        None if absent_is_hole => DataFound::Reply(DataReply::Done, alloc::vec![0; size].into()),
+        // A name that is marked written has data, or it was lost.
+        None => DataFound::Error(FsError::Io),
+    })
+}

@@ -1,0 +1,57 @@
+//! Exactly once: the last operation of each slot and its answer (P6).
+
+use serde::{Deserialize, Serialize};
+
+use super::key;
+use super::kv::{Kv, KvError, KvRead};
+use crate::ids::SessionId;
+use crate::request::{Answer, Refusal, SlotUse};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    sequence: u64,
+    answer: Answer,
+}
+
+/// What a slot says of an operation that is about to be applied: nothing when it is new, the earlier answer when it is a
+/// repetition, a refusal when it is from the past.
+pub(super) fn earlier(
+    state: &dyn KvRead,
+    session: SessionId,
+    slot: Option<SlotUse>,
+) -> Result<Option<Answer>, KvError> {
+    let Some(SlotUse { slot, sequence }) = slot else {
+        return Ok(None);
+    };
+    let record: Option<Record> = super::read(state, "slot", &key::slot(session, slot))?;
+    Ok(match record {
+        Some(record) if record.sequence == sequence && !cfg!(planted = "slot_repeat") => {
+            Some(record.answer)
+        }
+        Some(record) if record.sequence > sequence => Some(Answer::Refused(Refusal::OldSequence)),
+        Some(_) | None => None,
+    })
+}
+
+/// Remembers the answer to an operation. Refusals are not remembered: nothing was done.
+pub(super) fn remember(
+    state: &mut dyn Kv,
+    session: SessionId,
+    slot: Option<SlotUse>,
+    answer: &Answer,
+) -> Result<(), KvError> {
+    let Some(SlotUse { slot, sequence }) = slot else {
+        return Ok(());
+    };
+    if matches!(answer, Answer::Refused(_)) {
+        return Ok(());
+    }
+    super::write(
+        state,
+        &key::slot(session, slot),
+        &Record {
+            sequence,
+            answer: answer.clone(),
+        },
+    )
+}

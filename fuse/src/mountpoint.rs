@@ -1,0 +1,269 @@
+//! Mountpoints: what must hold before mounting, dead mounts left behind, unmounting.
+//!
+//! Owns the messages a user sees when a mountpoint can't be used. Deliberately asks nothing of the filesystem below a
+//! mountpoint that might hang: the kernel's mount table answers.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The type a mount of ours has in the mount table.
+const FS_TYPE: &str = "fuse.polyfs";
+
+/// Why a mount or unmount could not be done.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// Nothing there.
+    #[error("{0} does not exist; create it first: mkdir -p {0}")]
+    Missing(PathBuf),
+    /// Not a directory.
+    #[error("{0} is not a directory; name an empty directory to mount at")]
+    NotDirectory(PathBuf),
+    /// Something is in it.
+    #[error("{0} is not empty; a mount would hide what is in it, name an empty directory")]
+    NotEmpty(PathBuf),
+    /// Something is mounted there and lives.
+    #[error("{0} has a filesystem mounted already; unmount it first: polyfs umount {0}")]
+    InUse(PathBuf),
+    /// No FUSE here.
+    #[error(
+        "/dev/fuse can't be opened ({0}); load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+    )]
+    NoFuse(io::Error),
+    /// Nothing of ours is mounted there.
+    #[error("{0} is no polyfs mount")]
+    NotMounted(PathBuf),
+    /// Somebody uses it.
+    #[error(
+        "{path} is in use by {users}; end these, or unmount lazily: polyfs umount --lazy {path}"
+    )]
+    Busy {
+        /// Where.
+        path: PathBuf,
+        /// By whom: process ids and names.
+        users: String,
+    },
+    /// The host says no.
+    #[error("{path} can't be mounted: {source}")]
+    Failed {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl MountError {
+    pub(crate) fn failed(path: &Path, source: io::Error) -> Self {
+        Self::Failed {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Makes sure that a filesystem can be mounted at `path`: detaches a dead mount of ours that was left there, then wants
+/// an empty directory. Answers the path the kernel will know it by.
+pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    if let Err(error) = fs::File::open("/dev/fuse") {
+        return Err(MountError::NoFuse(error));
+    }
+    detach_dead(path)?;
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(MountError::Missing(path.to_path_buf()));
+        }
+        Err(error) => return Err(MountError::failed(path, error)),
+    };
+    if !meta.is_dir() {
+        return Err(MountError::NotDirectory(path.to_path_buf()));
+    }
+    let path = fs::canonicalize(path).map_err(|error| MountError::failed(path, error))?;
+    if let Some(kind) = mounted_type(&path)
+        && kind.starts_with("fuse")
+    {
+        return Err(MountError::InUse(path));
+    }
+    let mut entries = fs::read_dir(&path).map_err(|error| MountError::failed(&path, error))?;
+    if entries.next().is_some() {
+        return Err(MountError::NotEmpty(path));
+    }
+    Ok(path)
+}
+
+/// Detaches a mount of ours whose process is gone (the kernel answers ENOTCONN for it).
+fn detach_dead(path: &Path) -> Result<(), MountError> {
+    let dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+    if fs::metadata(path).is_err_and(dead) {
+        tracing::warn!(path = %path.display(), "detaching a mount whose process is gone");
+        umount(path, libc::MNT_DETACH).map_err(|error| MountError::failed(path, error))?;
+    }
+    Ok(())
+}
+
+/// The type of the filesystem mounted at exactly `path`, as the mount table says.
+pub(crate) fn mounted_type(path: &Path) -> Option<String> {
+    mount_line(path).map(|(_, kind)| kind)
+}
+
+/// The device (`major:minor`) of the filesystem mounted at exactly `path`.
+pub(crate) fn mounted_device(path: &Path) -> Option<String> {
+    mount_line(path).map(|(device, _)| device)
+}
+
+/// Device and type of the last mount at `path` (proc_pid_mountinfo(5)).
+fn mount_line(path: &Path) -> Option<(String, String)> {
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    let wanted = escape(path);
+    let mut found = None;
+    for line in table.split(|byte| *byte == b'\n') {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        if fields.get(4) == Some(&wanted.as_slice())
+            && let Some(dash) = fields.iter().position(|field| *field == b"-")
+            && let (Some(device), Some(kind)) = (fields.get(2), fields.get(dash + 1))
+        {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            found = Some((text(device), text(kind)));
+        }
+    }
+    found
+}
+
+/// A path as the mount table writes it: blanks, tabs, newlines and backslashes in octal.
+fn escape(path: &Path) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => out.extend(format!("\\{byte:03o}").into_bytes()),
+            _ => out.push(*byte),
+        }
+    }
+    out
+}
+
+/// Unmounts a mount of ours; `lazy` detaches it at once and lets those who use it finish.
+///
+/// # Errors
+/// When nothing of ours is mounted there, or when it is in use: then those who use it are named.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
+    // A dead mount can't be canonicalised through; take the path as it is then.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if mounted_type(&path).as_deref() != Some(FS_TYPE) {
+        return Err(MountError::NotMounted(path));
+    }
+    match umount(&path, if lazy { libc::MNT_DETACH } else { 0 }) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let users = users_of(&path);
+            Err(MountError::Busy { path, users })
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => fusermount(&path, lazy),
+        Err(error) => Err(MountError::failed(&path, error)),
+    }
+}
+
+#[expect(unsafe_code, reason = "umount2(2) has no safe wrapper in std")]
+fn umount(path: &Path, flags: i32) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is to a zero-terminated string that lives through the call.
+    match unsafe { libc::umount2(path.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What who is not root unmounts with.
+fn fusermount(path: &Path, lazy: bool) -> Result<(), MountError> {
+    let mut command = std::process::Command::new("fusermount3");
+    command.arg("-u");
+    if lazy {
+        command.arg("-z");
+    }
+    let output = command
+        .arg(path)
+        .output()
+        .map_err(|error| MountError::failed(path, error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(MountError::failed(path, io::Error::other(said)))
+}
+
+/// The processes that have their root, working directory, an open file or a mapping below `path`.
+fn users_of(path: &Path) -> String {
+    let mut users = Vec::new();
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return "unknown processes".into();
+    };
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name
+            .to_str()
+            .filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
+        else {
+            continue;
+        };
+        if uses(&process.path(), path) {
+            let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(format!("{pid} ({})", comm.trim()));
+        }
+    }
+    if users.is_empty() {
+        "unknown processes".into()
+    } else {
+        users.join(", ")
+    }
+}
+
+fn uses(process: &Path, path: &Path) -> bool {
+    let below = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(path));
+    if below(process.join("cwd")) || below(process.join("root")) {
+        return true;
+    }
+    let open = fs::read_dir(process.join("fd"));
+    open.is_ok_and(|files| files.flatten().any(|file| below(file.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_escaped_as_the_mount_table_does() {
+        assert_eq!(escape(Path::new("/mnt/a b\\c")), b"/mnt/a\\040b\\134c");
+    }
+
+    #[test]
+    fn the_root_is_in_the_mount_table_and_is_not_ours() {
+        assert!(mounted_type(Path::new("/")).is_some_and(|kind| kind != FS_TYPE));
+        assert!(matches!(
+            unmount(Path::new("/"), false),
+            Err(MountError::NotMounted(_))
+        ));
+    }
+
+    #[test]
+    fn what_is_no_mountpoint_says_why() {
+        let missing = prepare(Path::new("/nonexistent/polyfs"));
+        assert!(matches!(
+            missing,
+            Err(MountError::Missing(_) | MountError::NoFuse(_))
+        ));
+        let file = prepare(Path::new("/proc/self/stat"));
+        assert!(matches!(
+            file,
+            Err(MountError::NotDirectory(_) | MountError::NoFuse(_))
+        ));
+        let full = prepare(Path::new("/etc"));
+        assert!(matches!(
+            full,
+            Err(MountError::NotEmpty(_) | MountError::NoFuse(_))
+        ));
+    }
+}

@@ -1,0 +1,162 @@
+//! A mounted filesystem: from an open client to the kernel and back down.
+//!
+//! Owns the mount options, the kernel's settings and the thread that tells the kernel to drop what it caches. Nothing
+//! is told from a handler or under a lock: an invalidation waits for requests in flight (P11).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use polyfs_core::place::Ino;
+use polyfs_node::client::ClientHandle;
+
+use crate::adapter::Adapter;
+use crate::convert::Numbers;
+use crate::lock_waits::LockWaits;
+use crate::mountpoint::{self, MountError};
+
+/// Threads that take requests from the kernel; they never block.
+const THREADS: usize = 2;
+/// The kernel reads this far ahead of a sequential reader; more than its own offer of 128 KiB.
+const READ_AHEAD_KIB: u32 = 4096;
+
+/// How to mount.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Nothing may be changed through this mount.
+    pub read_only: bool,
+}
+
+/// A mounted filesystem. Dropping it unmounts.
+pub struct Mounted {
+    session: BackgroundSession,
+    path: PathBuf,
+    client: ClientHandle,
+}
+
+impl Mounted {
+    /// Mounts the tree of an open client at `path`; `root` is the volume's root.
+    ///
+    /// # Errors
+    /// When the mountpoint can't be used, or FUSE can't.
+    pub fn new(
+        client: ClientHandle,
+        root: Ino,
+        path: &Path,
+        options: &Options,
+    ) -> Result<Self, MountError> {
+        let path = mountpoint::prepare(path)?;
+        let failed = |error: io::Error| MountError::failed(&path, error);
+        let numbers = Numbers { root };
+        let waits = LockWaits::start(client.clone()).map_err(failed)?;
+        let adapter = Adapter::new(client.clone(), numbers, waits);
+        let session = Session::new(adapter, &path, &config(options)).map_err(failed)?;
+        let session = session.spawn().map_err(failed)?;
+        let drop_pages =
+            invalidator(session.notifier(), numbers, client.clone()).map_err(failed)?;
+        client.on_invalidate(Box::new(drop_pages));
+        raise_read_ahead(&path);
+        Ok(Self {
+            session,
+            path,
+            client,
+        })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the kernel has let go of it: somebody unmounted it from outside.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.session.guard.is_finished()
+    }
+
+    /// Writes everything back, gives everything back and unmounts. A mount that is in use is detached: its users get
+    /// errors from then on.
+    ///
+    /// # Errors
+    /// When the kernel does not let go.
+    pub fn unmount(self) -> Result<(), MountError> {
+        let (done, wait) = mpsc::channel();
+        let busy = matches!(
+            mountpoint::unmount(&self.path, false),
+            Err(MountError::Busy { .. })
+        );
+        self.client.unmount(Box::new(move || {
+            let _ = done.send(());
+        }));
+        // A client always ends: calls that can't be carried out fail at their deadline.
+        let _ = wait.recv();
+        if busy {
+            mountpoint::unmount(&self.path, true)?;
+        }
+        let path = self.path;
+        drop(self.session);
+        if mountpoint::mounted_type(&path).as_deref() == Some("fuse.polyfs") {
+            return mountpoint::unmount(&path, true);
+        }
+        Ok(())
+    }
+}
+
+fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("polyfs".into()),
+        MountOption::Subtype("polyfs".into()),
+        MountOption::DefaultPermissions,
+        MountOption::Dev,
+        MountOption::Suid,
+    ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    config.acl = SessionACL::All;
+    config.n_threads = Some(THREADS);
+    config.clone_fd = true;
+    config
+}
+
+/// A thread that makes the kernel drop pages and attributes, one inode after the other, and tells the client when it
+/// has; and the door to it.
+fn invalidator(
+    notifier: Notifier,
+    numbers: Numbers,
+    client: ClientHandle,
+) -> io::Result<impl Fn(Ino) + Send + Sync> {
+    let (door, inodes) = mpsc::channel::<Ino>();
+    std::thread::Builder::new()
+        .name("polyfs-notify".into())
+        .spawn(move || {
+            for ino in inodes {
+                let number: INodeNo = numbers.number(ino);
+                // ENOENT: the kernel does not know the inode, so it caches nothing of it.
+                if let Err(error) = notifier.inval_inode(number, 0, 0)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::debug!(?ino, %error, "the kernel could not be told to drop an inode");
+                }
+                client.invalidated(ino);
+            }
+        })?;
+    // The thread ends with the mount; what it is told afterwards concerns nobody.
+    Ok(move |ino| {
+        let _ = door.send(ino);
+    })
+}
+
+/// Raises the read-ahead of the mount's backing device; a mount without it works, only slower.
+fn raise_read_ahead(path: &Path) {
+    let Some(device) = mountpoint::mounted_device(path) else {
+        return;
+    };
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(setting, %error, "the kernel's read-ahead stays as it is");
+    }
+}

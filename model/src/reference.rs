@@ -1,0 +1,885 @@
+//! The reference filesystem: what one local filesystem would answer, in the simplest way.
+//!
+//! Owns the meaning of every call on one tree, without replication, caching or failure. An inode number that the real
+//! system drew is taken from its answer; one that was drawn by a call whose outcome nobody learnt gets a stand-in until
+//! it is seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyfs_core::attr::{
+    Attr, FileKind, MODE_GROUP_EXEC, MODE_SGID, MODE_SUID, Name, NewInode, SetAttr,
+};
+use polyfs_core::error::FsError;
+use polyfs_core::limits::NAME_BYTES_MAX;
+use polyfs_core::place::Ino;
+use polyfs_core::vfs::{
+    AllocateMode, Call, Handle, LockKind, LockOwner, LockRange, OpenFlags, Outcome, RenameMode,
+    Reply, XattrMode,
+};
+
+use crate::history::ClientId;
+
+/// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
+const STAND_IN: u64 = u64::MAX;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Node {
+    kind: FileKind,
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    parent: Ino,
+    entries: BTreeMap<Name, Ino>,
+    content: Vec<u8>,
+    target: Vec<u8>,
+    xattrs: BTreeMap<Name, Vec<u8>>,
+    locks: BTreeSet<(ClientId, LockOwner, LockRange)>,
+}
+
+/// One state of the tree. What has no name and no descriptor left stays: it may still show to who looked it up before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tree {
+    nodes: BTreeMap<Ino, Node>,
+    opens: BTreeMap<(ClientId, Handle), (Ino, bool)>,
+    stand_ins: u64,
+}
+
+/// What holds for the reply to a call that succeeds.
+type Expected = Box<dyn Fn(&Reply) -> bool>;
+
+impl Tree {
+    /// A tree that holds nothing but its root.
+    #[must_use]
+    pub fn new(root: Ino, mode: u16, uid: u32, gid: u32) -> Self {
+        let node = Node {
+            mode,
+            uid,
+            gid,
+            parent: root,
+            ..Node::new(FileKind::Directory, root)
+        };
+        Self {
+            nodes: BTreeMap::from([(root, node)]),
+            opens: BTreeMap::new(),
+            stand_ins: 0,
+        }
+    }
+
+    /// The tree after `call`, if a filesystem in this state may answer it with `outcome`; `None` when it may not.
+    /// With no outcome known, the tree after the call took effect.
+    #[must_use]
+    pub fn step(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> Option<Self> {
+        let mut after = self.clone();
+        if let Some(Ok(reply)) = outcome {
+            after.bind(call, reply);
+        }
+        let drawn = outcome.and_then(drawn_number);
+        let expected = after.carry_out(client, call, drawn);
+        match (expected, outcome) {
+            (_, None) => Some(after),
+            (Ok(fits), Some(Ok(reply))) => {
+                if !fits(reply) {
+                    return None;
+                }
+                after.note_open(client, call, reply);
+                Some(after)
+            }
+            (Err(error), Some(Err(found))) => {
+                (error == *found || after.may_be_gone(call, *found)).then(|| self.clone())
+            }
+            (Ok(_), Some(Err(found))) => self.may_be_gone(call, *found).then(|| self.clone()),
+            (Err(_), Some(Ok(_))) => None,
+        }
+    }
+
+    /// An inode that nobody names and nobody holds open may be gone already, or not yet.
+    fn may_be_gone(&self, call: &Call, found: FsError) -> bool {
+        let gone = matches!(found, FsError::NotFound | FsError::Stale);
+        let subject = subject(call).and_then(|ino| self.nodes.get(&ino).map(|node| (ino, node)));
+        gone && subject.is_none_or(|(ino, node)| node.nlink == 0 && !self.is_open(ino))
+    }
+
+    fn is_open(&self, ino: Ino) -> bool {
+        self.opens.values().any(|(open, _)| *open == ino)
+    }
+
+    /// A number seen for the first time where a stand-in is: from now on that is its name.
+    fn bind(&mut self, call: &Call, reply: &Reply) {
+        let mut seen = Vec::new();
+        match (call, reply) {
+            (Call::Lookup { dir, name }, Reply::Attr(attr))
+            | (Call::Create { dir, name, .. }, Reply::Created(attr, _)) => {
+                seen.push((*dir, name.clone(), attr.ino));
+            }
+            (Call::ReadDir { ino, .. }, Reply::Entries(entries)) => {
+                let named = entries
+                    .iter()
+                    .map(|entry| (*ino, entry.name.clone(), entry.ino));
+                seen.extend(named);
+            }
+            _ => {}
+        }
+        for (dir, name, ino) in seen {
+            let named = self
+                .nodes
+                .get(&dir)
+                .and_then(|node| node.entries.get(&name))
+                .copied();
+            if let Some(stand_in) = named
+                && stand_in.0 > i64::MAX as u64
+                && !self.nodes.contains_key(&ino)
+            {
+                self.rename_node(stand_in, ino);
+            }
+        }
+    }
+
+    fn rename_node(&mut self, from: Ino, to: Ino) {
+        if let Some(node) = self.nodes.remove(&from) {
+            self.nodes.insert(to, node);
+        }
+        for node in self.nodes.values_mut() {
+            if node.parent == from {
+                node.parent = to;
+            }
+            for entry in node.entries.values_mut() {
+                if *entry == from {
+                    *entry = to;
+                }
+            }
+        }
+    }
+
+    fn note_open(&mut self, client: ClientId, call: &Call, reply: &Reply) {
+        match (call, reply) {
+            (Call::Open { ino, flags }, Reply::Opened(handle)) => {
+                self.opens.insert((client, *handle), (*ino, flags.append));
+            }
+            (Call::Create { flags, .. }, Reply::Created(attr, handle)) => {
+                self.opens
+                    .insert((client, *handle), (attr.ino, flags.append));
+            }
+            (Call::Release { handle, .. }, _) => {
+                self.opens.remove(&(client, *handle));
+            }
+            _ => {}
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        client: ClientId,
+        call: &Call,
+        drawn: Option<Ino>,
+    ) -> Result<Expected, FsError> {
+        match call {
+            Call::Lookup { dir, name } => {
+                let ino = self.find(*dir, name)?;
+                self.expect_attr(ino)
+            }
+            Call::GetAttr { ino } => self.expect_attr(*ino),
+            Call::SetAttr { ino, set, size, .. } => self.set_attr(*ino, set, *size),
+            Call::ReadLink { ino } => {
+                let target = self.node(*ino)?.target.clone();
+                Ok(expect(
+                    move |reply| matches!(reply, Reply::Data(data) if *data == target),
+                ))
+            }
+            Call::Make { dir, name, new } => {
+                let ino = self.make(*dir, name, new, drawn)?;
+                self.expect_attr(ino)
+            }
+            Call::Create {
+                dir,
+                name,
+                new,
+                flags,
+            } => self.create(*dir, name, new, *flags, drawn),
+            Call::Unlink { dir, name } => self.unlink(*dir, name),
+            Call::RemoveDir { dir, name } => self.remove_dir(*dir, name),
+            Call::Rename {
+                dir,
+                name,
+                to_dir,
+                to_name,
+                mode,
+            } => self.rename((*dir, name), (*to_dir, to_name), *mode),
+            Call::Link {
+                ino,
+                to_dir,
+                to_name,
+            } => self.link(*ino, *to_dir, to_name),
+            Call::Open { ino, flags } => self.open(*ino, *flags),
+            Call::OpenDir { ino } => {
+                self.directory(*ino)?;
+                Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+            }
+            Call::Read {
+                ino, offset, size, ..
+            } => {
+                let content = &self.node(*ino)?.content;
+                let start = position(*offset).min(content.len());
+                let end = (start + *size as usize).min(content.len());
+                let bytes = content[start..end].to_vec();
+                Ok(expect(
+                    move |reply| matches!(reply, Reply::Data(data) if *data == bytes),
+                ))
+            }
+            Call::Write {
+                ino,
+                handle,
+                offset,
+                data,
+            } => {
+                let append = self
+                    .opens
+                    .get(&(client, *handle))
+                    .is_some_and(|(_, append)| *append);
+                let node = self.node_mut(*ino)?;
+                let offset = if append {
+                    node.content.len()
+                } else {
+                    position(*offset)
+                };
+                node.write(offset, data);
+                let bytes = data.len();
+                Ok(expect(
+                    move |reply| matches!(reply, Reply::Written(n) if *n as usize == bytes),
+                ))
+            }
+            Call::Allocate {
+                ino,
+                offset,
+                len,
+                mode,
+                ..
+            } => self.allocate(*ino, *offset, *len, *mode),
+            Call::Release { .. } | Call::Flush { .. } => {
+                self.free_locks(client, call);
+                Ok(done())
+            }
+            Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(done()),
+            Call::ReadDir { ino, .. } => self.read_dir(*ino),
+            Call::StatFs => Ok(expect(|reply| matches!(reply, Reply::Stats(_)))),
+            Call::GetXattr { ino, name } => {
+                let value = self
+                    .node(*ino)?
+                    .xattrs
+                    .get(name)
+                    .cloned()
+                    .ok_or(FsError::NoData)?;
+                Ok(expect(
+                    move |reply| matches!(reply, Reply::Data(data) if *data == value),
+                ))
+            }
+            Call::ListXattr { ino } => {
+                let names: BTreeSet<Name> = self.node(*ino)?.xattrs.keys().cloned().collect();
+                Ok(expect(move |reply| match reply {
+                    Reply::Names(found) => found.iter().cloned().collect::<BTreeSet<_>>() == names,
+                    _ => false,
+                }))
+            }
+            Call::SetXattr {
+                ino,
+                name,
+                value,
+                mode,
+            } => {
+                let xattrs = &mut self.node_mut(*ino)?.xattrs;
+                match (mode, xattrs.contains_key(name)) {
+                    (XattrMode::Create, true) => Err(FsError::Exists),
+                    (XattrMode::Replace, false) => Err(FsError::NoData),
+                    _ => {
+                        xattrs.insert(name.clone(), value.to_vec());
+                        Ok(done())
+                    }
+                }
+            }
+            Call::RemoveXattr { ino, name } => {
+                self.node_mut(*ino)?
+                    .xattrs
+                    .remove(name)
+                    .ok_or(FsError::NoData)?;
+                Ok(done())
+            }
+            Call::TestLock { ino, owner, lock } => {
+                let free = self.lock_in_the_way(client, *ino, *owner, *lock)?.is_none();
+                Ok(expect(
+                    move |reply| matches!(reply, Reply::Lock(held) if held.is_none() == free),
+                ))
+            }
+            Call::SetLock {
+                ino, owner, lock, ..
+            } => self.set_lock(client, *ino, *owner, *lock),
+            Call::Unlock {
+                ino,
+                owner,
+                start,
+                end,
+            } => {
+                self.unlock(client, *ino, *owner, *start, *end);
+                Ok(done())
+            }
+            // Where holes are is the filesystem's own affair; only that data is never called a hole is promised.
+            Call::Seek { .. } => Ok(expect(|reply| matches!(reply, Reply::Offset(_)))),
+        }
+    }
+
+    fn node(&self, ino: Ino) -> Result<&Node, FsError> {
+        self.nodes.get(&ino).ok_or(FsError::NotFound)
+    }
+
+    fn node_mut(&mut self, ino: Ino) -> Result<&mut Node, FsError> {
+        self.nodes.get_mut(&ino).ok_or(FsError::NotFound)
+    }
+
+    fn directory(&self, ino: Ino) -> Result<&Node, FsError> {
+        let node = self.node(ino)?;
+        if node.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if node.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        Ok(node)
+    }
+
+    fn find(&self, dir: Ino, name: &[u8]) -> Result<Ino, FsError> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(FsError::NameTooLong);
+        }
+        self.directory(dir)?
+            .entries
+            .get(name)
+            .copied()
+            .ok_or(FsError::NotFound)
+    }
+
+    fn expect_attr(&self, ino: Ino) -> Result<Expected, FsError> {
+        let shown = self.shown(ino)?;
+        Ok(expect(
+            move |reply| matches!(reply, Reply::Attr(attr) if shown.is(attr)),
+        ))
+    }
+
+    fn shown(&self, ino: Ino) -> Result<Shown, FsError> {
+        let node = self.node(ino)?;
+        let size = match node.kind {
+            FileKind::Directory => None,
+            FileKind::Symlink => Some(node.target.len() as u64),
+            _ => Some(node.content.len() as u64),
+        };
+        let ino = (ino.0 <= i64::MAX as u64).then_some(ino);
+        let Node {
+            kind,
+            mode,
+            uid,
+            gid,
+            nlink,
+            ..
+        } = *node;
+        Ok(Shown {
+            ino,
+            kind,
+            mode,
+            uid,
+            gid,
+            nlink,
+            size,
+        })
+    }
+
+    fn make(
+        &mut self,
+        dir: Ino,
+        name: &Name,
+        new: &NewInode,
+        drawn: Option<Ino>,
+    ) -> Result<Ino, FsError> {
+        match self.find(dir, name) {
+            Ok(_) => return Err(FsError::Exists),
+            Err(FsError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let home = self.directory(dir)?;
+        let inherits = home.mode & MODE_SGID != 0;
+        let gid = if inherits { home.gid } else { new.gid };
+        let is_dir = new.kind == FileKind::Directory;
+        let mode = if inherits && is_dir {
+            new.mode | MODE_SGID
+        } else {
+            new.mode
+        };
+        let ino = drawn.unwrap_or_else(|| {
+            self.stand_ins += 1;
+            Ino(STAND_IN - self.stand_ins)
+        });
+        let node = Node {
+            mode,
+            uid: new.uid,
+            gid,
+            target: new.target.to_vec(),
+            ..Node::new(new.kind, dir)
+        };
+        if self.nodes.contains_key(&ino) {
+            // A number that is in use can't have been drawn.
+            return Err(FsError::Io);
+        }
+        self.nodes.insert(ino, node);
+        self.insert(dir, name, ino);
+        Ok(ino)
+    }
+
+    fn insert(&mut self, dir: Ino, name: &Name, ino: Ino) {
+        let is_dir = self.nodes[&ino].kind == FileKind::Directory;
+        let home = self.nodes.get_mut(&dir).expect("the directory was found");
+        home.entries.insert(name.clone(), ino);
+        home.nlink += u32::from(is_dir);
+        if is_dir {
+            self.nodes
+                .get_mut(&ino)
+                .expect("the inode was found")
+                .parent = dir;
+        }
+    }
+
+    fn remove(&mut self, dir: Ino, name: &Name) -> Ino {
+        let home = self.nodes.get_mut(&dir).expect("the directory was found");
+        let ino = home.entries.remove(name).expect("the entry was found");
+        let is_dir = self.nodes[&ino].kind == FileKind::Directory;
+        self.nodes
+            .get_mut(&dir)
+            .expect("the directory was found")
+            .nlink -= u32::from(is_dir);
+        ino
+    }
+
+    fn create(
+        &mut self,
+        dir: Ino,
+        name: &Name,
+        new: &NewInode,
+        flags: OpenFlags,
+        drawn: Option<Ino>,
+    ) -> Result<Expected, FsError> {
+        let ino = match self.find(dir, name) {
+            Ok(_) if flags.exclusive => return Err(FsError::Exists),
+            Ok(ino) => {
+                if self.node(ino)?.kind == FileKind::Directory {
+                    return Err(FsError::IsDirectory);
+                }
+                if flags.truncate {
+                    self.node_mut(ino)?.resize(0);
+                }
+                ino
+            }
+            Err(FsError::NotFound) => self.make(dir, name, new, drawn)?,
+            Err(error) => return Err(error),
+        };
+        let shown = self.shown(ino)?;
+        Ok(expect(
+            move |reply| matches!(reply, Reply::Created(attr, _) if shown.is(attr)),
+        ))
+    }
+
+    fn open(&mut self, ino: Ino, flags: OpenFlags) -> Result<Expected, FsError> {
+        let node = self.node_mut(ino)?;
+        if node.kind == FileKind::Directory && flags.write {
+            return Err(FsError::IsDirectory);
+        }
+        if flags.truncate {
+            node.resize(0);
+        }
+        Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+    }
+
+    fn set_attr(
+        &mut self,
+        ino: Ino,
+        set: &SetAttr,
+        size: Option<u64>,
+    ) -> Result<Expected, FsError> {
+        let node = self.node_mut(ino)?;
+        if let Some(size) = size {
+            if node.kind == FileKind::Directory {
+                return Err(FsError::IsDirectory);
+            }
+            node.resize(position(size));
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            node.uid = set.uid.unwrap_or(node.uid);
+            node.gid = set.gid.unwrap_or(node.gid);
+            node.drop_set_id();
+        }
+        if let Some(mode) = set.mode {
+            node.mode = mode;
+        }
+        self.expect_attr(ino)
+    }
+
+    fn unlink(&mut self, dir: Ino, name: &Name) -> Result<Expected, FsError> {
+        let ino = self.find(dir, name)?;
+        if self.node(ino)?.kind == FileKind::Directory {
+            return Err(FsError::IsDirectory);
+        }
+        self.remove(dir, name);
+        self.drop_link(ino);
+        Ok(done())
+    }
+
+    fn drop_link(&mut self, ino: Ino) {
+        let node = self.nodes.get_mut(&ino).expect("the inode was found");
+        node.nlink -= 1;
+    }
+
+    fn remove_dir(&mut self, dir: Ino, name: &Name) -> Result<Expected, FsError> {
+        let ino = self.find(dir, name)?;
+        let node = self.node(ino)?;
+        if node.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if !node.entries.is_empty() {
+            return Err(FsError::NotEmpty);
+        }
+        self.remove(dir, name);
+        self.drop_dir(ino);
+        Ok(done())
+    }
+
+    fn drop_dir(&mut self, ino: Ino) {
+        self.nodes.get_mut(&ino).expect("the inode was found").nlink = 0;
+    }
+
+    fn link(&mut self, ino: Ino, dir: Ino, name: &Name) -> Result<Expected, FsError> {
+        let node = self.node(ino)?;
+        if node.kind == FileKind::Directory {
+            return Err(FsError::NotPermitted);
+        }
+        let orphan = node.nlink == 0;
+        match self.find(dir, name) {
+            Ok(_) => return Err(FsError::Exists),
+            Err(FsError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.directory(dir)?;
+        if orphan {
+            return Err(FsError::NotFound);
+        }
+        self.insert(dir, name, ino);
+        self.node_mut(ino)?.nlink += 1;
+        self.expect_attr(ino)
+    }
+
+    fn is_below(&self, ino: Ino, ancestor: Ino) -> bool {
+        let mut at = ino;
+        loop {
+            if at == ancestor {
+                return true;
+            }
+            match self.nodes.get(&at) {
+                Some(node) if node.parent != at => at = node.parent,
+                _ => return false,
+            }
+        }
+    }
+
+    fn rename(
+        &mut self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+    ) -> Result<Expected, FsError> {
+        let source = self.find(from.0, from.1)?;
+        let target = match self.find(to.0, to.1) {
+            Ok(target) => Some(target),
+            Err(FsError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        self.directory(to.0)?;
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
+            (RenameMode::Exchange, None) => return Err(FsError::NotFound),
+            _ => {}
+        }
+        if target == Some(source) {
+            return Ok(done());
+        }
+        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
+        if is_dir(self, source) && self.is_below(to.0, source) {
+            return Err(FsError::Invalid);
+        }
+        if mode == RenameMode::Exchange {
+            let target = target.expect("an exchange has a target");
+            if is_dir(self, target) && self.is_below(from.0, target) {
+                return Err(FsError::Invalid);
+            }
+            self.remove(from.0, from.1);
+            self.remove(to.0, to.1);
+            self.insert(from.0, from.1, target);
+            self.insert(to.0, to.1, source);
+            return Ok(done());
+        }
+        if let Some(target) = target {
+            match (is_dir(self, source), is_dir(self, target)) {
+                (true, false) => return Err(FsError::NotDirectory),
+                (false, true) => return Err(FsError::IsDirectory),
+                (true, true) if !self.nodes[&target].entries.is_empty() => {
+                    return Err(FsError::NotEmpty);
+                }
+                _ => {}
+            }
+            self.remove(to.0, to.1);
+        }
+        self.remove(from.0, from.1);
+        self.insert(to.0, to.1, source);
+        if let Some(target) = target {
+            if is_dir(self, target) {
+                self.drop_dir(target)
+            } else {
+                self.drop_link(target)
+            }
+        }
+        Ok(done())
+    }
+
+    fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
+        let node = self.node(ino)?;
+        if node.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        // One call shows a part of the directory; the whole is checked where the workload reads it in one call.
+        let entries = node.entries.clone();
+        let shown = move |name: &Name, ino: Ino| {
+            entries
+                .get(name)
+                .is_some_and(|named| *named == ino || named.0 > i64::MAX as u64)
+        };
+        Ok(expect(move |reply| match reply {
+            Reply::Entries(found) => found
+                .iter()
+                .filter(|entry| entry.name != b"." && entry.name != b"..")
+                .all(|entry| shown(&entry.name, entry.ino)),
+            _ => false,
+        }))
+    }
+
+    fn allocate(
+        &mut self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    ) -> Result<Expected, FsError> {
+        let node = self.node_mut(ino)?;
+        let (start, end) = (position(offset), position(offset + len));
+        if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) && node.content.len() < end {
+            node.content.resize(end, 0);
+        }
+        if matches!(
+            mode,
+            AllocateMode::Punch | AllocateMode::Zero | AllocateMode::ZeroKeepSize
+        ) {
+            let size = node.content.len();
+            node.content[start.min(size)..end.min(size)].fill(0);
+        }
+        Ok(done())
+    }
+
+    fn lock_in_the_way(
+        &self,
+        client: ClientId,
+        ino: Ino,
+        owner: LockOwner,
+        lock: LockRange,
+    ) -> Result<Option<LockRange>, FsError> {
+        let held = self.node(ino)?.locks.iter().find(|(whose, who, held)| {
+            (*whose, *who) != (client, owner)
+                && held.start <= lock.end
+                && lock.start <= held.end
+                && (held.kind == LockKind::Exclusive || lock.kind == LockKind::Exclusive)
+        });
+        Ok(held.map(|(_, _, held)| *held))
+    }
+
+    fn set_lock(
+        &mut self,
+        client: ClientId,
+        ino: Ino,
+        owner: LockOwner,
+        lock: LockRange,
+    ) -> Result<Expected, FsError> {
+        if self.lock_in_the_way(client, ino, owner, lock)?.is_some() {
+            return Err(FsError::WouldBlock);
+        }
+        self.unlock(client, ino, owner, lock.start, lock.end);
+        self.node_mut(ino)?.locks.insert((client, owner, lock));
+        Ok(done())
+    }
+
+    fn unlock(&mut self, client: ClientId, ino: Ino, owner: LockOwner, start: u64, end: u64) {
+        let Ok(node) = self.node_mut(ino) else { return };
+        for (whose, who, held) in std::mem::take(&mut node.locks) {
+            let hit = (whose, who) == (client, owner) && held.start <= end && start <= held.end;
+            if !hit {
+                node.locks.insert((whose, who, held));
+                continue;
+            }
+            if held.start < start {
+                node.locks.insert((
+                    whose,
+                    who,
+                    LockRange {
+                        end: start - 1,
+                        ..held
+                    },
+                ));
+            }
+            if held.end > end {
+                node.locks.insert((
+                    whose,
+                    who,
+                    LockRange {
+                        start: end + 1,
+                        ..held
+                    },
+                ));
+            }
+        }
+    }
+
+    fn free_locks(&mut self, client: ClientId, call: &Call) {
+        match call {
+            Call::Flush { ino, owner, .. }
+            | Call::Release {
+                ino,
+                owner: Some(owner),
+                ..
+            } => {
+                self.unlock(client, *ino, *owner, 0, u64::MAX);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The attributes that a local filesystem would promise; times are judged elsewhere.
+#[derive(Clone, Copy)]
+struct Shown {
+    ino: Option<Ino>,
+    kind: FileKind,
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    size: Option<u64>,
+}
+
+impl Shown {
+    fn is(&self, attr: &Attr) -> bool {
+        self.ino.is_none_or(|ino| ino == attr.ino)
+            && (self.kind, self.mode, self.uid, self.gid)
+                == (attr.kind, attr.mode, attr.uid, attr.gid)
+            && self.nlink == attr.nlink
+            && self.size.is_none_or(|size| size == attr.size)
+    }
+}
+
+impl Node {
+    fn new(kind: FileKind, parent: Ino) -> Self {
+        Self {
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: if kind == FileKind::Directory { 2 } else { 1 },
+            parent,
+            entries: BTreeMap::new(),
+            content: Vec::new(),
+            target: Vec::new(),
+            xattrs: BTreeMap::new(),
+            locks: BTreeSet::new(),
+        }
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + data.len();
+        if self.content.len() < end {
+            self.content.resize(end, 0);
+        }
+        self.content[offset..end].copy_from_slice(data);
+        self.drop_set_id();
+    }
+
+    fn resize(&mut self, size: usize) {
+        self.content.resize(size, 0);
+        self.drop_set_id();
+    }
+
+    /// Set-id bits do not survive a change by whoever is not the owner's program (POSIX write, chown).
+    fn drop_set_id(&mut self) {
+        if self.kind != FileKind::Directory {
+            self.mode &= !MODE_SUID;
+            if self.mode & MODE_GROUP_EXEC != 0 {
+                self.mode &= !MODE_SGID;
+            }
+        }
+    }
+}
+
+fn expect(fits: impl Fn(&Reply) -> bool + 'static) -> Expected {
+    Box::new(fits)
+}
+
+fn done() -> Expected {
+    expect(|reply| matches!(reply, Reply::Done))
+}
+
+fn position(offset: u64) -> usize {
+    usize::try_from(offset).expect("the reference filesystem is small")
+}
+
+/// The number that a call drew, as its answer shows.
+fn drawn_number(outcome: &Outcome) -> Option<Ino> {
+    match outcome {
+        Ok(Reply::Attr(attr) | Reply::Created(attr, _)) => Some(attr.ino),
+        _ => None,
+    }
+}
+
+/// The inode that a call is about, when that is one.
+fn subject(call: &Call) -> Option<Ino> {
+    match call {
+        Call::GetAttr { ino }
+        | Call::SetAttr { ino, .. }
+        | Call::ReadLink { ino }
+        | Call::Link { ino, .. }
+        | Call::Open { ino, .. }
+        | Call::Read { ino, .. }
+        | Call::Write { ino, .. }
+        | Call::Sync { ino, .. }
+        | Call::Flush { ino, .. }
+        | Call::OpenDir { ino }
+        | Call::ReadDir { ino, .. }
+        | Call::GetXattr { ino, .. }
+        | Call::ListXattr { ino }
+        | Call::SetXattr { ino, .. }
+        | Call::RemoveXattr { ino, .. }
+        | Call::TestLock { ino, .. }
+        | Call::SetLock { ino, .. }
+        | Call::Unlock { ino, .. }
+        | Call::Allocate { ino, .. }
+        | Call::Seek { ino, .. }
+        | Call::Release { ino, .. } => Some(*ino),
+        Call::Lookup { dir, .. }
+        | Call::Make { dir, .. }
+        | Call::Unlink { dir, .. }
+        | Call::RemoveDir { dir, .. }
+        | Call::Rename { dir, .. }
+        | Call::Create { dir, .. } => Some(*dir),
+        Call::ReleaseDir { .. } | Call::StatFs => None,
+    }
+}

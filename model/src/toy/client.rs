@@ -1,0 +1,340 @@
+//! The drivers of the client machines, and the programs that use their mounts.
+//!
+//! Owns what happens between a client machine and the toy network, and each mount's threads: one call after the other,
+//! drawn by the generator, noted in the history.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
+use polyfs_core::client::{Client, ClientConfig};
+use polyfs_core::ids::NodeId;
+use polyfs_core::request::Answer;
+use polyfs_core::vfs::{Call, Outcome};
+use rand::{Rng as _, RngExt as _};
+
+use super::events::{Event, Origin, Timer};
+use super::world::World;
+use crate::generate::Workload;
+use crate::history::ClientId;
+
+/// One mount.
+pub(super) struct Mount {
+    client: Client,
+    /// There once the mount is up.
+    workload: Option<Workload>,
+    next_call: u64,
+    /// Calls under way: which event of the history, whose thread, what.
+    calls: BTreeMap<CallId, (usize, u32, Call)>,
+    /// Lease frames under way: parts not yet confirmed, and whether all so far were good.
+    frames: BTreeMap<MessageId, (NodeId, usize, bool)>,
+}
+
+impl Mount {
+    pub(super) fn open_calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// A lease frame reached a node that leads so many groups; true when that leaves nothing to confirm.
+    pub(super) fn frame(&mut self, message: MessageId, node: NodeId, groups: usize) -> bool {
+        self.frames.insert(message, (node, groups, true));
+        groups == 0
+    }
+}
+
+impl World {
+    pub(super) fn mount(&mut self, id: ClientId) {
+        let seed = self.random.next_u64();
+        let config = ClientConfig {
+            volume: "default".into(),
+            read_only: false,
+            write_back_bytes_max: 1 << 20,
+        };
+        let client = Client::new(config, seed, self.now());
+        let mount = Mount {
+            client,
+            workload: None,
+            next_call: 0,
+            calls: BTreeMap::new(),
+            frames: BTreeMap::new(),
+        };
+        self.clients.insert(id, mount);
+        self.drain_client(id);
+    }
+
+    pub(super) fn happen_to_client(&mut self, event: Event) {
+        match event {
+            Event::Undelivered { client, message } => {
+                self.give_client(client, Input::Undelivered { message });
+            }
+            Event::LeasesRenewed {
+                client,
+                message,
+                node,
+            } => {
+                self.give_client(client, Input::LeasesRenewed { message, node });
+            }
+            Event::Recall {
+                client,
+                node,
+                recall,
+            } => {
+                self.give_client(client, Input::Recall { node, recall });
+            }
+            Event::AskOpen { client, inos } => self.give_client(client, Input::AskOpen { inos }),
+            Event::Invalidated { client, ino } => {
+                self.give_client(client, Input::Invalidated { ino });
+            }
+            Event::Master {
+                client,
+                message,
+                request,
+            } => {
+                let (now, lines) = (self.schedule.now(), self.lines_now());
+                let reply = Some(self.master.answer(now, client, &request, || lines));
+                let delay = self.delay();
+                self.schedule.after(
+                    delay,
+                    Event::MasterAnswer {
+                        client,
+                        message,
+                        reply,
+                    },
+                );
+            }
+            Event::MasterAnswer {
+                client,
+                message,
+                reply,
+            } => {
+                let input = match reply {
+                    Some(reply) => Input::MasterAnswer { message, reply },
+                    None => Input::MasterSilent { message },
+                };
+                self.give_client(client, input);
+            }
+            Event::ClientTick { client } => {
+                self.schedule.fired(Timer::Client(client));
+                self.give_client(client, Input::Tick);
+            }
+            Event::NextCall { client, thread } => self.next_call(client, thread),
+            Event::Ended {
+                client,
+                id,
+                outcome,
+            } => self.ended(client, id, outcome),
+            event => panic!("{event:?} does not happen to a client"),
+        }
+    }
+
+    fn lines_now(&self) -> Vec<RegionLine> {
+        let mut lines = self.lines.clone();
+        for line in &mut lines {
+            line.leader = self.groups[&line.group].leader;
+        }
+        lines
+    }
+
+    pub(super) fn answered(&mut self, origin: Origin, answer: Answer, payload: Bytes) {
+        match origin {
+            Origin::Client(client, message) => {
+                self.give_client(
+                    client,
+                    Input::Answer {
+                        message,
+                        answer,
+                        payload,
+                    },
+                );
+            }
+            Origin::Router(question) => self.router_answered(question, answer),
+            Origin::Lease(..) => panic!("a lease frame is not answered as a request"),
+        }
+    }
+
+    pub(super) fn lease_part(
+        &mut self,
+        client: ClientId,
+        message: MessageId,
+        node: NodeId,
+        good: bool,
+    ) {
+        let mount = self.clients.get_mut(&client).expect("a known client");
+        let Some((_, parts, all_good)) = mount.frames.get_mut(&message) else {
+            return;
+        };
+        *parts -= 1;
+        *all_good &= good;
+        let (parts, all_good) = (*parts, *all_good);
+        if parts > 0 {
+            return;
+        }
+        mount.frames.remove(&message);
+        if all_good && self.reachable(node) && !self.is_lost() {
+            let delay = self.delay();
+            self.schedule.after(
+                delay,
+                Event::LeasesRenewed {
+                    client,
+                    message,
+                    node,
+                },
+            );
+        }
+    }
+
+    fn give_client(&mut self, id: ClientId, input: Input) {
+        let now = self.now();
+        self.clients
+            .get_mut(&id)
+            .expect("a known client")
+            .client
+            .handle_input(now, input);
+        self.drain_client(id);
+    }
+
+    fn drain_client(&mut self, id: ClientId) {
+        loop {
+            let mount = self.clients.get_mut(&id).expect("a known client");
+            let Some(output) = mount.client.poll_output() else {
+                if let Some((at, _)) = mount.client.poll_timeout() {
+                    self.schedule.arm(Timer::Client(id), at.0);
+                }
+                return;
+            };
+            self.carry_out_for(id, output);
+        }
+    }
+
+    fn carry_out_for(&mut self, client: ClientId, output: Output) {
+        let delay = self.delay();
+        match output {
+            Output::Reply { id, outcome } => {
+                let at_once = Duration::from_nanos(1);
+                self.schedule.after(
+                    at_once,
+                    Event::Ended {
+                        client,
+                        id,
+                        outcome,
+                    },
+                );
+            }
+            Output::Send {
+                message,
+                node,
+                request,
+                payload,
+            } => {
+                if self.is_lost() {
+                    if self.random.random_ratio(1, 2) {
+                        self.schedule
+                            .after(delay, Event::Undelivered { client, message });
+                    }
+                    return;
+                }
+                let origin = Origin::Client(client, message);
+                self.schedule.after(
+                    delay,
+                    Event::Request {
+                        node,
+                        origin,
+                        request,
+                        payload,
+                    },
+                );
+            }
+            Output::SendMaster { message, request } => {
+                if self.is_lost() {
+                    let reply = None;
+                    self.schedule.after(
+                        delay,
+                        Event::MasterAnswer {
+                            client,
+                            message,
+                            reply,
+                        },
+                    );
+                } else {
+                    self.schedule.after(
+                        delay,
+                        Event::Master {
+                            client,
+                            message,
+                            request,
+                        },
+                    );
+                }
+            }
+            Output::RenewLeases {
+                message,
+                node,
+                session,
+                renewal,
+            } => {
+                if !self.is_lost() {
+                    let event = Event::LeaseFrame {
+                        node,
+                        client,
+                        message,
+                        session,
+                        renewal,
+                    };
+                    self.schedule.after(delay, event);
+                }
+            }
+            Output::Invalidate { ino } => {
+                self.schedule
+                    .after(delay, Event::Invalidated { client, ino });
+            }
+            Output::Mounted { root } => {
+                let workload = Workload::new(root, self.config.file_bytes_max);
+                let mount = self.clients.get_mut(&client).expect("a known client");
+                mount.workload = Some(workload);
+                for thread in 0..self.config.threads {
+                    self.schedule
+                        .after(delay, Event::NextCall { client, thread });
+                }
+            }
+            Output::Refused { volume } => panic!("there is a volume: {volume:?}"),
+            Output::Gone => {}
+        }
+    }
+
+    fn next_call(&mut self, client: ClientId, thread: u32) {
+        if self.calls_left == 0 {
+            return;
+        }
+        self.calls_left -= 1;
+        let mount = self.clients.get_mut(&client).expect("a known client");
+        let workload = mount
+            .workload
+            .as_mut()
+            .expect("only mounted clients make calls");
+        let call = workload.next(&mut self.random);
+        mount.next_call += 1;
+        let id = CallId(mount.next_call);
+        let event = self.history.invoke(client, call.clone());
+        mount.calls.insert(id, (event, thread, call.clone()));
+        self.give_client(client, Input::Call { id, call });
+    }
+
+    fn ended(&mut self, client: ClientId, id: CallId, outcome: Outcome) {
+        let mount = self.clients.get_mut(&client).expect("a known client");
+        let (event, thread, call) = mount
+            .calls
+            .remove(&id)
+            .expect("a call has exactly one outcome");
+        if let Some(workload) = &mut mount.workload {
+            workload.learn(&call, &outcome);
+        }
+        // EIO at the deadline says nothing about what happened.
+        if outcome != Err(polyfs_core::error::FsError::Io) {
+            self.history.end(event, outcome);
+        }
+        let delay = self.delay();
+        self.schedule
+            .after(delay, Event::NextCall { client, thread });
+    }
+}

@@ -1,0 +1,471 @@
+//! The toy cluster as a whole: nodes, groups, clients, the network between them, and what goes wrong.
+//!
+//! Owns the loop: take the next event, give it to a machine, carry out what it wants. Each machine's driver is in a
+//! file of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use polyfs_core::client::port::{RegionLine, ReplicaPlace};
+use polyfs_core::ids::{Epoch, GroupId, NodeId, VolumeId};
+use polyfs_core::place::{Ino, PLACES, Place, Places, Salt};
+use polyfs_core::region::command::Descriptor;
+use polyfs_core::region::kv::KvRead;
+use polyfs_core::region::mem::MemKv;
+use polyfs_core::request::Space;
+use polyfs_core::time::{Instant, Now, Timestamp};
+
+use super::client::Mount;
+use super::consensus::Group;
+use super::events::{Askers, Event, Schedule};
+use super::master::Master;
+use super::router::Router;
+use crate::history::{ClientId, History};
+use crate::reference::Tree;
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Nodes; each has a replica of each region.
+    pub nodes: u64,
+    /// Regions of each kind.
+    pub regions: u32,
+    /// Mounts.
+    pub clients: u32,
+    /// Calls that a mount makes at a time.
+    pub threads: u32,
+    /// Calls in all.
+    pub calls: u32,
+    /// How large files get, in bytes.
+    pub file_bytes_max: u64,
+    /// Of 1000 messages, how many are lost.
+    pub loss_per_mille: u32,
+    /// The longest ordinary delay of a message.
+    pub delay_max: Duration,
+    /// How often something goes wrong; `None` for never.
+    pub fault_every: Option<Duration>,
+    /// Say on stderr what happens.
+    pub tell: bool,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A group elects another leader; the old one does not know yet.
+    Election,
+    /// A node crashes and comes back.
+    Crash,
+    /// A node can't be reached for a while.
+    Isolate,
+}
+
+/// A toy cluster under a seed.
+pub struct World {
+    pub(super) config: Config,
+    pub(super) random: ChaCha8Rng,
+    pub(super) schedule: Schedule,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    pub(super) lines: Vec<RegionLine>,
+    pub(super) askers: BTreeMap<(GroupId, NodeId), Askers>,
+    pub(super) router: Router,
+    pub(super) master: Master,
+    pub(super) clients: BTreeMap<ClientId, Mount>,
+    pub(super) history: History,
+    pub(super) calls_left: u32,
+    /// Nodes nobody can reach.
+    pub(super) cut_off: BTreeSet<NodeId>,
+    pub(super) down: BTreeSet<NodeId>,
+    pub(super) faults_left: bool,
+    root: Ino,
+}
+
+/// The root's attributes, in the regions and in the reference.
+const ROOT_MODE: u16 = 0o755;
+
+impl World {
+    /// A new cluster.
+    #[must_use]
+    pub fn new(config: Config, seed: u64) -> Self {
+        let random = ChaCha8Rng::seed_from_u64(seed);
+        let root = Ino::new(Place::new(polyfs_core::place::Bucket(1), 0), 1);
+        let nodes: Vec<NodeId> = (1..=config.nodes).map(NodeId).collect();
+        let (mut groups, mut lines) = (BTreeMap::new(), Vec::new());
+        for space in [Space::Meta, Space::Data] {
+            for part in 0..config.regions {
+                let group = GroupId(lines.len() as u64 + 1);
+                let places = part_of(part, config.regions);
+                let founded = found(space, places, root);
+                let replicas = nodes.iter().map(|node| (*node, founded.clone()));
+                groups.insert(group, Group::new(group, replicas));
+                let replicas = groups[&group].replicas.iter();
+                let place = |(node, replica): (&NodeId, &super::consensus::Replica)| ReplicaPlace {
+                    replica: replica.id,
+                    node: *node,
+                };
+                let replicas = replicas.map(place).collect();
+                lines.push(RegionLine {
+                    group,
+                    space,
+                    places,
+                    epoch: Epoch(1),
+                    replicas,
+                    leader: None,
+                });
+            }
+        }
+        let mut world = Self {
+            calls_left: config.calls,
+            config,
+            random,
+            schedule: Schedule::default(),
+            groups,
+            lines,
+            askers: BTreeMap::new(),
+            router: Router::default(),
+            master: Master::new(root),
+            clients: BTreeMap::new(),
+            history: History::default(),
+            cut_off: BTreeSet::new(),
+            down: BTreeSet::new(),
+            faults_left: true,
+            root,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.elect(group);
+        }
+        for client in 1..=self.config.clients {
+            self.mount(ClientId(client));
+        }
+        self.schedule
+            .after(Duration::from_secs(1), Event::MasterTick);
+        if let Some(every) = self.config.fault_every {
+            self.schedule.after(every, Event::Fault);
+        }
+    }
+
+    /// Runs until all calls are made and everything has come to rest; at most `limit` of simulated time.
+    ///
+    /// # Panics
+    /// When calls are still open then.
+    pub fn run(&mut self, limit: Duration) {
+        let limit = nanos(limit);
+        while let Some(at) = self.schedule.next_at() {
+            if at > limit || self.is_at_rest() {
+                break;
+            }
+            let event = self.schedule.next().expect("there is a next event");
+            if self.config.tell {
+                eprintln!("{:>14} {event:?}", self.schedule.now());
+            }
+            self.happen(event);
+        }
+        let open = self.clients.values().map(Mount::open_calls).sum::<usize>();
+        assert!(
+            open == 0 && self.calls_left == 0,
+            "{open} calls are open, {} were not made",
+            self.calls_left
+        );
+    }
+
+    /// Lets simulated time pass without new calls or faults, so that everything converges.
+    pub fn settle(&mut self, span: Duration) {
+        self.heal();
+        let until = self.schedule.now() + nanos(span);
+        while self.schedule.next_at().is_some_and(|at| at <= until) {
+            let event = self.schedule.next().expect("there is a next event");
+            self.happen(event);
+        }
+        for group in self.groups.values_mut() {
+            let nodes: Vec<NodeId> = group.replicas.keys().copied().collect();
+            for node in nodes {
+                group.apply(node, usize::MAX);
+            }
+        }
+    }
+
+    /// Ends all faults.
+    pub fn heal(&mut self) {
+        self.faults_left = false;
+        self.cut_off.clear();
+        self.down.clear();
+        self.config.loss_per_mille = 0;
+        for group in self.leaderless() {
+            self.elect(group);
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.calls_left == 0 && self.clients.values().all(|mount| mount.open_calls() == 0)
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The tree as it was in the beginning, for the checker.
+    #[must_use]
+    pub fn start(&self) -> Tree {
+        Tree::new(self.root, ROOT_MODE, 0, 0)
+    }
+
+    /// The states of all replicas of each region.
+    pub fn states(&self) -> impl Iterator<Item = (GroupId, Vec<&MemKv>)> {
+        self.groups.iter().map(|(id, group)| {
+            (
+                *id,
+                group
+                    .replicas
+                    .values()
+                    .map(|replica| &replica.state)
+                    .collect(),
+            )
+        })
+    }
+
+    /// What the audit finds wrong in the meta regions, one replica of each.
+    ///
+    /// # Panics
+    /// When a state can't be read: memory does not fail.
+    #[must_use]
+    pub fn audit(&self) -> Vec<String> {
+        let meta = self.lines.iter().filter(|line| line.space == Space::Meta);
+        let state = |line: &RegionLine| {
+            let replica = self.groups[&line.group].replicas.values().next();
+            &replica.expect("a group has replicas").state
+        };
+        let states: Vec<&dyn KvRead> = meta.map(|line| state(line) as &dyn KvRead).collect();
+        polyfs_core::region::audit::meta(&states).expect("memory does not fail")
+    }
+
+    /// Simulated time and its machines' clocks, which all run alike here.
+    pub(super) fn now(&self) -> Now {
+        let now = self.schedule.now();
+        let seconds = i64::try_from(now / 1_000_000_000).expect("simulations are short");
+        let nanos = u32::try_from(now % 1_000_000_000).expect("below a second");
+        Now {
+            mono: Instant(now + 1),
+            wall: Timestamp {
+                seconds: 1_000_000 + seconds,
+                nanos,
+            },
+        }
+    }
+
+    pub(super) fn delay(&mut self) -> Duration {
+        let max = u64::try_from(self.config.delay_max.as_micros()).expect("delays are short");
+        Duration::from_micros(self.random.random_range(1..=max.max(1)))
+    }
+
+    /// Whether a message gets through at all.
+    pub(super) fn is_lost(&mut self) -> bool {
+        self.random.random_range(0..1000) < self.config.loss_per_mille
+    }
+
+    pub(super) fn reachable(&self, node: NodeId) -> bool {
+        !self.down.contains(&node) && !self.cut_off.contains(&node)
+    }
+
+    fn leaderless(&self) -> Vec<GroupId> {
+        let without = |group: &Group| group.leader.is_none_or(|node| !self.reachable(node));
+        self.groups
+            .iter()
+            .filter(|(_, group)| without(group))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Elects a leader among the nodes that can be reached, any of them.
+    pub(super) fn elect(&mut self, id: GroupId) {
+        let able: Vec<NodeId> = self.groups[&id]
+            .replicas
+            .keys()
+            .copied()
+            .filter(|node| self.reachable(*node))
+            .collect();
+        if able.len() * 2 <= self.groups[&id].replicas.len() {
+            return;
+        }
+        let node = able[self.random.random_range(0..able.len())];
+        let group = self.groups.get_mut(&id).expect("a known group");
+        group.elect(node);
+        let others: Vec<NodeId> = group.replicas.keys().copied().collect();
+        for other in others {
+            // The deposed learn late: until then they believe that they lead.
+            let delay = Duration::from_millis(self.random.random_range(0..400));
+            self.schedule.after(
+                delay,
+                Event::LearnTerm {
+                    group: id,
+                    node: other,
+                },
+            );
+        }
+        let delay = self.delay();
+        self.schedule.after(delay, Event::Apply { group: id, node });
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Request {
+                node,
+                origin,
+                request,
+                payload,
+            } => {
+                self.request_arrives(node, origin, request, payload);
+            }
+            Event::LeaseFrame {
+                node,
+                client,
+                message,
+                session,
+                renewal,
+            } => {
+                self.lease_frame_arrives(node, client, message, session, renewal);
+            }
+            Event::Proposed {
+                group,
+                node,
+                term,
+                token,
+                proposal,
+            } => {
+                self.proposed(group, node, term, token, proposal);
+            }
+            Event::ReadIndex {
+                group,
+                node,
+                term,
+                token,
+            } => {
+                self.read_index(group, node, term, token);
+            }
+            Event::Apply { group, node } => self.apply(group, node),
+            Event::LearnTerm { group, node } => self.learn_term(group, node),
+            Event::LeaderTick { group, node } => self.leader_tick(group, node),
+            Event::TxnAnswer {
+                group,
+                node,
+                term,
+                token,
+                answer,
+            } => {
+                self.txn_answered(group, node, term, token, answer);
+            }
+            Event::QueryAnswer {
+                group,
+                node,
+                term,
+                token,
+                answer,
+            } => {
+                self.query_answered(group, node, term, token, answer);
+            }
+            Event::RouterRetry { question } => self.router_retry(question),
+            Event::Answer {
+                origin,
+                answer,
+                payload,
+            } => self.answered(origin, answer, payload),
+            Event::MasterTick => self.master_tick(),
+            Event::Fault => self.fault(),
+            event => self.happen_to_client(event),
+        }
+    }
+
+    fn master_tick(&mut self) {
+        let now = self.schedule.now();
+        for session in self.master.over(now) {
+            self.session_over(session);
+        }
+        self.schedule
+            .after(Duration::from_secs(1), Event::MasterTick);
+        for group in self.leaderless() {
+            self.elect(group);
+        }
+    }
+
+    fn fault(&mut self) {
+        if !self.faults_left {
+            return;
+        }
+        let node = NodeId(self.random.random_range(1..=self.config.nodes));
+        match self.random.random_range(0..3) {
+            0 => {
+                let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+                let group = groups[self.random.random_range(0..groups.len())];
+                self.elect(group);
+            }
+            1 if self.down.is_empty() && self.cut_off.is_empty() => {
+                self.down.insert(node);
+                for group in self.groups.values_mut() {
+                    group.crash(node);
+                }
+                self.askers.retain(|(_, at), _| *at != node);
+            }
+            2 if self.down.is_empty() && self.cut_off.is_empty() => {
+                self.cut_off.insert(node);
+            }
+            _ => {
+                self.down.clear();
+                self.cut_off.clear();
+            }
+        }
+        if let Some(every) = self.config.fault_every {
+            let spread = self.random.next_u64() % nanos(every).max(1);
+            self.schedule
+                .after(every / 2 + Duration::from_nanos(spread), Event::Fault);
+        }
+    }
+}
+
+fn part_of(part: u32, parts: u32) -> Places {
+    let cut = |at: u32| {
+        let place = u64::from(PLACES) * u64::from(at) / u64::from(parts);
+        u32::try_from(place).expect("a part of all places") & !0xff
+    };
+    let end = if part + 1 == parts {
+        PLACES
+    } else {
+        cut(part + 1)
+    };
+    Places {
+        start: cut(part),
+        end,
+    }
+}
+
+fn found(space: Space, places: Places, root: Ino) -> MemKv {
+    let mut state = MemKv::default();
+    let descriptor = Descriptor {
+        space,
+        places,
+        epoch: Epoch(1),
+    };
+    let root = polyfs_core::region::Root {
+        ino: root,
+        salt: Salt(7),
+        mode: ROOT_MODE,
+        uid: 0,
+        gid: 0,
+        volume: VolumeId(1),
+        time: Timestamp::default(),
+    };
+    polyfs_core::region::found(&mut state, &descriptor, Some(&root)).expect("memory does not fail");
+    state
+}
+
+pub(super) fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).expect("simulations are short")
+}

@@ -1,0 +1,101 @@
+//! Machine-level simulation: whole clusters of core's machines on the toy network, one seed after the other.
+//!
+//! `POLYFS_SEED=n` runs one seed and says more; `POLYFS_SEEDS=a..b` runs a range (b excluded).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use polyfs_model::linearize::{self, Verdict};
+use polyfs_model::toy::{Config, World};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+/// Seeds run when nothing else is asked for.
+const SEEDS: Range<u64> = 0..2000;
+/// Calls of one seed.
+const CALLS: u32 = 500;
+
+fn seeds() -> Range<u64> {
+    if let Ok(seed) = std::env::var("POLYFS_SEED") {
+        let seed = seed.parse().expect("POLYFS_SEED is a number");
+        return seed..seed + 1;
+    }
+    let Ok(range) = std::env::var("POLYFS_SEEDS") else {
+        return SEEDS;
+    };
+    let (from, to) = range.split_once("..").expect("POLYFS_SEEDS is a..b");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+/// Each seed draws its own world.
+fn config(seed: u64) -> Config {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+    let calm = random.random_ratio(1, 5);
+    Config {
+        nodes: random.random_range(1..=3) * 2 - 1,
+        regions: random.random_range(1..=3),
+        clients: random.random_range(1..=3),
+        threads: random.random_range(1..=2),
+        calls: CALLS,
+        file_bytes_max: [300, 5000, 3 << 20][random.random_range(0..3)],
+        loss_per_mille: if calm { 0 } else { random.random_range(0..30) },
+        delay_max: Duration::from_millis(random.random_range(1..20)),
+        fault_every: (!calm).then(|| Duration::from_millis(random.random_range(500..5000))),
+        tell: std::env::var("POLYFS_TELL").is_ok(),
+    }
+}
+
+fn run(seed: u64) -> Result<(), String> {
+    let config = config(seed);
+    let mut world = World::new(config, seed);
+    world.run(Duration::from_secs(3600));
+    world.settle(Duration::from_secs(60));
+    for (group, states) in world.states() {
+        if states.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(format!("replicas of {group} differ"));
+        }
+    }
+    let findings = world.audit();
+    if !findings.is_empty() {
+        return Err(format!("the audit found: {findings:#?}"));
+    }
+    match linearize::check(&world.start(), world.history()) {
+        Verdict::Linearizable => Ok(()),
+        Verdict::TooHard => Err("the checker gave up".into()),
+        Verdict::Violated { longest, stuck } => {
+            let events = world.history().events();
+            let stuck: Vec<_> = stuck.iter().map(|number| &events[*number]).collect();
+            Err(format!(
+                "no order beyond {longest} of {} events: {stuck:#?}",
+                events.len()
+            ))
+        }
+    }
+}
+
+#[test]
+fn seeds_pass() {
+    let mut failed = Vec::new();
+    for seed in seeds() {
+        let result = std::panic::catch_unwind(|| run(seed));
+        let error = match result {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_else(|| "a panic".into())
+            }
+        };
+        eprintln!("seed {seed}: {error}");
+        failed.push(seed);
+        if failed.len() >= 5 {
+            break;
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "failed: {failed:?}; replay: POLYFS_SEED={} cargo test -p polyfs-model --test sim -- --nocapture",
+        failed[0]
+    );
+}

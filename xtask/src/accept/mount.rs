@@ -1,0 +1,190 @@
+//! Running PolyFS for a line: `polyfs up`, or a waypoint, nodes and mounts as processes of their own.
+//!
+//! Owns the way these processes are started and known to be ready; dropping one stops and unmounts it. Deliberately
+//! knows the binary by its command line and output alone.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::is_mounted;
+use crate::process::{self, Daemon, Echo};
+
+/// When a start is given up. Lines that measure starts have stricter limits.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+/// When a clean stop is given up.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A process that serves a mount point.
+pub(crate) struct Mount {
+    daemon: Option<Daemon>,
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// From start to the line that says it is mounted.
+    pub(crate) took: Duration,
+}
+
+impl Mount {
+    /// `polyfs up POINT --data DATA`, until it says `mounted`. Log and ledger lie in `logs`.
+    pub(crate) fn up(binary: &Path, point: &Path, data: &Path, logs: &Path) -> Result<Self> {
+        let mut command = process::command(binary);
+        command.arg("up").arg(point).arg("--data").arg(data);
+        Self::start("polyfs up", &mut command, point, logs)
+    }
+
+    /// `polyfs mount POINT --waypoint WAYPOINT`, until it says `mounted`.
+    pub(crate) fn of_cluster(
+        binary: &Path,
+        point: &Path,
+        waypoint: &str,
+        logs: &Path,
+    ) -> Result<Self> {
+        let mut command = process::command(binary);
+        command
+            .arg("mount")
+            .arg(point)
+            .args(["--waypoint", waypoint]);
+        Self::start("polyfs mount", &mut command, point, logs)
+    }
+
+    fn start(
+        name: &str,
+        command: &mut std::process::Command,
+        point: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(point)?;
+        let started = Instant::now();
+        let log = fresh_log(logs, "mount");
+        let mut mount = Self {
+            daemon: Some(Daemon::start(name, command, &log)?),
+            point: point.to_owned(),
+            took: Duration::ZERO,
+        };
+        mount.daemon()?.wait_line("mounted", START_LIMIT)?;
+        mount.took = started.elapsed();
+        ensure!(
+            is_mounted(point),
+            "{name} says `mounted`, but nothing is at {}",
+            point.display()
+        );
+        Ok(mount)
+    }
+
+    fn daemon(&mut self) -> Result<&mut Daemon> {
+        self.daemon.as_mut().context("it was stopped before")
+    }
+
+    /// SIGTERM; fails unless it unmounts and ends with exit code 0. How long that took.
+    pub(crate) fn stop(mut self) -> Result<Duration> {
+        let started = Instant::now();
+        let point = self.point.clone();
+        let daemon = self.daemon()?;
+        daemon.signal(Signal::SIGTERM)?;
+        let status = daemon.wait(STOP_LIMIT)?;
+        ensure!(
+            status.success(),
+            "after SIGTERM: {status}\n{}",
+            daemon.output()
+        );
+        ensure!(!is_mounted(&point), "{} stayed mounted", point.display());
+        Ok(started.elapsed())
+    }
+
+    /// kill -9, and the dead mount is taken away.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        let daemon = self.daemon()?;
+        daemon.signal(Signal::SIGKILL)?;
+        daemon.wait(STOP_LIMIT)?;
+        self.daemon = None;
+        unmount(&self.point);
+        ensure!(
+            !is_mounted(&self.point),
+            "{} stayed mounted",
+            self.point.display()
+        );
+        Ok(())
+    }
+
+    /// The id of the process that serves it.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::id)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // The process first: it unmounts by itself when it can.
+        self.daemon = None;
+        unmount(&self.point);
+    }
+}
+
+/// Takes a mount away even if nobody answers behind it.
+fn unmount(point: &Path) {
+    if is_mounted(point) {
+        let mut command = process::command("umount");
+        command.arg("-l").arg(point);
+        let _checked_by_the_caller =
+            process::run(&mut command, Duration::from_secs(10), Echo::Hide);
+    }
+}
+
+/// A log file that does not exist yet.
+fn fresh_log(logs: &Path, name: &str) -> PathBuf {
+    let mut number = 0;
+    loop {
+        let path = logs.join(format!("{name}-{number}.log"));
+        if !path.exists() {
+            return path;
+        }
+        number += 1;
+    }
+}
+
+/// A waypoint and some nodes on loopback, each a process with a data directory of its own.
+pub(crate) struct Cluster {
+    /// host:port.
+    pub(crate) waypoint: String,
+    nodes: Vec<Daemon>,
+    // Dropped after the nodes, so that they can still sign off.
+    _waypoint: Daemon,
+}
+
+impl Cluster {
+    /// Starts a waypoint at `port` and `nodes` nodes at the ports after it, until all say `ready`.
+    pub(crate) fn start(binary: &Path, home: &Path, port: u16, nodes: u16) -> Result<Self> {
+        std::fs::create_dir_all(home)?;
+        let waypoint = format!("127.0.0.1:{port}");
+        let mut command = process::command(binary);
+        command.args(["waypoint", "--listen", &waypoint]);
+        let door = Daemon::start("waypoint", &mut command, &fresh_log(home, "waypoint"))?;
+        let mut daemons = Vec::new();
+        for number in 1..=nodes {
+            let mut command = process::command(binary);
+            command
+                .arg("node")
+                .arg("--data")
+                .arg(home.join(format!("node-{number}")))
+                .args(["--listen", &format!("127.0.0.1:{}", port + number)])
+                .args(["--waypoint", &waypoint]);
+            let log = fresh_log(home, &format!("node-{number}"));
+            daemons.push(Daemon::start("node", &mut command, &log)?);
+        }
+        for daemon in &mut daemons {
+            daemon.wait_line("ready", START_LIMIT)?;
+        }
+        Ok(Self {
+            waypoint,
+            nodes: daemons,
+            _waypoint: door,
+        })
+    }
+
+    /// How many nodes it was started with.
+    pub(crate) fn size(&self) -> usize {
+        self.nodes.len()
+    }
+}

@@ -1,0 +1,135 @@
+//! Lines about `polyfs up`: one command for a working filesystem.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::mount::Mount;
+use super::{Context, Figure, Line, Needs, is_mounted};
+
+/// From the command to a mount that takes a write, on an empty directory: what we aim at.
+const START_AIM: Duration = Duration::from_secs(2);
+/// A start is a failure only well beyond the aim: the machine may be busy.
+const START_MAX: Duration = Duration::from_secs(3 * START_AIM.as_secs());
+/// From SIGTERM to the end.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// What every line about a mount uses.
+pub(super) const PACKAGES: &[&str] = &["fuse3"];
+
+/// Empty directory to writable mount.
+pub(super) const START: Line = Line {
+    id: "up-start",
+    title: "polyfs up on an empty directory is mounted and writable at once",
+    needs: Needs::Mount,
+    packages: PACKAGES,
+    limit: Duration::from_secs(120),
+    run: start,
+};
+
+/// SIGTERM, and again.
+pub(super) const STOP: Line = Line {
+    id: "up-stop",
+    title: "SIGTERM unmounts cleanly, and a new start has everything",
+    needs: Needs::Mount,
+    packages: PACKAGES,
+    limit: Duration::from_secs(180),
+    run: stop,
+};
+
+/// The basic calls.
+pub(super) const POSIX: Line = Line {
+    id: "up-posix",
+    title: "a tour of the basic calls behaves as on a local disk",
+    needs: Needs::Mount,
+    packages: &["attr", "fuse3"],
+    limit: Duration::from_secs(240),
+    run: posix,
+};
+
+/// allow_other and permissions.
+pub(super) const OTHER_USER: Line = Line {
+    id: "up-user",
+    title: "another user reads and writes a mount that root made, within its permissions",
+    needs: Needs::Mount,
+    packages: PACKAGES,
+    limit: Duration::from_secs(120),
+    run: other_user,
+};
+
+/// A filesystem of one process in the line's work directory.
+pub(super) fn up(context: &Context) -> Result<Mount> {
+    let point = context.scratch.join("mnt");
+    let data = context.directory("data")?;
+    Mount::up(&context.binary, &point, &data, &context.scratch)
+}
+
+fn start(context: &Context) -> Result<Figure> {
+    let started = Instant::now();
+    let mount = up(context)?;
+    std::fs::write(mount.point.join("first"), b"written")?;
+    let took = started.elapsed();
+    ensure!(std::fs::read(mount.point.join("first"))? == b"written");
+    let mounted = mount.took.as_secs_f64();
+    mount.stop()?;
+    let more = format!(
+        "mounted after {mounted:.2} s, aim {} s",
+        START_AIM.as_secs()
+    );
+    Figure::within(took, START_MAX, &more)
+}
+
+fn stop(context: &Context) -> Result<Figure> {
+    let mount = up(context)?;
+    ensure!(mount.id().is_some_and(|id| id > 1));
+    let file = mount.point.join("directory").join("file");
+    std::fs::create_dir(mount.point.join("directory"))?;
+    let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    // Not synced: a clean stop must write back what is still in memory.
+    std::fs::write(&file, &content)?;
+    let point = mount.point.clone();
+    let took = mount.stop()?;
+    ensure!(!is_mounted(&point));
+    let mount = up(context).context("the second start")?;
+    ensure!(
+        std::fs::read(&file)? == content,
+        "the file is not what was written before the stop"
+    );
+    mount.stop()?;
+    Figure::within(took, STOP_MAX, "12 MB unsynced before")
+}
+
+fn posix(context: &Context) -> Result<Figure> {
+    let mount = up(context)?;
+    let script = include_str!("scripts/posix-tour.sh");
+    let limit = Duration::from_secs(150);
+    let output = context.bash("the tour", script, &[&mount.point], limit)?;
+    let steps = output
+        .lines()
+        .filter(|line| line.starts_with("ok "))
+        .count();
+    ensure!(
+        output.lines().last() == Some("tour done"),
+        "it ended early:\n{output}"
+    );
+    mount.stop()?;
+    Ok(Figure::count(steps, "steps", ""))
+}
+
+fn other_user(context: &Context) -> Result<Figure> {
+    let mount = up(context)?;
+    let script = r#"cd "$1"; mkdir -m 1777 common; mkdir -m 700 private; echo root >private/secret
+        echo for-all >common/readable; chmod 644 common/readable
+        as() { setpriv --reuid=65534 --regid=65534 --clear-groups -- bash -euo pipefail -c "$1"; }
+        as 'echo mine >common/own; [ "$(cat common/own)" = mine ]; mkdir common/d; mv common/own common/d/own'
+        [ "$(stat -c %u:%g common/d/own)" = 65534:65534 ]
+        [ "$(as 'cat common/readable')" = for-all ]
+        ! as 'cat private/secret' 2>/dev/null
+        ! as 'echo x >>common/readable' 2>/dev/null
+        ! as 'rm -f common/readable' 2>/dev/null
+        ! as 'chown 0 common/d/own' 2>/dev/null
+        as 'rm -r common/d'"#;
+    let limit = Duration::from_secs(60);
+    context.bash("the other user", script, &[&mount.point], limit)?;
+    mount.stop()?;
+    Ok(Figure::count(11, "steps", "as user 65534"))
+}
