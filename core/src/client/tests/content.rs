@@ -339,3 +339,85 @@ fn random_operations_of_two_mounts() {
 fn random_operations_of_two_mounts_with_losses() {
     random_files(2, 5, 300..308);
 }
+
+#[test]
+fn two_mounts_write_and_read_at_once() {
+    for seed in 400..410 {
+        let mut net = Net::new(2, seed);
+        let mut rng = Rng::new(seed);
+        let (ino, first) = create(&mut net, 0);
+        let handles = [first, open(&mut net, 1, ino, BOTH)];
+        net.loss_percent = seed % 2 * 5;
+        let mut model = vec![0_u8; 64 * 50_000];
+        let mut calls = Vec::new();
+        for number in 0..64_u64 {
+            let client = rng.below(2) as usize;
+            let handle = handles[client];
+            let offset = number * 50_000;
+            let data = Bytes::from(vec![number as u8 + 1; 50_000]);
+            model[offset as usize..][..50_000].copy_from_slice(&data);
+            let write = Call::Write {
+                ino,
+                handle,
+                offset,
+                data,
+            };
+            calls.push((client, net.start(client, write)));
+            let size = 50_000;
+            let read = Call::Read {
+                ino,
+                handle,
+                offset,
+                size,
+            };
+            calls.push((1 - client, net.start(1 - client, Call::GetAttr { ino })));
+            calls.push((client, net.start(client, read)));
+            if number % 9 == 0 {
+                let fsync = Call::Sync {
+                    ino,
+                    data_only: false,
+                };
+                calls.push((client, net.start(client, fsync)));
+            }
+            net.pass(Duration::from_millis(rng.below(30)));
+        }
+        let over = net.run_until(Duration::from_secs(60), |net| {
+            calls.iter().all(|call| net.outcomes.contains_key(call))
+        });
+        assert!(over, "seed {seed}: a call hangs");
+        assert!(net.outcomes.values().all(Result::is_ok), "seed {seed}");
+        let all = read(&mut net, 0, (ino, handles[0]), 0, 8 << 20);
+        assert!(all == model, "seed {seed}: whole content");
+    }
+}
+
+#[test]
+fn writers_wait_for_memory() {
+    let mut net = Net::new(1, 7);
+    let (ino, handle) = create(&mut net, 0);
+    let calls: Vec<_> = (0..12_u64)
+        .map(|number| {
+            let data = Bytes::from(vec![number as u8; 1 << 20]);
+            let offset = number << 20;
+            (
+                0,
+                net.start(
+                    0,
+                    Call::Write {
+                        ino,
+                        handle,
+                        offset,
+                        data,
+                    },
+                ),
+            )
+        })
+        .collect();
+    assert!(net.outcomes.len() < 6, "three MiB of memory");
+    let over = net.run_until(Duration::from_secs(60), |net| {
+        calls.iter().all(|call| net.outcomes.contains_key(call))
+    });
+    assert!(over, "writers go on when write-back has freed memory");
+    sync(&mut net, 0, ino);
+    assert_eq!(net.cluster.inodes[&ino].attr.size, 12 << 20);
+}
