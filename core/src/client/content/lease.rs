@@ -210,9 +210,12 @@ impl Client {
         if asked != node {
             return;
         }
+        let now = self.now.mono;
         for file in self.files.by_ino.values_mut() {
+            // One that has run out may be somebody else's by now: a late confirmation doesn't bring it back.
             if let Some(held) = &mut file.lease.held
                 && held.node == node
+                && now < held.until
                 && held.since <= sent
             {
                 held.until = held.until.max(term_end(sent));

@@ -421,3 +421,20 @@ fn writers_wait_for_memory() {
     sync(&mut net, 0, ino);
     assert_eq!(net.cluster.inodes[&ino].attr.size, 12 << 20);
 }
+
+#[test]
+fn a_lease_that_ran_out_is_not_used() {
+    let mut net = Net::new(1, 11);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"old");
+    sync(&mut net, 0, file.0);
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.drop_leases();
+    let inode = net.cluster.inodes.get_mut(&file.0).unwrap();
+    inode.inline = Some(Bytes::from_static(b"new"));
+    inode.attr.change += 1;
+    net.cut_off = false;
+    net.pass(Duration::from_secs(1));
+    assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");
+}
