@@ -269,6 +269,8 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
     use super::*;
 
     fn sample() -> Frame {

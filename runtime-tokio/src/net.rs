@@ -132,7 +132,8 @@ impl FrameSender for TcpFrameSender {
         }
         let mut pieces = Vec::with_capacity(frames.len() * 3);
         for frame in frames {
-            let prefix = Prefix::of(&frame)?;
+            let prefix = Prefix::of(&frame)
+                .map_err(|error| NetError::Failed(format!("a frame can't be sent: {error}")))?;
             pieces.push(Bytes::copy_from_slice(&prefix.encode()));
             pieces.push(frame.header);
             pieces.extend(frame.payload);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Bytes that stay unacknowledged for this long break the connection (TCP_USER_TIMEOUT). Requests have deadlines of
-/// their own; this frees what a dead machine leaves behind.
+/// their own; this frees what a dead machine leaves behind. Linux counts a peer that acknowledges but reads nothing as silent, too.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// An idle connection is probed after this long, this often, and given up after this many probes.
 const PROBE_AFTER: Duration = Duration::from_secs(3);

@@ -1,4 +1,9 @@
 //! The production runtime keeps every promise of the conformance suites, and a few of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on has failed, and one that skips says so"
+)]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,7 +78,6 @@ fn dir_in_memory_where_direct_access_may_be_refused() {
     std::fs::remove_dir_all(path).unwrap();
 }
 
-#[expect(clippy::print_stdout, reason = "a test that skips says so")]
 fn println_skipped() {
     println!("skipped: this machine has no /dev/shm");
 }
@@ -178,4 +182,28 @@ fn slow_work_holds_up_no_task_and_no_other_lane() {
         go.send(()).unwrap();
         slow.await;
     });
+}
+
+/// In a child process this breaks a law on the log's thread; in the parent it does nothing.
+#[test]
+fn broken_law() {
+    if std::env::var_os("POLYFS_TEST_BREAK_A_LAW").is_none() {
+        return;
+    }
+    run(async {
+        let runtime = TokioRuntime::new();
+        runtime.blocking(Lane::Log, || panic!("a law")).await
+    });
+}
+
+#[test]
+fn work_that_panics_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "broken_law", "--nocapture"])
+        .env("POLYFS_TEST_BREAK_A_LAW", "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a law"));
 }
