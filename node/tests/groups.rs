@@ -551,3 +551,54 @@ async fn requests_over_a_connection_are_answered_by_the_leader() {
     }
     world.converge().await;
 }
+
+/// Makes everything durable and forgets the log, on every node that runs.
+async fn purge(world: &World) {
+    for node in world.nodes.values() {
+        node.checkpoint().await.expect("the disk works");
+        let replica = node.replica(GROUP).expect("it runs");
+        let applied = replica.raft().metrics().borrow_watched().last_applied;
+        let applied = applied.expect("something was written").index();
+        replica.raft().trigger().snapshot().await.expect("it runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        replica
+            .raft()
+            .trigger()
+            .purge_log(applied)
+            .await
+            .expect("it runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let purged = replica.raft().metrics().borrow_watched().purged;
+        assert!(purged.is_some(), "the log is shorter now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_missed_purged_entries_gets_a_snapshot() {
+    for seed in 20..24 {
+        let mut world = World::new(seed).await;
+        let mut dice = Dice::new(seed);
+        for key in 0..40 {
+            world.put(key, key, payload(&mut dice)).await;
+        }
+        let victim = 1 + dice.below(NODES);
+        world.kill(victim).await;
+        for key in 20..60 {
+            world.put(key, key + seed, payload(&mut dice)).await;
+        }
+        purge(&world).await;
+        world.start(victim).await;
+        for _ in 0..dice.below(5) {
+            tokio::time::sleep(Duration::from_millis(dice.below(400))).await;
+            let other = 1 + dice.below(NODES);
+            if other != victim {
+                world.fabric.cut(&name(victim), &name(other), false);
+            }
+        }
+        world.converge().await;
+        // What came by snapshot is durable.
+        world.kill(victim).await;
+        world.start(victim).await;
+        world.converge().await;
+    }
+}
