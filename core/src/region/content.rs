@@ -58,7 +58,10 @@ pub(super) fn apply(
         data: true,
     };
     if let Err(against) = change.carry_out(op) {
-        return Ok(against);
+        return Ok(match against {
+            Against::Error(error) => Answer::Meta(Err(error)),
+            Against::Changed => Answer::Refused(Refusal::Changed),
+        });
     }
     let Change {
         mut inode,
@@ -97,20 +100,22 @@ pub(super) fn apply(
     })))
 }
 
-fn fails(error: FsError) -> Answer {
-    Answer::Meta(Err(error))
+/// Why a change is not carried out.
+enum Against {
+    Error(FsError),
+    Changed,
 }
 
 /// The end of a span of chunks, when it lies in the largest file.
-fn end_of(first: u64, count: u64) -> Result<u64, Answer> {
+fn end_of(first: u64, count: u64) -> Result<u64, Against> {
     first
         .checked_add(count)
         .filter(|end| *end <= FILE_BYTES_MAX / CHUNK_BYTES)
-        .ok_or_else(|| fails(FsError::TooLarge))
+        .ok_or(Against::Error(FsError::TooLarge))
 }
 
 impl Change {
-    fn carry_out(&mut self, op: &ContentOp) -> Result<(), Answer> {
+    fn carry_out(&mut self, op: &ContentOp) -> Result<(), Against> {
         match op {
             ContentOp::Allocate { first, count, size } => {
                 self.data = size.is_some();
@@ -151,7 +156,7 @@ impl Change {
         }
     }
 
-    fn allocate(&mut self, first: u64, count: u64) -> Result<(), Answer> {
+    fn allocate(&mut self, first: u64, count: u64) -> Result<(), Against> {
         let end = end_of(first, count)?;
         let version = self.inode.attr.change;
         for (first, count) in runs::holes(&self.map, first, end) {
@@ -167,10 +172,10 @@ impl Change {
     }
 
     /// Marks names written; one that is not there was freed meanwhile, and its data with it.
-    fn mark_written(&mut self, first: u64, count: u64) -> Result<(), Answer> {
+    fn mark_written(&mut self, first: u64, count: u64) -> Result<(), Against> {
         let end = end_of(first, count)?;
         if !runs::holes(&self.map, first, end).is_empty() {
-            return Err(Answer::Refused(Refusal::Changed));
+            return Err(Against::Changed);
         }
         let (mut inside, mut rest) = runs::cut_out(&self.map, first, end);
         for run in &mut inside {
@@ -196,22 +201,22 @@ impl Change {
     }
 
     /// Raises the size. A noted cut must have been carried out before: else old bytes would come back.
-    fn grow(&mut self, size: u64) -> Result<(), Answer> {
+    fn grow(&mut self, size: u64) -> Result<(), Against> {
         if size > FILE_BYTES_MAX {
-            return Err(fails(FsError::TooLarge));
+            return Err(Against::Error(FsError::TooLarge));
         }
         if size > self.inode.attr.size {
             if self.inode.cut.is_some() {
-                return Err(Answer::Refused(Refusal::Changed));
+                return Err(Against::Changed);
             }
             self.inode.attr.size = size;
         }
         Ok(())
     }
 
-    fn write_inline(&mut self, content: &Bytes, mtime: Timestamp) -> Result<(), Answer> {
+    fn write_inline(&mut self, content: &Bytes, mtime: Timestamp) -> Result<(), Against> {
         if content.len() > INLINE_BYTES_MAX || !self.map.is_empty() {
-            return Err(fails(FsError::Invalid));
+            return Err(Against::Error(FsError::Invalid));
         }
         self.inode.attr.size = content.len() as u64;
         self.inline = Some(content.to_vec());
@@ -219,7 +224,7 @@ impl Change {
         Ok(())
     }
 
-    fn truncate(&mut self, size: u64) -> Result<(), Answer> {
+    fn truncate(&mut self, size: u64) -> Result<(), Against> {
         if size >= self.inode.attr.size {
             return self.grow(size);
         }

@@ -1,5 +1,11 @@
 //! Entries against a region that holds every place, by the public entry points alone.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic"
+)]
+
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
