@@ -88,7 +88,9 @@ pub enum LeaseKind {
 
 /// Which grant of a lease a message is about: each grant by a leader has a higher one, so that giving back an old one
 /// can't take a new one away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct LeaseSerial(pub u64);
 
 /// Queries of a meta region. None changes replicated state; those that ask for a lease change the leader's table.
