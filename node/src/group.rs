@@ -119,6 +119,7 @@ impl<R: Runtime> Group<R> {
             sessions,
             inbox: inbox.clone(),
             leading: None,
+            term: 0,
             leadership: 0,
             askers: BTreeMap::new(),
             next_asker: 0,
@@ -190,6 +191,8 @@ struct Driver<R: Runtime> {
     sessions: Arc<Sessions>,
     inbox: mpsc::UnboundedSender<Event>,
     leading: Option<Box<dyn Leading>>,
+    /// Of which term `leading` is.
+    term: u64,
     /// Which leadership of this process `leading` is; results of earlier ones are dropped.
     leadership: u64,
     askers: BTreeMap<Asker, Answerer>,
@@ -255,14 +258,16 @@ impl<R: Runtime> Driver<R> {
     /// Makes or drops the leader's machine. A leadership counts once its own first entry is applied here: then
     /// everything committed before it is, too.
     fn follow_leadership(&mut self) {
-        let (leads, settled) = {
+        let (leads, settled, term) = {
             let metrics = self.replica.raft().metrics();
             let metrics = metrics.borrow_watched();
             let applied = metrics.last_applied.map(|id| id.committed_leader_id().term);
             let leads = metrics.state == ServerState::Leader;
-            (leads, leads && applied == Some(metrics.current_term))
+            let term = metrics.current_term;
+            (leads, leads && applied == Some(term), term)
         };
-        if !leads && self.leading.is_some() {
+        // Between two terms of one leader another may have led.
+        if (!leads || term != self.term) && self.leading.is_some() {
             self.lose_leadership();
         }
         if settled && self.leading.is_none() {
@@ -276,6 +281,7 @@ impl<R: Runtime> Driver<R> {
                 Ok(leading) => {
                     self.leadership += 1;
                     self.leading = leading;
+                    self.term = term;
                 }
                 Err(error) => tracing::warn!(%group, %error, "no leader can be made"),
             }

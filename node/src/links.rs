@@ -213,9 +213,8 @@ impl<R: Runtime> Links<R> {
             .send(vec![Message::Hello(hello).frame(vec![])])
             .await?;
         let frame: Frame = receiver.receive().await?;
-        let welcome = match Message::of(frame) {
-            Ok((Message::Welcome(welcome), _)) => welcome,
-            Ok(_) | Err(_) => return Err(NetError::Garbage("no greeting")),
+        let Ok((Message::Welcome(welcome), _)) = Message::of(frame) else {
+            return Err(NetError::Garbage("no greeting"));
         };
         let refused = |refusal: HelloRefusal| NetError::Failed(refusal.to_string());
         let identity = welcome.map_err(refused)?;
@@ -261,9 +260,8 @@ impl<R: Runtime> Links<R> {
         mut sender: impl FrameSender,
         mut receiver: impl FrameReceiver,
     ) -> Result<(), NetError> {
-        let hello = match Message::of(receiver.receive().await?) {
-            Ok((Message::Hello(hello), _)) => hello,
-            Ok(_) | Err(_) => return Err(NetError::Garbage("no greeting")),
+        let Ok((Message::Hello(hello), _)) = Message::of(receiver.receive().await?) else {
+            return Err(NetError::Garbage("no greeting"));
         };
         let judged = self.judge(&hello);
         let welcome = Message::Welcome(judged.clone().map(|_| self.inner.me));

@@ -17,7 +17,7 @@ use polyfs_core::limits::RAFT_HEARTBEAT;
 use polyfs_core::region::kv::{Kv, KvError};
 use polyfs_core::request::{Answer, Refusal, Request};
 use polyfs_store::state::StoreError;
-use polyfs_store::wal::{LogError, Record};
+use polyfs_store::wal::{LogError, Pressure, Record};
 use thiserror::Error;
 
 use crate::group::{AllOf, Answerer, Group};
@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
+use crate::raft::types::LogId;
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
@@ -33,6 +34,8 @@ use crate::wire::{NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A group's log is shortened when it is longer than this.
+const LOG_ENTRIES_MAX: u64 = 8192;
 /// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
 const TORN_SILENCE: Duration = Duration::from_secs(5);
 /// The name of the record that keeps what is known of the others.
@@ -391,8 +394,30 @@ impl<R: Runtime> Node<R> {
     async fn checkpoint_often(self) {
         while !self.inner.stopped.load(Ordering::Acquire) {
             self.runtime().sleep(CHECKPOINT_EVERY).await;
-            if let Err(error) = self.checkpoint().await {
-                tracing::warn!(%error, "no checkpoint");
+            match self.checkpoint().await {
+                Ok(()) => self.shorten_logs().await,
+                Err(error) => tracing::warn!(%error, "no checkpoint"),
+            }
+        }
+    }
+
+    /// Lets openraft purge what a checkpoint has made unnecessary: of long logs, and of all when the log needs room.
+    async fn shorten_logs(&self) {
+        let tight = self.inner.ground.log.pressure() > Pressure::None;
+        for group in self.groups() {
+            let raft = group.replica().raft();
+            let (applied, purged) = {
+                let metrics = raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let index = |id: Option<LogId>| id.map_or(0, |id| id.index());
+                (index(metrics.last_applied), index(metrics.purged))
+            };
+            if applied > purged && (tight || applied - purged > LOG_ENTRIES_MAX) {
+                // A replica that is stopping needs no shorter log.
+                let _ = raft.trigger().snapshot().await;
+                if tight {
+                    let _ = raft.trigger().purge_log(applied).await;
+                }
             }
         }
     }

@@ -2,23 +2,30 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::{ReadPolicy, ServerState};
 use openraft_rt::watch::WatchReceiver;
-use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
+use polyfs_core::ids::{ClusterId, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId};
 use polyfs_core::place::{Ino, Place};
+use polyfs_core::region::command::{Applied, Command, CommandBody};
 use polyfs_core::region::key::{self, Kind};
-use polyfs_core::region::kv::{Kv, KvError};
-use polyfs_core::request::ChunkName;
+use polyfs_core::region::kv::{Kv, KvError, KvRead};
+use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
+use polyfs_core::request::{
+    Answer, ChunkName, Header, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+};
+use polyfs_core::time::{Instant, Now, Timestamp};
+use polyfs_node::group::Leading;
 use polyfs_node::identity;
 use polyfs_node::node::{Node, Peers};
 use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::{GroupApplied, GroupCommand};
 use polyfs_node::store::{Store, StoreConfig};
+use polyfs_node::wire::{Call, Reply};
 use polyfs_store::memory::{Dice, MemoryDir};
 use polyfs_store::wal::LogConfig;
 use serde::{Deserialize, Serialize};
@@ -50,7 +57,22 @@ fn put_key(key: u64) -> Vec<u8> {
 }
 
 impl Machine for Puts {
+    fn lead(
+        &self,
+        _: GroupId,
+        _: u64,
+        _: Now,
+        _: &dyn KvRead,
+    ) -> Result<Option<Box<dyn Leading>>, KvError> {
+        Ok(Some(Box::new(Clerk::default())))
+    }
+
     fn apply(&self, kv: &mut dyn Kv, command: &GroupCommand) -> Result<GroupApplied, KvError> {
+        if let Ok(command) = command.decode::<Command>("command") {
+            kv.put(&put_key(1 << 40), &command.epoch.0.to_be_bytes())?;
+            let answer = Answer::Meta(Ok(MetaReply::Done));
+            return Ok(GroupApplied::Region(Applied::Answer(answer)));
+        }
         let put: Put = command.decode("put")?;
         kv.put(&put_key(put.key), &put.value.to_be_bytes())?;
         if !command.payload.is_empty() {
@@ -59,6 +81,115 @@ impl Machine for Puts {
         }
         Ok(GroupApplied::Master(Bytes::new()))
     }
+}
+
+/// The simplest leader: operations are ordered, queries answered with what the state holds, frames confirmed.
+#[derive(Default)]
+struct Clerk {
+    next: u64,
+    waiting: BTreeMap<Token, (Asker, bool)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Clerk {
+    fn token(&mut self, asker: Asker, renewal: bool) -> Token {
+        self.next += 1;
+        self.waiting.insert(Token(self.next), (asker, renewal));
+        Token(self.next)
+    }
+}
+
+impl Leading for Clerk {
+    fn handle_input(&mut self, _: Now, state: &dyn KvRead, input: Input) -> Result<(), KvError> {
+        let output = match input {
+            Input::Request {
+                asker,
+                request,
+                payload,
+            } => match request.body {
+                RequestBody::MetaOp(op) => {
+                    let token = self.token(asker, false);
+                    let header = request.header;
+                    let command = Command {
+                        epoch: header.epoch,
+                        session: header.session,
+                        renewal: header.renewal,
+                        slot: header.slot,
+                        time: header.seen,
+                        body: CommandBody::Meta(op),
+                    };
+                    Output::Propose {
+                        token,
+                        command,
+                        payload,
+                    }
+                }
+                _ => Output::ReadIndex {
+                    token: self.token(asker, false),
+                },
+            },
+            Input::Renew { asker, .. } => Output::ReadIndex {
+                token: self.token(asker, true),
+            },
+            Input::Applied {
+                token,
+                applied: Applied::Answer(answer),
+            } => {
+                let (asker, _) = self.waiting.remove(&token).expect("it was proposed");
+                Output::Answer {
+                    asker,
+                    answer,
+                    payload: Bytes::new(),
+                }
+            }
+            Input::ReadReady { token } => {
+                match self.waiting.remove(&token).expect("it was asked") {
+                    (asker, true) => Output::Renewed { asker, good: true },
+                    (asker, false) => {
+                        let value = state.get(&put_key(1 << 40))?.unwrap_or_default();
+                        let answer = Answer::Meta(Ok(MetaReply::Bytes(value.into())));
+                        Output::Answer {
+                            asker,
+                            answer,
+                            payload: Bytes::new(),
+                        }
+                    }
+                }
+            }
+            Input::Unknown { token } | Input::ReadFailed { token } => {
+                let (asker, _) = self.waiting.remove(&token).expect("it was asked");
+                let answer = Answer::Refused(Refusal::Unavailable("again".into()));
+                Output::Answer {
+                    asker,
+                    answer,
+                    payload: Bytes::new(),
+                }
+            }
+            _ => return Ok(()),
+        };
+        self.outputs.push_back(output);
+        Ok(())
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        None
+    }
+}
+
+fn request(epoch: u64, body: RequestBody) -> Request {
+    let header = Header {
+        group: GROUP,
+        epoch: Epoch(epoch),
+        session: SessionId(5),
+        renewal: Renewal(1),
+        slot: None,
+        seen: Timestamp::default(),
+    };
+    Request { header, body }
 }
 
 fn store_config() -> StoreConfig {
@@ -350,4 +481,124 @@ async fn broken_connections_heal() {
         world.fabric.heal(&name(a), &name(b));
     }
     world.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_over_a_connection_are_answered_by_the_leader() {
+    let mut world = World::new(4).await;
+    for round in 1..4_u64 {
+        world.put(1, round, Bytes::new()).await;
+        let leader = world.leader().expect("a write was acknowledged");
+        let other = 1 + leader % NODES;
+        let links = world.nodes[&other].links();
+        let conn = links
+            .reach(NodeId(leader))
+            .await
+            .expect("the leader is there");
+        let end = MetaOp::EndSession {
+            session: SessionId(9),
+        };
+        let call = |body| conn.call(Call::Request(request(round, body)), vec![]);
+        let done = Reply::Answer(Answer::Meta(Ok(MetaReply::Done)));
+        let (mut told, _) = call(RequestBody::MetaOp(end.clone()))
+            .await
+            .expect("it answers");
+        while told != done {
+            // A leadership counts only from its own first entry on.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            told = call(RequestBody::MetaOp(end.clone()))
+                .await
+                .expect("it answers")
+                .0;
+        }
+        let query = RequestBody::MetaQuery(MetaQuery::GetAttr { ino: Ino(1) });
+        let reads = (0..20).map(|_| call(query.clone()));
+        for (told, _) in futures::future::try_join_all(reads)
+            .await
+            .expect("all answer")
+        {
+            let value = Bytes::copy_from_slice(&round.to_be_bytes());
+            assert_eq!(
+                told,
+                Reply::Answer(Answer::Meta(Ok(MetaReply::Bytes(value))))
+            );
+        }
+        let renew = Call::RenewLeases {
+            session: SessionId(5),
+            renewal: Renewal(1),
+        };
+        let (told, _) = conn.call(renew, vec![]).await.expect("it answers");
+        assert_eq!(told, Reply::LeasesRenewed(true));
+
+        let links = world.nodes[&leader].links();
+        let conn = links
+            .reach(NodeId(other))
+            .await
+            .expect("the follower is there");
+        let (told, _) = conn
+            .call(Call::Request(request(1, query)), vec![])
+            .await
+            .expect("it answers");
+        let Reply::Answer(Answer::Refused(Refusal::NotLeader {
+            leader: Some((node, _)),
+        })) = told
+        else {
+            panic!("a follower answers {told:?}");
+        };
+        assert_eq!(node, NodeId(leader));
+        world.kill(leader).await;
+        world.start(leader).await;
+    }
+    world.converge().await;
+}
+
+/// Makes everything durable and forgets the log, on every node that runs.
+async fn purge(world: &World) {
+    for node in world.nodes.values() {
+        node.checkpoint().await.expect("the disk works");
+        let replica = node.replica(GROUP).expect("it runs");
+        let applied = replica.raft().metrics().borrow_watched().last_applied;
+        let applied = applied.expect("something was written").index();
+        replica.raft().trigger().snapshot().await.expect("it runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        replica
+            .raft()
+            .trigger()
+            .purge_log(applied)
+            .await
+            .expect("it runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let purged = replica.raft().metrics().borrow_watched().purged;
+        assert!(purged.is_some(), "the log is shorter now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_missed_purged_entries_gets_a_snapshot() {
+    for seed in 20..24 {
+        let mut world = World::new(seed).await;
+        let mut dice = Dice::new(seed);
+        for key in 0..40 {
+            world.put(key, key, payload(&mut dice)).await;
+        }
+        let victim = 1 + dice.below(NODES);
+        world.kill(victim).await;
+        for key in 20..60 {
+            world.put(key, key + seed, payload(&mut dice)).await;
+        }
+        purge(&world).await;
+        world.start(victim).await;
+        for _ in 0..dice.below(5) {
+            tokio::time::sleep(Duration::from_millis(dice.below(400))).await;
+            let other = 1 + dice.below(NODES);
+            if other != victim {
+                world.fabric.cut(&name(victim), &name(other), false);
+            }
+        }
+        world.converge().await;
+        // What came by snapshot is durable.
+        world.kill(victim).await;
+        world.start(victim).await;
+        world.converge().await;
+    }
 }

@@ -26,7 +26,7 @@ use polyfs_core::time::Instant;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{
-    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Record,
+    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure, Record,
     SyncedExtent, Ticket, Written,
 };
 
@@ -356,6 +356,12 @@ impl<R: Runtime> SharedLog<R> {
         let now = self.inner.runtime.now().mono;
         let since = self.books().writing_since;
         since.is_some_and(|since| now.since(since) >= STALLED_DISK)
+    }
+
+    /// How much room the log has.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        self.books().index.pressure()
     }
 
     /// Why the log can't go on, once it can't: the node answers nothing more (P10).

@@ -22,8 +22,9 @@ use super::config::config;
 use super::log::GroupLog;
 use super::log_driver::SharedLog;
 use super::network::{Networks, append_request};
+use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
-use super::types::TypeConfig;
+use super::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::conn::Conn;
 use crate::links::Links;
 use crate::runtime::Runtime;
@@ -65,6 +66,7 @@ pub struct Replica<R: Runtime> {
     id: ReplicaId,
     raft: Raft<R>,
     state: GroupState<R>,
+    stage: Arc<Stage<R>>,
     runtime: R,
     /// Before this no vote is granted (P2).
     no_votes_before: Instant,
@@ -77,6 +79,7 @@ impl<R: Runtime> Clone for Replica<R> {
             id: self.id,
             raft: self.raft.clone(),
             state: self.state.clone(),
+            stage: Arc::clone(&self.stage),
             runtime: self.runtime.clone(),
             no_votes_before: self.no_votes_before,
         }
@@ -136,11 +139,13 @@ impl<R: Runtime> Replica<R> {
             now
         };
         let runtime = ground.runtime.clone();
+        let stage = Arc::new(Stage::new(ground.state.clone(), runtime.clone()));
         Ok(Self {
             group,
             id,
             raft,
             state,
+            stage,
             runtime,
             no_votes_before,
         })
@@ -200,11 +205,27 @@ impl<R: Runtime> Replica<R> {
                     |taken| Ok(RaftReply::Transfer(taken.map_err(transfer_refusal))),
                 )
             }
-            RaftCall::SnapshotBegin { .. }
-            | RaftCall::SnapshotPiece(_)
-            | RaftCall::SnapshotEnd { .. } => Err(Refused::NoReplica),
+            RaftCall::SnapshotBegin { meta, .. } => {
+                Ok(RaftReply::SnapshotAt(self.stage.begin(&meta).await))
+            }
+            RaftCall::SnapshotPiece(piece) => match self.stage.piece(piece, payload).await {
+                Ok(pieces) => Ok(RaftReply::SnapshotAt(pieces)),
+                Err(error) => {
+                    tracing::warn!(%error, "a piece of a snapshot was not taken");
+                    Err(Refused::Stopping)
+                }
+            },
+            RaftCall::SnapshotEnd { from_leader, meta } => self.install(from_leader, meta).await,
         };
         answered.map_or_else(Reply::Refused, Reply::Raft)
+    }
+
+    async fn install(&self, from: Vote, meta: SnapshotMeta) -> Result<RaftReply, Refused> {
+        let staged = self.stage.end(meta).await.ok_or(Refused::NoReplica)?;
+        let installed = self.raft.install_full_snapshot(from, staged).await;
+        installed.map_or(Err(Refused::Stopping), |response| {
+            Ok(RaftReply::SnapshotDone(response.vote))
+        })
     }
 
     async fn append(

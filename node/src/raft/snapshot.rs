@@ -5,17 +5,26 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft_rt::{AsyncRuntime, Select2};
 
 use openraft::OptionalSend;
 use openraft::errors::{ReplicationClosed, StreamingError};
 use openraft::raft::SnapshotResponse;
+use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, Lineage};
-use polyfs_store::state::{StateView, StoreError};
+use polyfs_core::limits::{CHUNK_BYTES, PAGE_BYTES};
+use polyfs_store::disk::Dir;
+use polyfs_store::extents::PageMap;
+use polyfs_store::state::{RegionKv, StateView, StoreError};
 
 use super::network::{Network, unreachable_because};
 use super::state::{ReplicaRecord, SharedState};
-use super::types::{LeaderTerm, TypeConfig, Vote};
+use super::types::{LeaderTerm, LogId, SnapshotMeta, TypeConfig, Vote};
 use crate::runtime::Runtime;
+use crate::wire::{RaftCall, RaftReply, SnapshotPiece};
 
 /// A snapshot, as openraft passes it around.
 pub type SnapshotOf<R> = openraft::storage::Snapshot<LeaderTerm, u64, (), Snapshot<R>>;
@@ -64,14 +73,245 @@ pub(super) fn pin<R: Runtime>(
     }))
 }
 
-/// Carries a snapshot to another replica.
+/// How often a broken transfer is taken up again.
+const RETRY: Duration = Duration::from_millis(200);
+/// One piece is answered within this, or asked about again.
+const PIECE_DEADLINE: Duration = Duration::from_secs(5);
+/// Pairs in one piece at most ...
+const PAIRS_MAX: usize = 256;
+/// ... and chunk bytes.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// Carries a snapshot to another replica, piece by piece, going on where a break left off, until it is there or openraft
+/// gives it up.
 pub(super) async fn send<R: Runtime>(
-    _network: &mut Network<R>,
-    _vote: Vote,
-    _snapshot: SnapshotOf<R>,
-    _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+    network: &mut Network<R>,
+    vote: Vote,
+    snapshot: SnapshotOf<R>,
+    cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
 ) -> Result<SnapshotResponse<TypeConfig<R>>, StreamingError<TypeConfig<R>>> {
-    Err(StreamingError::Unreachable(unreachable_because::<R>(
-        "snapshots are not carried yet",
-    )))
+    let unreachable = |why: &str| StreamingError::Unreachable(unreachable_because::<R>(why));
+    let Snapshot::Pinned(view, lineage) = &snapshot.snapshot else {
+        return Err(unreachable("there is nothing to send"));
+    };
+    let carried = carry(network, vote, &snapshot.meta, view, *lineage);
+    match R::Async::select2(cancel, carried).await {
+        Select2::First(closed) => Err(StreamingError::Closed(closed)),
+        Select2::Second(Ok(vote)) => Ok(SnapshotResponse::new(vote)),
+        Select2::Second(Err(why)) => Err(unreachable(&why)),
+    }
+}
+
+async fn carry<R: Runtime>(
+    network: &Network<R>,
+    vote: Vote,
+    meta: &SnapshotMeta,
+    view: &StateView<R::Dir>,
+    lineage: Lineage,
+) -> Result<Vote, String> {
+    loop {
+        let begin = RaftCall::SnapshotBegin {
+            from_leader: vote,
+            meta: meta.clone(),
+        };
+        let there = match network.ask(begin, vec![], PIECE_DEADLINE).await? {
+            RaftReply::SnapshotAt(there) => there,
+            _ => return Err("the answer belongs to another question".into()),
+        };
+        match send_pieces(network, vote, meta, view, lineage, there).await {
+            Ok(vote) => return Ok(vote),
+            Err(why) => tracing::debug!(why, "a snapshot's way broke; it goes on where it was"),
+        }
+        R::Async::sleep(RETRY).await;
+    }
+}
+
+async fn send_pieces<R: Runtime>(
+    network: &Network<R>,
+    vote: Vote,
+    meta: &SnapshotMeta,
+    view: &StateView<R::Dir>,
+    lineage: Lineage,
+    there: u64,
+) -> Result<Vote, String> {
+    let mut cursor = Cursor::default();
+    let mut number = 0;
+    loop {
+        let next = cursor
+            .next(view, lineage)
+            .map_err(|error| error.to_string())?;
+        let Some((pairs, chunks, payload)) = next else {
+            break;
+        };
+        if number >= there {
+            let piece = SnapshotPiece {
+                last: meta.last_log_id,
+                number,
+                pairs,
+                chunks,
+            };
+            match network
+                .ask(RaftCall::SnapshotPiece(piece), payload, PIECE_DEADLINE)
+                .await?
+            {
+                RaftReply::SnapshotAt(at) if at == number + 1 => {}
+                _ => return Err("the receiver is elsewhere".into()),
+            }
+        }
+        number += 1;
+    }
+    let end = RaftCall::SnapshotEnd {
+        from_leader: vote,
+        meta: meta.clone(),
+    };
+    match network.ask(end, vec![], PIECE_DEADLINE * 4).await? {
+        RaftReply::SnapshotDone(vote) => Ok(vote),
+        _ => Err("the receiver is elsewhere".into()),
+    }
+}
+
+type Piece = (Vec<(Bytes, Bytes)>, Vec<(Bytes, u64, u32)>, Vec<Bytes>);
+
+/// How far a view has been read: all keys, then all chunks. The same state always falls into the same pieces.
+#[derive(Default)]
+struct Cursor {
+    from: Vec<u8>,
+    in_chunks: bool,
+    done: bool,
+}
+
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+impl Cursor {
+    fn next<D: Dir>(
+        &mut self,
+        view: &StateView<D>,
+        lineage: Lineage,
+    ) -> Result<Option<Piece>, StoreError> {
+        if !self.in_chunks {
+            let pairs = view.scan(lineage, &self.from, None, PAIRS_MAX)?;
+            if let Some((last, _)) = pairs.last() {
+                self.from = after(last);
+                let pairs = pairs
+                    .into_iter()
+                    .map(|(key, value)| (key.into(), value.into()));
+                return Ok(Some((pairs.collect(), vec![], vec![])));
+            }
+            self.in_chunks = true;
+            self.from.clear();
+        }
+        if self.done {
+            return Ok(None);
+        }
+        let (mut chunks, mut payload, mut bytes) = (vec![], vec![], 0);
+        while bytes < PIECE_BYTES_MAX {
+            let keys = view.chunk_keys(lineage, &self.from, None, 1)?;
+            let Some(key) = keys.into_iter().next() else {
+                self.done = true;
+                break;
+            };
+            self.from = after(&key);
+            let map = view.chunk_map(lineage, &key)?;
+            for piece in map.as_ref().map_or(&[][..], PageMap::pieces) {
+                let pages = piece.pages();
+                let offset = u64::from(pages.start) * PAGE_BYTES as u64;
+                let len = usize::from(pages.end - pages.start) * PAGE_BYTES;
+                let content = view.read_chunk(lineage, &key, offset, len)?;
+                let own = u32::try_from(len).expect("a chunk is 1 MiB");
+                chunks.push((Bytes::copy_from_slice(&key), offset, own));
+                payload.push(content);
+                bytes += len;
+            }
+        }
+        Ok((!chunks.is_empty()).then_some((vec![], chunks, payload)))
+    }
+}
+
+/// A snapshot on its way in.
+#[derive(Debug)]
+pub(super) struct Staging {
+    last: Option<LogId>,
+    lineage: Lineage,
+    pieces: u64,
+}
+
+/// Receives snapshots for one replica.
+pub(super) struct Stage<R: Runtime> {
+    state: SharedState<R>,
+    runtime: R,
+    staging: futures::lock::Mutex<Option<Staging>>,
+}
+
+impl<R: Runtime> Stage<R> {
+    pub(super) fn new(state: SharedState<R>, runtime: R) -> Self {
+        Self {
+            state,
+            runtime,
+            staging: futures::lock::Mutex::new(None),
+        }
+    }
+
+    /// How many pieces of a snapshot are there; another one's are dropped.
+    pub(super) async fn begin(&self, meta: &SnapshotMeta) -> u64 {
+        let mut staging = self.staging.lock().await;
+        if let Some(old) = staging.take_if(|staging| staging.last != meta.last_log_id) {
+            self.state.forget_lineage(&self.runtime, old.lineage);
+        }
+        let last = meta.last_log_id;
+        let fresh = || Staging {
+            last,
+            lineage: Lineage(self.runtime.random()),
+            pieces: 0,
+        };
+        staging.get_or_insert_with(fresh).pieces
+    }
+
+    /// Takes the next piece; how many are there now.
+    pub(super) async fn piece(
+        &self,
+        piece: SnapshotPiece,
+        mut payload: Bytes,
+    ) -> Result<u64, StoreError> {
+        let mut staging = self.staging.lock().await;
+        let Some(staging) = staging
+            .as_mut()
+            .filter(|staging| staging.last == piece.last)
+        else {
+            return Ok(0);
+        };
+        if staging.pieces != piece.number {
+            return Ok(staging.pieces);
+        }
+        let _turn = self.state.turn().await;
+        let mut batch = self.state.db().begin()?;
+        {
+            let mut state = batch.lineage(staging.lineage)?;
+            for (key, value) in &piece.pairs {
+                state.put(key, value)?;
+            }
+            for (key, offset, bytes) in &piece.chunks {
+                let bytes = usize::try_from(*bytes).expect("usize has at least 32 bits");
+                if bytes > payload.len() || offset + bytes as u64 > CHUNK_BYTES {
+                    return Err(DecodeError::Invalid("snapshot piece").into());
+                }
+                state.write_small(key, *offset, &payload.split_to(bytes))?;
+            }
+        }
+        batch.commit()?;
+        self.state.mark_changed();
+        staging.pieces += 1;
+        Ok(staging.pieces)
+    }
+
+    /// Hands the complete snapshot over.
+    pub(super) async fn end(&self, meta: SnapshotMeta) -> Option<SnapshotOf<R>> {
+        let mut staging = self.staging.lock().await;
+        let staged = staging.take_if(|staging| staging.last == meta.last_log_id)?;
+        Some(SnapshotOf::<R> {
+            meta,
+            snapshot: Snapshot::Staged(staged.lineage),
+        })
+    }
 }

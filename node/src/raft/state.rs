@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -36,6 +37,9 @@ use crate::runtime::{Lane, Runtime};
 const BATCH_ENTRIES_MAX: usize = 256;
 /// ... and their bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Keys of an old lineage deleted in one commit, and the pause between two.
+const FORGET_AT_ONCE: usize = 512;
+const FORGET_PAUSE: Duration = Duration::from_millis(20);
 /// The version of [`ReplicaRecord`]'s encoding.
 const RECORD_VERSION: u8 = 1;
 
@@ -221,6 +225,30 @@ impl<R: Runtime> SharedState<R> {
         batch.commit()?;
         self.mark_changed();
         Ok(())
+    }
+
+    /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5).
+    pub(super) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
+        let (state, pause) = (self.clone(), runtime.clone());
+        runtime.spawn(async move {
+            loop {
+                {
+                    let _turn = state.turn().await;
+                    let deleted = state.inner.db.begin().and_then(|mut batch| {
+                        let done = batch.delete_lineage(lineage, FORGET_AT_ONCE)?;
+                        batch.commit()?;
+                        Ok(done)
+                    });
+                    state.mark_changed();
+                    match deleted {
+                        Ok(false) => {}
+                        Ok(true) => return,
+                        Err(error) => return tracing::warn!(%error, "a lineage is not deleted"),
+                    }
+                }
+                pause.sleep(FORGET_PAUSE).await;
+            }
+        });
     }
 
     /// What the last checkpoint made durable of a replica.
@@ -483,9 +511,11 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
         let lineage = snapshot.staged().ok_or_else(|| {
             io::Error::other("a snapshot is installed where it was staged, nowhere else")
         })?;
+        let old;
         {
             let _turn = self.shared.turn().await;
             let mut record = self.record();
+            old = record.lineage;
             record.lineage = lineage;
             record.applied = meta.last_log_id;
             record.membership = meta.last_membership.clone();
@@ -503,6 +533,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             .checkpoint(&self.log)
             .await
             .map_err(io::Error::other)?;
+        self.shared.forget_lineage(self.log.runtime(), old);
         Ok(())
     }
 

@@ -1,0 +1,371 @@
+//! A mount's client at work: the machine, driven by whoever calls it and by what comes back.
+//!
+//! Owns the driving: calls go into [`polyfs_core::client::Client`] on the caller's own thread and often come back on it;
+//! what the machine wants sent leaves over the node of this machine, in-process, or over its connections. No lock is
+//! held while anything is answered or sent. Deliberately knows no rule of the protocol.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use openraft_rt::AsyncRuntime;
+use openraft_rt::Select2;
+use parking_lot::Mutex;
+use polyfs_core::attr::Name;
+use polyfs_core::client::port::{CallId, Input, MasterRequest, MessageId, Output};
+use polyfs_core::client::{Client, ClientConfig};
+use polyfs_core::ids::{NodeId, Renewal, SessionId};
+use polyfs_core::place::Ino;
+use polyfs_core::request::Request;
+use polyfs_core::time::Instant;
+use polyfs_core::vfs::{Call, Outcome};
+use thiserror::Error;
+
+use crate::node::Node;
+use crate::notify::Bell;
+use crate::runtime::Runtime;
+use crate::sessions::Way;
+use crate::wire::{Call as WireCall, Message, Reply};
+
+/// A machine that wants nothing is asked again after this.
+const IDLE: core::time::Duration = core::time::Duration::from_secs(1);
+
+/// Takes the outcome of a call.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What a mount's users hold: calls go in, outcomes come out. Cheap to clone; no type parameter.
+#[derive(Clone)]
+pub struct ClientHandle(Arc<dyn Calls>);
+
+/// What a handle stands for.
+trait Calls: Send + Sync {
+    fn call(&self, call: Call, done: Done) -> CallId;
+    fn feed(&self, input: Input);
+    fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
+    fn unmount(&self, done: Box<dyn FnOnce() + Send>);
+}
+
+impl ClientHandle {
+    /// Makes a call; `done` is called once, on any thread, possibly before this returns.
+    pub fn call(&self, call: Call, done: Done) -> CallId {
+        self.0.call(call, done)
+    }
+
+    /// The caller of a waiting call has died or was interrupted.
+    pub fn cancel(&self, call: CallId) {
+        self.0.feed(Input::Cancel { id: call });
+    }
+
+    /// The kernel has dropped what it cached of an inode.
+    pub fn invalidated(&self, ino: Ino) {
+        self.0.feed(Input::Invalidated { ino });
+    }
+
+    /// Says who is told to make the kernel drop an inode; [`Self::invalidated`] must follow each. It must not wait.
+    pub fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        self.0.on_invalidate(told);
+    }
+
+    /// Writes everything back and gives everything back; `done` is called when nothing is left to do.
+    pub fn unmount(&self, done: Box<dyn FnOnce() + Send>) {
+        self.0.unmount(done);
+    }
+}
+
+/// Why a client could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OpenClientError {
+    /// The cluster has no such volume.
+    #[error("there is no volume {0}; see the cluster's volumes with polyfs status")]
+    NoVolume(String),
+    /// The node stopped meanwhile.
+    #[error("the node stopped before the mount was made")]
+    Stopped,
+}
+
+/// Opens a client that reaches the cluster through `node`, in this process.
+///
+/// # Errors
+/// When there is no such volume, or the node stops.
+pub async fn open<R: Runtime>(
+    node: Node<R>,
+    config: ClientConfig,
+) -> Result<(ClientHandle, Ino), OpenClientError> {
+    let volume = config.volume.clone();
+    let (mounted, wait) = oneshot::channel();
+    let (seed, now) = (node.runtime().random(), node.runtime().now());
+    let inner = Inner {
+        client: Client::new(config, seed, now),
+        waiting: BTreeMap::new(),
+        next_call: 0,
+        armed: None,
+        mounted: Some(mounted),
+        gone: Vec::new(),
+        over: false,
+    };
+    let driver = Arc::new(Driver {
+        node: node.clone(),
+        inner: Mutex::new(inner),
+        invalidate: Mutex::new(None),
+        bell: Bell::default(),
+    });
+    node.runtime().spawn(Arc::clone(&driver).keep_time());
+    driver.feed(Input::Tick);
+    match wait.await {
+        Ok(Ok(root)) => Ok((ClientHandle(Arc::new(driver)), root)),
+        Ok(Err(_)) => Err(OpenClientError::NoVolume(volume)),
+        Err(oneshot::Canceled) => Err(OpenClientError::Stopped),
+    }
+}
+
+struct Inner {
+    client: Client,
+    waiting: BTreeMap<CallId, Done>,
+    next_call: u64,
+    /// When the timer's task wakes.
+    armed: Option<Instant>,
+    mounted: Option<oneshot::Sender<Result<Ino, Name>>>,
+    gone: Vec<Box<dyn FnOnce() + Send>>,
+    over: bool,
+}
+
+type Told = Arc<dyn Fn(Ino) + Send + Sync>;
+
+struct Driver<R: Runtime> {
+    node: Node<R>,
+    inner: Mutex<Inner>,
+    invalidate: Mutex<Option<Told>>,
+    bell: Bell,
+}
+
+/// What is to be done once the machine's lock is free.
+enum Deed {
+    Finish(Done, Outcome),
+    Mounted(oneshot::Sender<Result<Ino, Name>>, Result<Ino, Name>),
+    Gone(Vec<Box<dyn FnOnce() + Send>>),
+    Do(Output),
+}
+
+impl<R: Runtime> Driver<R> {
+    /// Gives the machine an input and does what it wants.
+    fn drive(self: &Arc<Self>, give: impl FnOnce(&mut Inner) -> Input) {
+        let now = self.node.runtime().now();
+        let deeds = {
+            let mut inner = self.inner.lock();
+            let input = give(&mut inner);
+            inner.client.handle_input(now, input);
+            let deeds = inner.drain();
+            let wants = inner.client.poll_timeout().map(|(at, _)| at);
+            if wants.is_some_and(|at| inner.armed.is_none_or(|armed| at < armed)) {
+                inner.armed = wants;
+                self.bell.ring();
+            }
+            deeds
+        };
+        for deed in deeds {
+            self.act(deed);
+        }
+    }
+
+    fn act(self: &Arc<Self>, deed: Deed) {
+        match deed {
+            Deed::Finish(done, outcome) => done(outcome),
+            Deed::Mounted(mounted, result) => drop(mounted.send(result)),
+            Deed::Gone(gone) => gone.into_iter().for_each(|gone| gone()),
+            Deed::Do(output) => self.carry_out(output),
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, output: Output) {
+        match output {
+            Output::Send { message, node, request, payload } => {
+                self.send(message, node, request, payload);
+            }
+            Output::SendMaster { message, request } => self.send_master(message, request),
+            Output::RenewLeases { message, node, session, renewal } => {
+                self.renew_leases(message, node, session, renewal);
+            }
+            Output::Invalidate { ino } => {
+                let told = self.invalidate.lock().clone();
+                match told {
+                    Some(told) => told(ino),
+                    None => self.feed(Input::Invalidated { ino }),
+                }
+            }
+            Output::Reply { .. } | Output::Mounted { .. } | Output::Refused { .. } | Output::Gone => {
+                unreachable!("taken out when drained")
+            }
+        }
+    }
+
+    fn is_here(&self, node: NodeId) -> bool {
+        node == self.node.identity().node
+    }
+
+    /// The way back to this mount, for recalls.
+    fn way(self: &Arc<Self>) -> Way {
+        let (mount, here) = (Arc::downgrade(self), self.node.identity().node);
+        Way::Local(Arc::new(move |message| {
+            let Some(mount) = mount.upgrade() else { return };
+            match message {
+                Message::Recall { recall, .. } => mount.feed(Input::Recall { node: here, recall }),
+                Message::AskOpen { inos, .. } => mount.feed(Input::AskOpen { inos }),
+                _ => {}
+            }
+        }))
+    }
+
+    fn send(
+        self: &Arc<Self>,
+        message: MessageId,
+        node: NodeId,
+        request: Request,
+        payload: Bytes,
+    ) {
+        let mount = Arc::clone(self);
+        if self.is_here(node) {
+            self.node.sessions().heard(request.header.session, &self.way());
+            let answer = move |reply, payload| mount.answered(message, reply, payload);
+            return self.node.request(request, payload, Box::new(answer));
+        }
+        let node_here = self.node.clone();
+        self.node.runtime().spawn(async move {
+            let reply = match node_here.links().reach(node).await {
+                None => None,
+                Some(conn) => conn.call(WireCall::Request(request), vec![payload]).await.ok(),
+            };
+            match reply {
+                Some((reply, payload)) => mount.answered(message, reply, payload),
+                None => mount.feed(Input::Undelivered { message }),
+            }
+        });
+    }
+
+    fn answered(self: &Arc<Self>, message: MessageId, reply: Reply, payload: Bytes) {
+        match reply {
+            Reply::Answer(answer) => self.feed(Input::Answer { message, answer, payload }),
+            _ => self.feed(Input::Undelivered { message }),
+        }
+    }
+
+    fn send_master(self: &Arc<Self>, message: MessageId, request: MasterRequest) {
+        let mount = Arc::clone(self);
+        let answer = move |reply: Reply, _: Bytes| match reply {
+            Reply::Master(reply) => mount.feed(Input::MasterAnswer { message, reply }),
+            _ => mount.feed(Input::MasterSilent { message }),
+        };
+        self.node.master(request, Box::new(answer));
+    }
+
+    fn renew_leases(
+        self: &Arc<Self>,
+        message: MessageId,
+        node: NodeId,
+        session: SessionId,
+        renewal: Renewal,
+    ) {
+        let mount = Arc::clone(self);
+        // A frame that is not confirmed is as good as lost: the leases run out.
+        let confirmed = move |reply: Reply| {
+            if reply == Reply::LeasesRenewed(true) {
+                mount.feed(Input::LeasesRenewed { message, node });
+            }
+        };
+        if self.is_here(node) {
+            self.node.sessions().heard(session, &self.way());
+            let answer = move |reply, _: Bytes| confirmed(reply);
+            return self.node.renew_leases(session, renewal, Box::new(answer));
+        }
+        let node_here = self.node.clone();
+        self.node.runtime().spawn(async move {
+            let Some(conn) = node_here.links().reach(node).await else { return };
+            let frame = WireCall::RenewLeases { session, renewal };
+            if let Ok((reply, _)) = conn.call(frame, vec![]).await {
+                confirmed(reply);
+            }
+        });
+    }
+
+    /// Ticks the machine when it wants to be.
+    async fn keep_time(self: Arc<Self>) {
+        loop {
+            let now = self.node.runtime().now().mono;
+            let pause = {
+                let mut inner = self.inner.lock();
+                if inner.over {
+                    return;
+                }
+                inner.armed = inner.client.poll_timeout().map(|(at, _)| at);
+                inner.armed.map_or(IDLE, |at| at.since(now).min(IDLE))
+            };
+            let slept = R::Async::select2(self.bell.rung(), self.node.runtime().sleep(pause)).await;
+            if let Select2::Second(()) = slept {
+                self.feed(Input::Tick);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Takes out what the machine wants.
+    fn drain(&mut self) -> Vec<Deed> {
+        let mut deeds = Vec::new();
+        while let Some(output) = self.client.poll_output() {
+            match output {
+                Output::Reply { id, outcome } => {
+                    let done = self.waiting.remove(&id);
+                    deeds.push(Deed::Finish(done.expect("a call has one outcome"), outcome));
+                }
+                Output::Mounted { root } => {
+                    deeds.extend(self.mounted.take().map(|told| Deed::Mounted(told, Ok(root))));
+                }
+                Output::Refused { volume } => {
+                    deeds.extend(self.mounted.take().map(|told| Deed::Mounted(told, Err(volume))));
+                }
+                Output::Gone => {
+                    self.over = true;
+                    deeds.push(Deed::Gone(std::mem::take(&mut self.gone)));
+                }
+                output => deeds.push(Deed::Do(output)),
+            }
+        }
+        deeds
+    }
+}
+
+impl<R: Runtime> Calls for Arc<Driver<R>> {
+    fn call(&self, call: Call, done: Done) -> CallId {
+        let mut name = CallId(0);
+        self.drive(|inner| {
+            inner.next_call += 1;
+            name = CallId(inner.next_call);
+            inner.waiting.insert(name, done);
+            Input::Call { id: name, call }
+        });
+        name
+    }
+
+    fn feed(&self, input: Input) {
+        self.drive(|_| input);
+    }
+
+    fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        *self.invalidate.lock() = Some(Arc::from(told));
+    }
+
+    fn unmount(&self, done: Box<dyn FnOnce() + Send>) {
+        let mut done = Some(done);
+        let over = {
+            let mut inner = self.inner.lock();
+            if !inner.over {
+                inner.gone.extend(done.take());
+            }
+            inner.over
+        };
+        match done {
+            Some(done) if over => done(),
+            _ => self.drive(|_| Input::Unmount),
+        }
+    }
+}
