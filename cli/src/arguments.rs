@@ -1,0 +1,126 @@
+//! The commands and flags that people type.
+//!
+//! Owns their names and their help. What a configuration file says is added as flags that were not typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::configuration;
+
+/// What was asked for.
+#[derive(Parser, Debug)]
+#[command(
+    name = "polyfs",
+    about = "A distributed filesystem: as easy as one binary, as safe as the local disk.",
+    version = version(),
+    after_help = "Try it:  mkdir -p /mnt/polyfs && polyfs up /mnt/polyfs"
+)]
+pub(crate) struct Invocation {
+    /// Read flags from this TOML file; its keys are the flags' names, and what is typed wins.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log on stderr: a level (error, warn, info, debug, trace) or a filter such as polyfs_node=debug.
+    #[arg(long, global = true, value_name = "FILTER", env = "POLYFS_LOG")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Start a filesystem of its own in this process and mount it: nothing else is needed.
+    Up(Up),
+    /// Unmount a filesystem.
+    Umount(Umount),
+    /// Print a script that completes commands and flags in your shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// `polyfs up`.
+#[derive(Args, Debug)]
+pub(crate) struct Up {
+    /// Where to mount: an empty directory.
+    pub(crate) mountpoint: PathBuf,
+    /// Where to keep data [default: /var/lib/polyfs as root, else ~/.local/share/polyfs].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// `polyfs umount`.
+#[derive(Args, Debug)]
+pub(crate) struct Umount {
+    /// Where it is mounted.
+    pub(crate) mountpoint: PathBuf,
+    /// Detach at once; those who use it finish on their own.
+    #[arg(long)]
+    pub(crate) lazy: bool,
+}
+
+/// The version, with the commit it was built from.
+const fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("POLYFS_COMMIT"), ")")
+}
+
+/// Parses the command line, with the configuration file's flags added.
+pub(crate) fn parse(typed: Vec<OsString>) -> Result<Invocation, clap::Error> {
+    let invocation = Invocation::try_parse_from(&typed)?;
+    let Some(file) = &invocation.config else { return Ok(invocation) };
+    let mut all = typed.clone();
+    match configuration::flags_not_typed(file, &Invocation::command(), &typed) {
+        Ok(flags) => all.extend(flags),
+        Err(error) => {
+            let message = format!("{error:#}\n");
+            return Err(Invocation::command().error(clap::error::ErrorKind::InvalidValue, message));
+        }
+    }
+    Invocation::try_parse_from(&all)
+}
+
+pub(crate) fn completions(shell: Shell) {
+    let mut command = Invocation::command();
+    clap_complete::generate(shell, &mut command, "polyfs", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<Invocation, clap::Error> {
+        parse(words.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Invocation::command().debug_assert();
+    }
+
+    #[test]
+    fn a_missing_mountpoint_is_wrong_usage() {
+        let error = parse_words(&["polyfs", "up"]).expect_err("no mountpoint");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn what_is_typed_wins_over_the_file() {
+        let dir = std::env::temp_dir().join(format!("polyfs-args-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        let file = dir.join("polyfs.toml");
+        std::fs::write(&file, "data = \"/from/file\"\nlog = \"debug\"\n").expect("a file");
+        let file = file.to_str().expect("a plain path");
+        let typed = ["polyfs", "up", "/mnt", "--config", file, "--data", "/typed"];
+        let invocation = parse_words(&typed).expect("well formed");
+        assert_eq!(invocation.log.as_deref(), Some("debug"));
+        let Command::Up(up) = invocation.command else { panic!("up was asked for") };
+        assert_eq!(up.data, Some(PathBuf::from("/typed")));
+        std::fs::write(dir.join("polyfs.toml"), "dta = 1\n").expect("a file");
+        let error = parse_words(&typed).expect_err("an unknown key");
+        assert!(error.to_string().contains("dta"), "{error}");
+        std::fs::remove_dir_all(dir).expect("the test's own directory");
+    }
+}
