@@ -70,7 +70,9 @@ const fn version() -> &'static str {
 /// Parses the command line, with the configuration file's flags added.
 pub(crate) fn parse(typed: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let invocation = Invocation::try_parse_from(&typed)?;
-    let Some(file) = &invocation.config else { return Ok(invocation) };
+    let Some(file) = &invocation.config else {
+        return Ok(invocation);
+    };
     let mut all = typed.clone();
     match configuration::flags_not_typed(file, &Invocation::command(), &typed) {
         Ok(flags) => all.extend(flags),
@@ -116,7 +118,9 @@ mod tests {
         let typed = ["polyfs", "up", "/mnt", "--config", file, "--data", "/typed"];
         let invocation = parse_words(&typed).expect("well formed");
         assert_eq!(invocation.log.as_deref(), Some("debug"));
-        let Command::Up(up) = invocation.command else { panic!("up was asked for") };
+        let Command::Up(up) = invocation.command else {
+            panic!("up was asked for")
+        };
         assert_eq!(up.data, Some(PathBuf::from("/typed")));
         std::fs::write(dir.join("polyfs.toml"), "dta = 1\n").expect("a file");
         let error = parse_words(&typed).expect_err("an unknown key");

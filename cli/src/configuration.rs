@@ -25,10 +25,15 @@ pub(crate) fn flags_not_typed(
     let mut flags = Vec::new();
     for (key, value) in &table {
         let known = |command: &clap::Command| {
-            command.get_arguments().any(|argument| argument.get_long() == Some(key))
+            command
+                .get_arguments()
+                .any(|argument| argument.get_long() == Some(key))
         };
         if !known(command) && !command.get_subcommands().any(known) {
-            bail!("{} sets {key:?}, which is no flag; see polyfs --help", file.display());
+            bail!(
+                "{} sets {key:?}, which is no flag; see polyfs --help",
+                file.display()
+            );
         }
         // One file may serve several commands: flags of the others are not for this one.
         let applies = known(command) || subcommand.is_some_and(known);
@@ -57,7 +62,9 @@ fn flag(key: &str, value: &toml::Value) -> anyhow::Result<Vec<OsString>> {
         toml::Value::Array(items) => {
             let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
             let texts: Option<Vec<String>> = texts.collect();
-            texts.with_context(|| format!("{key} must be a list of strings"))?.join(",")
+            texts
+                .with_context(|| format!("{key} must be a list of strings"))?
+                .join(",")
         }
         _ => bail!("{key} must be a string, a number, true or false, or a list of strings"),
     };

@@ -11,8 +11,14 @@ pub(crate) fn start(filter: Option<&str>) {
     let parsed = EnvFilter::try_new(wanted);
     let bad = parsed.is_err();
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     if bad {
-        tracing::warn!(filter = wanted, "this log filter makes no sense and is ignored");
+        tracing::warn!(
+            filter = wanted,
+            "this log filter makes no sense and is ignored"
+        );
     }
 }

@@ -30,9 +30,7 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> anyhow::Result<()> {
     match invocation.command {
         Command::Up(options) => up::run(&options),
-        Command::Umount(options) => {
-            Ok(polyfs_fuse::unmount(&options.mountpoint, options.lazy)?)
-        }
+        Command::Umount(options) => Ok(polyfs_fuse::unmount(&options.mountpoint, options.lazy)?),
         Command::Completions { shell } => {
             arguments::completions(shell);
             Ok(())

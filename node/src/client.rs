@@ -179,11 +179,21 @@ impl<R: Runtime> Driver<R> {
 
     fn carry_out(self: &Arc<Self>, output: Output) {
         match output {
-            Output::Send { message, node, request, payload } => {
+            Output::Send {
+                message,
+                node,
+                request,
+                payload,
+            } => {
                 self.send(message, node, request, payload);
             }
             Output::SendMaster { message, request } => self.send_master(message, request),
-            Output::RenewLeases { message, node, session, renewal } => {
+            Output::RenewLeases {
+                message,
+                node,
+                session,
+                renewal,
+            } => {
                 self.renew_leases(message, node, session, renewal);
             }
             Output::Invalidate { ino } => {
@@ -193,7 +203,10 @@ impl<R: Runtime> Driver<R> {
                     None => self.feed(Input::Invalidated { ino }),
                 }
             }
-            Output::Reply { .. } | Output::Mounted { .. } | Output::Refused { .. } | Output::Gone => {
+            Output::Reply { .. }
+            | Output::Mounted { .. }
+            | Output::Refused { .. }
+            | Output::Gone => {
                 unreachable!("taken out when drained")
             }
         }
@@ -216,16 +229,12 @@ impl<R: Runtime> Driver<R> {
         }))
     }
 
-    fn send(
-        self: &Arc<Self>,
-        message: MessageId,
-        node: NodeId,
-        request: Request,
-        payload: Bytes,
-    ) {
+    fn send(self: &Arc<Self>, message: MessageId, node: NodeId, request: Request, payload: Bytes) {
         let mount = Arc::clone(self);
         if self.is_here(node) {
-            self.node.sessions().heard(request.header.session, &self.way());
+            self.node
+                .sessions()
+                .heard(request.header.session, &self.way());
             let answer = move |reply, payload| mount.answered(message, reply, payload);
             return self.node.request(request, payload, Box::new(answer));
         }
@@ -233,7 +242,10 @@ impl<R: Runtime> Driver<R> {
         self.node.runtime().spawn(async move {
             let reply = match node_here.links().reach(node).await {
                 None => None,
-                Some(conn) => conn.call(WireCall::Request(request), vec![payload]).await.ok(),
+                Some(conn) => conn
+                    .call(WireCall::Request(request), vec![payload])
+                    .await
+                    .ok(),
             };
             match reply {
                 Some((reply, payload)) => mount.answered(message, reply, payload),
@@ -244,7 +256,11 @@ impl<R: Runtime> Driver<R> {
 
     fn answered(self: &Arc<Self>, message: MessageId, reply: Reply, payload: Bytes) {
         match reply {
-            Reply::Answer(answer) => self.feed(Input::Answer { message, answer, payload }),
+            Reply::Answer(answer) => self.feed(Input::Answer {
+                message,
+                answer,
+                payload,
+            }),
             _ => self.feed(Input::Undelivered { message }),
         }
     }
@@ -279,7 +295,9 @@ impl<R: Runtime> Driver<R> {
         }
         let node_here = self.node.clone();
         self.node.runtime().spawn(async move {
-            let Some(conn) = node_here.links().reach(node).await else { return };
+            let Some(conn) = node_here.links().reach(node).await else {
+                return;
+            };
             let frame = WireCall::RenewLeases { session, renewal };
             if let Ok((reply, _)) = conn.call(frame, vec![]).await {
                 confirmed(reply);
@@ -318,10 +336,18 @@ impl Inner {
                     deeds.push(Deed::Finish(done.expect("a call has one outcome"), outcome));
                 }
                 Output::Mounted { root } => {
-                    deeds.extend(self.mounted.take().map(|told| Deed::Mounted(told, Ok(root))));
+                    deeds.extend(
+                        self.mounted
+                            .take()
+                            .map(|told| Deed::Mounted(told, Ok(root))),
+                    );
                 }
                 Output::Refused { volume } => {
-                    deeds.extend(self.mounted.take().map(|told| Deed::Mounted(told, Err(volume))));
+                    deeds.extend(
+                        self.mounted
+                            .take()
+                            .map(|told| Deed::Mounted(told, Err(volume))),
+                    );
                 }
                 Output::Gone => {
                     self.over = true;

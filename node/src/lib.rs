@@ -3,11 +3,15 @@
 //! Deliberately knows neither tokio nor madsim, no clock and no randomness but the runtime's.
 #![warn(missing_docs)]
 
+pub mod client;
 pub mod conn;
+pub mod founding;
 pub mod frame;
 pub mod group;
 pub mod identity;
 pub mod links;
+pub mod machines;
+pub mod master;
 pub mod node;
 mod notify;
 pub mod raft;

@@ -4,13 +4,14 @@
 //! knows neither who the master is nor what a client wants: see [`crate::server`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
+use polyfs_core::client::port::MasterRequest;
 use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Lineage, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use polyfs_core::limits::RAFT_HEARTBEAT;
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 use crate::group::{AllOf, Answerer, Group};
 use crate::links::Links;
+use crate::master::Master;
 use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
@@ -71,6 +73,7 @@ struct Inner<R: Runtime> {
     machines: Machines,
     groups: Mutex<BTreeMap<GroupId, Group<R>>>,
     sessions: Arc<Sessions>,
+    master: OnceLock<Arc<Master<R>>>,
     peers: Mutex<Peers>,
     address: Mutex<String>,
     stopped: AtomicBool,
@@ -106,6 +109,15 @@ pub enum NodeError {
     /// The group has no replica here.
     #[error("{0} has no replica here")]
     NoReplica(GroupId),
+}
+
+/// Room for file data, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In all.
+    pub total: u64,
+    /// Free.
+    pub free: u64,
 }
 
 /// How a replica is doing.
@@ -178,6 +190,7 @@ impl<R: Runtime> Node<R> {
             machines,
             groups: Mutex::default(),
             sessions: Arc::default(),
+            master: OnceLock::new(),
             peers: Mutex::default(),
             address: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -192,6 +205,7 @@ impl<R: Runtime> Node<R> {
         node.links()
             .set_incoming(Arc::new(Server::new(node.clone())));
         node.links().serve(listener);
+        let _ = node.inner.master.set(Master::start(node.clone()));
         runtime.spawn(node.clone().checkpoint_often());
         runtime.spawn(node.clone().watch_the_disk());
         Ok(node)
@@ -254,6 +268,35 @@ impl<R: Runtime> Node<R> {
                 Bytes::new(),
             ),
         }
+    }
+
+    /// Asks the master; `answer` is called once.
+    pub fn master(&self, request: MasterRequest, answer: Answerer) {
+        match self.inner.master.get() {
+            Some(master) => master.request(request, answer),
+            None => answer(Reply::NotMaster { leader: None }, Bytes::new()),
+        }
+    }
+
+    /// A session is over: the regions led here are told.
+    pub fn session_over(&self, session: SessionId) {
+        for group in self.groups() {
+            if group.replica().group() != GroupId::MASTER {
+                group.session_over(session);
+            }
+        }
+    }
+
+    /// Whether it was told to stop.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.inner.stopped.load(Ordering::Acquire)
+    }
+
+    /// Room for file data.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.inner.ground.state.room()
     }
 
     /// A mount's lease frame: every region led here must confirm it (P8).

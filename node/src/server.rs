@@ -104,8 +104,11 @@ impl<R: Runtime> Server<R> {
                 let answer = move |reply, payload| from.reply(id, reply, payload);
                 self.node.renew_leases(session, renewal, Box::new(answer));
             }
-            // The master's group is not served yet.
-            Call::Master(_) => from.reply(id, Reply::NotMaster { leader: None }, Bytes::new()),
+            Call::Master(request) => {
+                let from = Arc::clone(from);
+                let answer = move |reply, payload| from.reply(id, reply, payload);
+                self.node.master(request, Box::new(answer));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft_rt_tokio::TokioRuntime as Executor;
 use polyfs_core::time::Now;
 use polyfs_node::runtime::{Lane, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::clock;
@@ -19,18 +20,21 @@ use crate::net::TcpFrames;
 pub struct TokioRuntime {
     lanes: Arc<Lanes>,
     net: TcpFrames,
+    /// Tasks are started from threads outside the executor too: those that take requests from the kernel.
+    executor: Handle,
 }
 
 impl TokioRuntime {
     /// Starts the threads that wait for disks.
     ///
     /// # Panics
-    /// When the host refuses a thread.
+    /// When the host refuses a thread, or outside a tokio runtime.
     #[must_use]
     pub fn new() -> Self {
         Self {
             lanes: Arc::new(Lanes::new()),
             net: TcpFrames,
+            executor: Handle::current(),
         }
     }
 }
@@ -76,6 +80,10 @@ impl Runtime for TokioRuntime {
                 .await
                 .expect("a lane runs every job, or the process ends")
         }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.executor.spawn(task));
     }
 
     fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send {

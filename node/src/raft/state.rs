@@ -31,6 +31,7 @@ use super::types::{
     entry_bytes,
 };
 use crate::group::Leading;
+use crate::node::Room;
 use crate::runtime::{Lane, Runtime};
 
 /// Entries applied in one commit at most ...
@@ -183,6 +184,17 @@ impl<R: Runtime> SharedState<R> {
     /// Waits for the turn to commit: at most one commit or checkpoint is made at a time.
     pub(super) async fn turn(&self) -> futures::lock::MutexGuard<'_, ()> {
         self.inner.turn.lock().await
+    }
+
+    /// Room for file data: what the data files hold free, and what the disk still has, less the reserve.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        let usage = self.inner.db.data().usage();
+        let disk = self.inner.db.reserve().free_beyond().unwrap_or(0);
+        Room {
+            total: usage.used + usage.free + disk,
+            free: usage.free + disk,
+        }
     }
 
     /// What is kept of a replica; `None` when the state has no such group.

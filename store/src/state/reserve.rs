@@ -94,6 +94,14 @@ impl<D: Dir> Reserve<D> {
         Ok(reserve)
     }
 
+    /// Bytes free on the disk beyond the reserve.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn free_beyond(&self) -> Result<u64, DiskError> {
+        Ok(self.dir.space()?.free)
+    }
+
     /// How large the reserve is meant to be, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
