@@ -11,6 +11,7 @@ pub mod links;
 pub mod node;
 mod notify;
 pub mod raft;
+pub mod region;
 pub mod runtime;
 pub mod server;
 pub mod sessions;
