@@ -9,14 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::{ReadPolicy, ServerState};
 use openraft_rt::watch::WatchReceiver;
-use polyfs_core::ids::{ClusterId, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId};
-use polyfs_core::place::{Ino, Place};
-use polyfs_core::region::command::{Applied, Command, CommandBody};
+use polyfs_core::attr::{FileKind, NewInode};
+use polyfs_core::ids::{
+    ClusterId, Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId, VolumeId,
+};
+use polyfs_core::place::{Bucket, Ino, Place, Places, Salt};
+use polyfs_core::region::command::{Applied, Command, CommandBody, Descriptor};
 use polyfs_core::region::key::{self, Kind};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
+use polyfs_core::region::{Root, found, query};
 use polyfs_core::request::{
-    Answer, ChunkName, Header, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    Answer, ChunkName, DataOp, DataQuery, DataReply, Header, MetaOp, MetaQuery, MetaReply, Refusal,
+    Request, RequestBody, SlotUse, Space,
 };
 use polyfs_core::time::{Instant, Now, Timestamp};
 use polyfs_node::group::Leading;
@@ -24,6 +29,7 @@ use polyfs_node::identity;
 use polyfs_node::node::{Node, Peers};
 use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::{GroupApplied, GroupCommand};
+use polyfs_node::region::RegionMachine;
 use polyfs_node::store::{Store, StoreConfig};
 use polyfs_node::wire::{Call, Reply};
 use polyfs_store::memory::{Dice, MemoryDir};
@@ -34,6 +40,9 @@ use support::{Fabric, Machine as Host};
 
 const GROUP: GroupId = GroupId(7);
 const NODES: u64 = 3;
+const META: GroupId = GroupId(8);
+const DATA: GroupId = GroupId(9);
+const ROOT: Ino = Ino::new(Place::new(Bucket(1), 0), 1);
 
 /// What the groups of these tests order: a key set, and the payload written to a chunk.
 #[derive(Serialize, Deserialize)]
@@ -268,7 +277,10 @@ impl World {
             store.identity.member = Some((ClusterId(1), NodeId(node)));
             identity::write(&*dir, &store.identity).expect("the disk works");
         }
-        let machines = Arc::new(|_| Arc::new(Puts) as Arc<dyn Machine>);
+        let machines = Arc::new(|group| match group {
+            GROUP => Arc::new(Puts) as Arc<dyn Machine>,
+            _ => Arc::new(RegionMachine),
+        });
         let started = Node::start(host, store, "m:0", machines)
             .await
             .expect("starts");
@@ -286,6 +298,72 @@ impl World {
             };
             known.learn(&peers).await.expect("the disk works");
         }
+    }
+
+    /// Founds a region on all nodes.
+    async fn found(&self, group: GroupId, space: Space) {
+        let id = |node: u64| ReplicaId(group.0 * 10 + node);
+        let replicas = (1..=NODES).map(|node| ((group, id(node)), NodeId(node)));
+        let peers = Peers {
+            replicas: replicas.collect(),
+            ..Peers::default()
+        };
+        for (number, node) in &self.nodes {
+            node.learn(&peers).await.expect("the disk works");
+            let made = node.create_replica(group, id(*number), move |state| {
+                let descriptor = Descriptor {
+                    space,
+                    places: Places::ALL,
+                    epoch: Epoch(1),
+                };
+                let root = Root {
+                    ino: ROOT,
+                    salt: Salt(7),
+                    uid: 0,
+                    gid: 0,
+                    volume: VolumeId(1),
+                    time: Timestamp::default(),
+                };
+                found(state, &descriptor, (space == Space::Meta).then_some(root))
+            });
+            made.await.expect("a replica is made");
+        }
+        let members: BTreeMap<u64, ()> = (1..=NODES).map(|node| (id(node).0, ())).collect();
+        let first = self.nodes[&1].replica(group).expect("it was made");
+        first.raft().initialize(members).await.expect("it is new");
+    }
+
+    /// Orders a command through whoever leads.
+    async fn order(
+        &self,
+        group: GroupId,
+        sequence: u64,
+        body: CommandBody,
+        payload: Bytes,
+    ) -> Answer {
+        let command = Command {
+            epoch: Epoch(1),
+            session: SessionId(1),
+            renewal: Renewal(0),
+            slot: Some(SlotUse { slot: 0, sequence }),
+            time: Timestamp::default(),
+            body,
+        };
+        for _ in 0..1000 {
+            for node in self.nodes.values() {
+                let replica = node.replica(group).expect("it was made");
+                let command = GroupCommand::new(&command, payload.clone());
+                let ordered = replica.raft().client_write(command);
+                let ordered = tokio::time::timeout(Duration::from_secs(2), ordered).await;
+                if let Ok(Ok(done)) = ordered
+                    && let GroupApplied::Region(Applied::Answer(answer)) = done.data
+                {
+                    return answer;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("seed {}: nobody takes {command:?}", self.seed);
     }
 
     async fn kill(&mut self, node: u64) {
@@ -633,5 +711,82 @@ async fn a_replica_that_missed_purged_entries_gets_a_snapshot() {
         world.kill(victim).await;
         world.start(victim).await;
         world.converge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn regions_keep_names_and_data_across_power_cuts() {
+    for seed in 30..33 {
+        let mut world = World::new(seed).await;
+        world.found(META, Space::Meta).await;
+        world.found(DATA, Space::Data).await;
+        let new = NewInode {
+            kind: FileKind::Regular,
+            mode: 0o644,
+            uid: 1,
+            gid: 1,
+            rdev: 0,
+            target: Bytes::new(),
+        };
+        let make = MetaOp::Make {
+            dir: ROOT,
+            salt: Salt(7),
+            name: b"file".to_vec(),
+            new,
+            home: None,
+            exclusive: true,
+            lease: None,
+        };
+        let made = world
+            .order(META, 1, CommandBody::Meta(make), Bytes::new())
+            .await;
+        let Answer::Meta(Ok(MetaReply::Made { attr, .. })) = made else {
+            panic!("seed {seed}: {made:?}");
+        };
+        let mut dice = Dice::new(seed);
+        let mut written = Vec::new();
+        for number in 0..12 {
+            let chunk = ChunkName {
+                ino: attr.ino,
+                version: 1,
+                number,
+            };
+            let bytes = 1 + payload(&mut dice).len();
+            let content = Bytes::from(vec![u8::try_from(number + 1).expect("small"); bytes]);
+            let write = DataOp::Write {
+                chunk,
+                fence: Fence(0),
+                offset: 0,
+            };
+            let body = CommandBody::Data(write);
+            let done = world.order(DATA, number + 1, body, content.clone()).await;
+            assert_eq!(done, Answer::Data(Ok(DataReply::Done)), "seed {seed}");
+            written.push((chunk, content));
+            if number % 4 == 3 {
+                let victim = 1 + dice.below(NODES);
+                world.kill(victim).await;
+                world.start(victim).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for node in world.nodes.values() {
+            let replica = node.replica(DATA).expect("it runs");
+            for (chunk, content) in &written {
+                let ask = DataQuery::Read {
+                    chunk: *chunk,
+                    fence: Fence(0),
+                    offset: 0,
+                    len: u32::try_from(content.len()).expect("below a chunk"),
+                    absent_is_hole: false,
+                };
+                let read = replica.state().read(|state| query::data(state, &ask));
+                let read = read.expect("the state can be read");
+                let (_, bytes) = read.unwrap_or_else(|_| panic!("seed {seed}: {chunk:?} is lost"));
+                assert!(
+                    bytes == *content,
+                    "seed {seed}: {chunk:?} reads back as written"
+                );
+            }
+        }
     }
 }
