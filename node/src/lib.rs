@@ -15,6 +15,7 @@ pub mod master;
 pub mod node;
 mod notify;
 pub mod raft;
+pub mod region;
 pub mod runtime;
 pub mod server;
 pub mod sessions;

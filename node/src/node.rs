@@ -365,10 +365,6 @@ impl<R: Runtime> Node<R> {
     async fn open_replicas(&self, torn: bool) -> Result<(), NodeError> {
         for (group, record) in self.inner.ground.state.records()? {
             let machine = (self.inner.machines)(group);
-            let alone = record
-                .membership
-                .voter_ids()
-                .all(|voter| voter == record.replica.0);
             let opened = Replica::open(
                 &self.inner.ground,
                 group,
@@ -377,7 +373,7 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
-            if torn && !alone {
+            if torn && !opened.was_alone() {
                 self.hold_back(&opened);
             }
             self.take_in(opened, machine);

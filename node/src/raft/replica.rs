@@ -70,6 +70,7 @@ pub struct Replica<R: Runtime> {
     runtime: R,
     /// Before this no vote is granted (P2).
     no_votes_before: Instant,
+    alone: bool,
 }
 
 impl<R: Runtime> Clone for Replica<R> {
@@ -82,6 +83,7 @@ impl<R: Runtime> Clone for Replica<R> {
             stage: Arc::clone(&self.stage),
             runtime: self.runtime.clone(),
             no_votes_before: self.no_votes_before,
+            alone: self.alone,
         }
     }
 }
@@ -115,7 +117,6 @@ impl<R: Runtime> Replica<R> {
         newborn: bool,
     ) -> Result<Self, OpenError> {
         let id = record.replica;
-        let alone = record.membership.voter_ids().all(|voter| voter == id.0);
         let log = GroupLog::new(ground.log.clone(), group);
         let state = GroupState::new(
             ground.state.clone(),
@@ -131,6 +132,12 @@ impl<R: Runtime> Replica<R> {
             replica: id,
             why: error.to_string(),
         })?;
+        // From the log: the state may be as old as its last checkpoint.
+        let voters = raft.with_raft_state(|state| {
+            let voters = state.membership_state.effective().voter_ids();
+            voters.collect::<Vec<_>>()
+        });
+        let alone = voters.await.is_ok_and(|voters| voters == [id.0]);
         let now = ground.runtime.now().mono;
         let guarded = !(newborn || alone || cfg!(planted = "votes_after_restart"));
         let no_votes_before = if guarded {
@@ -148,6 +155,7 @@ impl<R: Runtime> Replica<R> {
             stage,
             runtime,
             no_votes_before,
+            alone,
         })
     }
 
@@ -161,6 +169,12 @@ impl<R: Runtime> Replica<R> {
     #[must_use]
     pub fn id(&self) -> ReplicaId {
         self.id
+    }
+
+    /// Whether it was its group's only voter when it was opened.
+    #[must_use]
+    pub fn was_alone(&self) -> bool {
+        self.alone
     }
 
     /// Its consensus.

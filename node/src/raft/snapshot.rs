@@ -114,9 +114,8 @@ async fn carry<R: Runtime>(
             from_leader: vote,
             meta: meta.clone(),
         };
-        let there = match network.ask(begin, vec![], PIECE_DEADLINE).await? {
-            RaftReply::SnapshotAt(there) => there,
-            _ => return Err("the answer belongs to another question".into()),
+        let RaftReply::SnapshotAt(there) = network.ask(begin, vec![], PIECE_DEADLINE).await? else {
+            return Err("the answer belongs to another question".into());
         };
         match send_pieces(network, vote, meta, view, lineage, there).await {
             Ok(vote) => return Ok(vote),
