@@ -30,6 +30,7 @@ use crate::links::Links;
 use crate::raft::replica::Replica;
 use crate::raft::state::Machine;
 use crate::raft::types::{GroupApplied, GroupCommand};
+use crate::router::Router;
 use crate::runtime::Runtime;
 use crate::sessions::Sessions;
 use crate::wire::{Message, Refused, Reply};
@@ -109,6 +110,7 @@ impl<R: Runtime> Group<R> {
         machine: Arc<dyn Machine>,
         links: Links<R>,
         sessions: Arc<Sessions>,
+        router: Router<R>,
     ) -> Self {
         let (inbox, events) = mpsc::unbounded();
         let driver = Driver {
@@ -117,6 +119,7 @@ impl<R: Runtime> Group<R> {
             machine,
             links,
             sessions,
+            router,
             inbox: inbox.clone(),
             leading: None,
             term: 0,
@@ -189,6 +192,7 @@ struct Driver<R: Runtime> {
     machine: Arc<dyn Machine>,
     links: Links<R>,
     sessions: Arc<Sessions>,
+    router: Router<R>,
     inbox: mpsc::UnboundedSender<Event>,
     leading: Option<Box<dyn Leading>>,
     /// Of which term `leading` is.
@@ -427,33 +431,50 @@ impl<R: Runtime> Driver<R> {
                 self.sessions
                     .tell(session, Message::AskOpen { session, inos });
             }
-            // No map of the other regions is kept here yet: they can't be asked, which every one of these allows for.
-            Output::AskTxn { token, .. } | Output::DeleteChunks { token, .. } => {
-                self.later(Input::TxnAnswer {
-                    token,
-                    answer: None,
+            Output::AskTxn {
+                token,
+                places,
+                request,
+            } => {
+                let router = self.router.clone();
+                self.in_time(async move {
+                    let answer = router.txn(places, request).await;
+                    Input::TxnAnswer { token, answer }
                 });
             }
-            Output::AskQuery { token, .. } => {
-                self.later(Input::QueryAnswer {
-                    token,
-                    answer: None,
+            Output::AskQuery {
+                token,
+                place,
+                query,
+            } => {
+                let router = self.router.clone();
+                self.in_time(async move {
+                    let answer = router.query(place, query).await;
+                    Input::QueryAnswer { token, answer }
+                });
+            }
+            Output::DeleteChunks { token, chunks } => {
+                let router = self.router.clone();
+                self.in_time(async move {
+                    let answer = router.delete(chunks).await;
+                    Input::TxnAnswer { token, answer }
                 });
             }
         }
     }
 
+    /// What `work` yields reaches the machine of this leadership.
+    fn in_time(&self, work: impl Future<Output = Input> + Send + 'static) {
+        let (inbox, leadership) = (self.inbox.clone(), self.leadership);
+        self.runtime.spawn(async move {
+            let input = work.await;
+            let _ = inbox.unbounded_send(Event::Input { leadership, input });
+        });
+    }
+
     fn answer(&mut self, asker: Asker, reply: Reply, payload: Bytes) {
         let answer = self.askers.remove(&asker);
         answer.expect("a leader answers each asker once")(reply, payload);
-    }
-
-    fn later(&self, input: Input) {
-        // This task itself receives it: the inbox is open.
-        let _ = self.inbox.unbounded_send(Event::Input {
-            leadership: self.leadership,
-            input,
-        });
     }
 
     /// Orders everything that waits, at once.

@@ -15,7 +15,7 @@ pub mod master;
 pub mod node;
 mod notify;
 pub mod raft;
-pub mod region;
+pub mod router;
 pub mod runtime;
 pub mod server;
 pub mod sessions;

@@ -28,6 +28,7 @@ use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::raft::types::LogId;
+use crate::router::Router;
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
@@ -74,6 +75,7 @@ struct Inner<R: Runtime> {
     groups: Mutex<BTreeMap<GroupId, Group<R>>>,
     sessions: Arc<Sessions>,
     master: OnceLock<Arc<Master<R>>>,
+    router: OnceLock<Router<R>>,
     peers: Mutex<Peers>,
     address: Mutex<String>,
     stopped: AtomicBool,
@@ -191,6 +193,7 @@ impl<R: Runtime> Node<R> {
             groups: Mutex::default(),
             sessions: Arc::default(),
             master: OnceLock::new(),
+            router: OnceLock::new(),
             peers: Mutex::default(),
             address: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -314,10 +317,19 @@ impl<R: Runtime> Node<R> {
         }
     }
 
+    /// The way of its regions to others.
+    fn router(&self) -> Router<R> {
+        self.inner
+            .router
+            .get_or_init(|| Router::new(self.clone()))
+            .clone()
+    }
+
     fn take_in(&self, replica: Replica<R>, machine: Arc<dyn Machine>) {
         let (links, sessions) = (self.links().clone(), Arc::clone(self.sessions()));
         let group = replica.group();
-        let started = Group::start(self.runtime(), replica, machine, links, sessions);
+        let router = self.router();
+        let started = Group::start(self.runtime(), replica, machine, links, sessions, router);
         self.inner.groups.lock().insert(group, started);
     }
 

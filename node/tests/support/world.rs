@@ -22,10 +22,10 @@ use polyfs_core::request::{
 use polyfs_core::time::{Instant, Now, Timestamp};
 use polyfs_node::group::Leading;
 use polyfs_node::identity;
+use polyfs_node::machines;
 use polyfs_node::node::{Node, Peers};
 use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::{GroupApplied, GroupCommand};
-use polyfs_node::region::RegionMachine;
 use polyfs_node::store::{Store, StoreConfig};
 use polyfs_store::memory::MemoryDir;
 use polyfs_store::wal::LogConfig;
@@ -272,9 +272,9 @@ impl World {
             store.identity.member = Some((ClusterId(1), NodeId(node)));
             identity::write(&*dir, &store.identity).expect("the disk works");
         }
-        let machines = Arc::new(|group| match group {
+        let machines = Arc::new(|group: GroupId| match group {
             GROUP => Arc::new(Puts) as Arc<dyn Machine>,
-            _ => Arc::new(RegionMachine),
+            group => machines::of_group(group),
         });
         let started = Node::start(host, store, "m:0", machines)
             .await
@@ -312,6 +312,7 @@ impl World {
                     epoch: Epoch(1),
                 };
                 let root = Root {
+                    mode: 0o755,
                     ino: ROOT,
                     salt: Salt(7),
                     uid: 0,
@@ -319,7 +320,7 @@ impl World {
                     volume: VolumeId(1),
                     time: Timestamp::default(),
                 };
-                found(state, &descriptor, (space == Space::Meta).then_some(root))
+                found(state, &descriptor, (space == Space::Meta).then_some(&root))
             });
             made.await.expect("a replica is made");
         }
