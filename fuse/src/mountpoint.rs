@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// The type a mount of ours has in the mount table.
-const FS_TYPE: &str = "fuse.polyfs";
+/// What a mount of ours names as its source in the mount table.
+const SOURCE: &str = "polyfs";
 
 /// Why a mount or unmount could not be done.
 #[derive(Debug, Error)]
@@ -84,9 +84,7 @@ pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         return Err(MountError::NotDirectory(path.to_path_buf()));
     }
     let path = fs::canonicalize(path).map_err(|error| MountError::failed(path, error))?;
-    if let Some(kind) = mounted_type(&path)
-        && kind.starts_with("fuse")
-    {
+    if mount_line(&path).is_some_and(|line| line.kind.starts_with("fuse")) {
         return Err(MountError::InUse(path));
     }
     let mut entries = fs::read_dir(&path).map_err(|error| MountError::failed(&path, error))?;
@@ -106,18 +104,27 @@ fn detach_dead(path: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// The type of the filesystem mounted at exactly `path`, as the mount table says.
-pub(crate) fn mounted_type(path: &Path) -> Option<String> {
-    mount_line(path).map(|(_, kind)| kind)
+/// One line of the mount table.
+struct MountLine {
+    /// `major:minor`.
+    device: String,
+    /// The filesystem's type.
+    kind: String,
+    source: String,
+}
+
+/// Whether a filesystem of ours is mounted at exactly `path`, as the mount table says.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    mount_line(path).is_some_and(|line| line.kind.starts_with("fuse") && line.source == SOURCE)
 }
 
 /// The device (`major:minor`) of the filesystem mounted at exactly `path`.
 pub(crate) fn mounted_device(path: &Path) -> Option<String> {
-    mount_line(path).map(|(device, _)| device)
+    mount_line(path).map(|line| line.device)
 }
 
-/// Device and type of the last mount at `path` (proc_pid_mountinfo(5)).
-fn mount_line(path: &Path) -> Option<(String, String)> {
+/// The last mount at `path` (proc_pid_mountinfo(5)).
+fn mount_line(path: &Path) -> Option<MountLine> {
     let table = fs::read("/proc/self/mountinfo").ok()?;
     let wanted = escape(path);
     let mut found = None;
@@ -125,10 +132,15 @@ fn mount_line(path: &Path) -> Option<(String, String)> {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         if fields.get(4) == Some(&wanted.as_slice())
             && let Some(dash) = fields.iter().position(|field| *field == b"-")
-            && let (Some(device), Some(kind)) = (fields.get(2), fields.get(dash + 1))
+            && let (Some(device), Some(kind), Some(source)) =
+                (fields.get(2), fields.get(dash + 1), fields.get(dash + 2))
         {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            found = Some((text(device), text(kind)));
+            found = Some(MountLine {
+                device: text(device),
+                kind: text(kind),
+                source: text(source),
+            });
         }
     }
     found
@@ -153,7 +165,7 @@ fn escape(path: &Path) -> Vec<u8> {
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     // A dead mount can't be canonicalised through; take the path as it is then.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    if mounted_type(&path).as_deref() != Some(FS_TYPE) {
+    if !is_ours(&path) {
         return Err(MountError::NotMounted(path));
     }
     match umount(&path, if lazy { libc::MNT_DETACH } else { 0 }) {
@@ -241,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_root_is_in_the_mount_table_and_is_not_ours() {
-        assert!(mounted_type(Path::new("/")).is_some_and(|kind| kind != FS_TYPE));
+        assert!(mount_line(Path::new("/")).is_some());
         assert!(matches!(
             unmount(Path::new("/"), false),
             Err(MountError::NotMounted(_))

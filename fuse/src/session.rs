@@ -97,7 +97,7 @@ impl Mounted {
         }
         let path = self.path;
         drop(self.session);
-        if mountpoint::mounted_type(&path).as_deref() == Some("fuse.polyfs") {
+        if mountpoint::is_ours(&path) {
             return mountpoint::unmount(&path, true);
         }
         Ok(())

@@ -154,6 +154,7 @@ impl<R: Runtime> Driver<R> {
         let deeds = {
             let mut inner = self.inner.lock();
             let input = give(&mut inner);
+            tracing::trace!(?input, "client");
             inner.client.handle_input(now, input);
             let deeds = inner.drain();
             let wants = inner.client.poll_timeout().map(|(at, _)| at);
@@ -178,6 +179,7 @@ impl<R: Runtime> Driver<R> {
     }
 
     fn carry_out(self: &Arc<Self>, output: Output) {
+        tracing::trace!(?output, "client");
         match output {
             Output::Send {
                 message,

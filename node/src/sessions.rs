@@ -41,7 +41,9 @@ impl Sessions {
 
     /// Tells a mount something, if there is a way to it.
     pub fn tell(&self, session: SessionId, message: Message) {
-        match self.0.lock().get(&session).cloned() {
+        // Delivered without the lock: a mount in this process may ask something at once.
+        let way = self.0.lock().get(&session).cloned();
+        match way {
             // A way that broke meanwhile: the lease's end covers it.
             Some(Way::Conn(conn)) => drop(conn.send(&message, vec![]).ok()),
             Some(Way::Local(deliver)) => deliver(message),

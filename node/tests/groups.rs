@@ -1,4 +1,8 @@
 //! Groups of three replicas on three nodes: elections, writes, restarts after power cuts, broken connections.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own runtime waits on paused time"
+)]
 
 mod support;
 

@@ -1,4 +1,8 @@
 //! What a node refuses: frames for a replica that is not exactly meant, votes just after a start, copies of a store.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own runtime waits on paused time"
+)]
 
 mod support;
 
