@@ -6,8 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
@@ -19,163 +18,16 @@ use fuser::{
 use polyfs_core::attr::{FileKind, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::place::Cookie;
-use polyfs_core::vfs::{self, Call, DirEntry, Handle, Outcome, Reply, SeekWhat};
-use polyfs_node::client::ClientHandle;
+use polyfs_core::vfs::{Call, DirEntry, Handle, Reply, SeekWhat};
 
-use crate::convert::{self, Numbers};
+use crate::calls::{Adapter, KEEP, add_plus, failure, handle, is_acl, new_inode, owner, too_long};
+use crate::convert;
 use crate::errno::errno;
-use crate::lock_waits::LockWaits;
 
-/// How long the kernel may keep entries and attributes: not at all until directories can be leased (P11).
-const KEEP: Duration = Duration::ZERO;
-/// Entries fetched for one readdir: about what the kernel's buffer holds.
-const ENTRIES_PER_READ: u32 = 256;
 /// The kernel writes at most this much in one request.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests the kernel may have in the background (read-ahead, asynchronous I/O).
 const BACKGROUND_MAX: u16 = 64;
-
-/// What fuser calls.
-pub(crate) struct Adapter {
-    client: ClientHandle,
-    numbers: Numbers,
-    waits: Arc<LockWaits>,
-}
-
-impl Adapter {
-    pub(crate) fn new(client: ClientHandle, numbers: Numbers, waits: Arc<LockWaits>) -> Self {
-        Self {
-            client,
-            numbers,
-            waits,
-        }
-    }
-
-    fn call(&self, call: Call, done: impl FnOnce(Outcome) + Send + 'static) {
-        self.client.call(call, Box::new(done));
-    }
-
-    fn make(&self, dir: INodeNo, name: &OsStr, new: NewInode, reply: ReplyEntry) {
-        let call = Call::Make {
-            dir: self.numbers.ino(dir),
-            name: name.as_bytes().to_vec(),
-            new,
-        };
-        self.entry(call, reply);
-    }
-
-    /// A call that is answered with an entry.
-    fn entry(&self, call: Call, reply: ReplyEntry) {
-        let numbers = self.numbers;
-        self.call(call, move |outcome| match outcome {
-            Ok(Reply::Attr(attr)) => reply.entry(&KEEP, &numbers.attr(&attr), Generation(0)),
-            other => reply.error(failure(other)),
-        });
-    }
-
-    /// A call that is answered with attributes.
-    fn attr(&self, call: Call, reply: ReplyAttr) {
-        let numbers = self.numbers;
-        self.call(call, move |outcome| match outcome {
-            Ok(Reply::Attr(attr)) => reply.attr(&KEEP, &numbers.attr(&attr)),
-            other => reply.error(failure(other)),
-        });
-    }
-
-    /// A call that is answered with nothing but success.
-    fn empty(&self, call: Call, reply: ReplyEmpty) {
-        self.call(call, move |outcome| match outcome {
-            Ok(_) => reply.ok(),
-            Err(error) => reply.error(errno(error)),
-        });
-    }
-
-    /// A call that is answered with bytes.
-    fn data(&self, call: Call, reply: ReplyData) {
-        self.call(call, move |outcome| match outcome {
-            Ok(Reply::Data(bytes)) => reply.data(&bytes),
-            other => reply.error(failure(other)),
-        });
-    }
-
-    /// A call that is answered as xattr calls are: with the length when `size` is 0.
-    fn xattr(&self, call: Call, size: u32, reply: ReplyXattr) {
-        self.call(call, move |outcome| {
-            let bytes = match outcome {
-                Ok(Reply::Data(bytes)) => bytes,
-                Ok(Reply::Names(names)) => names
-                    .into_iter()
-                    .flat_map(|name| [name, vec![0]])
-                    .flatten()
-                    .collect(),
-                other => return reply.error(failure(other)),
-            };
-            match u32::try_from(bytes.len()) {
-                Ok(len) if size == 0 => reply.size(len),
-                Ok(len) if len <= size => reply.data(&bytes),
-                _ => reply.error(Errno::ERANGE),
-            }
-        });
-    }
-
-    fn lock(&self, call: Call, tid: u32, waits: bool, reply: ReplyEmpty) {
-        if !waits {
-            return self.empty(call, reply);
-        }
-        let book = Arc::clone(&self.waits);
-        // The outcome may come before the call's name is known here: then there is nothing to watch.
-        let over = Arc::new(std::sync::Mutex::new((false, None)));
-        let seen = Arc::clone(&over);
-        let id = self.client.call(
-            call,
-            Box::new(move |outcome: Outcome| {
-                let mut seen = seen
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                seen.0 = true;
-                if let Some(id) = seen.1 {
-                    book.remove(id);
-                }
-                match outcome {
-                    Ok(_) => reply.ok(),
-                    Err(error) => reply.error(errno(error)),
-                }
-            }),
-        );
-        let mut over = over
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !over.0 {
-            over.1 = Some(id);
-            self.waits.add(id, tid);
-        }
-    }
-}
-
-/// The number for a call that failed, or for an outcome that does not belong to it.
-fn failure(outcome: Outcome) -> Errno {
-    match outcome {
-        Err(error) => errno(error),
-        Ok(reply) => {
-            tracing::error!(?reply, "a call was answered with what belongs to another");
-            Errno::EIO
-        }
-    }
-}
-
-/// Whether the kernel may ask for this name at all.
-fn too_long(name: &OsStr) -> bool {
-    name.as_bytes().len() > NAME_BYTES_MAX
-}
-
-fn handle(fh: FileHandle) -> Handle {
-    Handle(fh.0)
-}
-
-fn owner(owner: LockOwner) -> vfs::LockOwner {
-    vfs::LockOwner(owner.0)
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -826,58 +678,4 @@ impl Filesystem for Adapter {
             other => reply.error(failure(other)),
         });
     }
-}
-
-impl Adapter {
-    fn read_dir(&self, ino: INodeNo, fh: FileHandle, offset: u64, plus: bool) -> Call {
-        let (ino, cookie) = (self.numbers.ino(ino), Cookie(offset));
-        Call::ReadDir {
-            ino,
-            handle: handle(fh),
-            cookie,
-            limit: ENTRIES_PER_READ,
-            plus,
-        }
-    }
-}
-
-/// Adds an entry with its attributes; one without them gets inode number 0 as its node, which tells the kernel that
-/// they were not wanted (fuse_direntplus). Answers whether the buffer is full.
-fn add_plus(reply: &mut ReplyDirectoryPlus, numbers: Numbers, entry: &DirEntry) -> bool {
-    let name = OsStr::from_bytes(&entry.name);
-    let dots = entry.cookie <= Cookie::DOT_DOT;
-    match &entry.attr {
-        Some(attr) if !dots => {
-            let (number, attr) = (numbers.number(entry.ino), numbers.attr(attr));
-            reply.add(number, entry.cookie.0, name, &KEEP, &attr, Generation(0))
-        }
-        _ => {
-            let attr = convert::bare(numbers.number(entry.ino), entry.kind);
-            reply.add(
-                INodeNo(0),
-                entry.cookie.0,
-                name,
-                &KEEP,
-                &attr,
-                Generation(0),
-            )
-        }
-    }
-}
-
-fn new_inode(request: &Request, kind: FileKind, mode: u16) -> NewInode {
-    let (uid, gid) = (request.uid(), request.gid());
-    NewInode {
-        kind,
-        mode,
-        uid,
-        gid,
-        rdev: 0,
-        target: Bytes::new(),
-    }
-}
-
-/// POSIX ACLs are not kept: they would look as if they protected something.
-fn is_acl(name: &OsStr) -> bool {
-    name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }

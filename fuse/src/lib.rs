@@ -4,6 +4,7 @@
 //! kernel's caches. The only crate that knows fuser and errno (P11). Deliberately knows no region, lease or network.
 
 mod adapter;
+mod calls;
 mod convert;
 mod errno;
 mod lock_waits;

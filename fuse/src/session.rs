@@ -11,7 +11,7 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 use polyfs_core::place::Ino;
 use polyfs_node::client::ClientHandle;
 
-use crate::adapter::Adapter;
+use crate::calls::Adapter;
 use crate::convert::Numbers;
 use crate::lock_waits::LockWaits;
 use crate::mountpoint::{self, MountError};

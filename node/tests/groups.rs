@@ -15,7 +15,7 @@ use polyfs_core::attr::{FileKind, NewInode};
 use polyfs_core::ids::{Fence, NodeId, Renewal, SessionId};
 use polyfs_core::place::{Ino, Salt};
 use polyfs_core::region::command::CommandBody;
-use polyfs_core::region::query;
+use polyfs_core::region::query::{self, DataFound};
 use polyfs_core::request::{
     Answer, ChunkName, DataOp, DataQuery, DataReply, MetaOp, MetaQuery, MetaReply, Refusal,
     RequestBody, Space,
@@ -322,7 +322,9 @@ async fn regions_keep_names_and_data_across_power_cuts() {
                 };
                 let read = replica.state().read(|state| query::data(state, &ask));
                 let read = read.expect("the state can be read");
-                let (_, bytes) = read.unwrap_or_else(|_| panic!("seed {seed}: {chunk:?} is lost"));
+                let DataFound::Reply(_, bytes) = read else {
+                    panic!("seed {seed}: {chunk:?} is lost: {read:?}");
+                };
                 assert!(
                     bytes == *content,
                     "seed {seed}: {chunk:?} reads back as written"

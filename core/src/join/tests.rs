@@ -1,3 +1,5 @@
+//! Founding, scripted and simulated: many nodes and waypoints under a seed.
+
 use super::*;
 use std::string::ToString;
 use std::vec;

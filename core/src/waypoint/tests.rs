@@ -1,3 +1,5 @@
+//! What a waypoint answers, case by case.
+
 use super::*;
 use core::time::Duration;
 use std::string::ToString;

@@ -46,7 +46,7 @@ pub fn log_id(term: u64, index: u64) -> LogId {
 /// What a group's log orders: opaque to consensus.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GroupCommand {
-    /// The encoded command; its first byte is the version of the encoding, below [`HEAD_BLANK`].
+    /// The encoded command; its first byte is the version of the encoding, below those of consensus' own entries.
     pub head: Bytes,
     /// The bytes beside it.
     pub payload: Bytes,

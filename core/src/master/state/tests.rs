@@ -1,3 +1,5 @@
+//! What entries of group 0 do, case by case.
+
 use super::*;
 use crate::place::Place;
 use std::string::ToString;
