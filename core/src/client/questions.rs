@@ -211,7 +211,15 @@ impl Client {
     pub(super) fn ask_at(&mut self, owner: Owner, place: Place, body: RequestBody, payload: Bytes) {
         let (space, _) = target(&body);
         let id = QuestionId(self.questions.fresh());
-        let slotted = matches!(body, RequestBody::MetaOp(_));
+        // A data operation has a slot too: a late copy of one must not undo what was written after it.
+        let slotted = match body {
+            RequestBody::MetaOp(_) => true,
+            RequestBody::DataOp(_) => !cfg!(planted = "data_op_without_slot"),
+            RequestBody::MetaQuery(_)
+            | RequestBody::DataQuery(_)
+            | RequestBody::LeaseDone(_)
+            | RequestBody::Txn(_) => false,
+        };
         let slot = if slotted { self.slots.take() } else { None };
         let question = Question {
             owner,

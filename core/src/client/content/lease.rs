@@ -210,9 +210,12 @@ impl Client {
         if asked != node {
             return;
         }
+        let now = self.now.mono;
         for file in self.files.by_ino.values_mut() {
+            // One that has run out may be somebody else's by now: a late confirmation doesn't bring it back.
             if let Some(held) = &mut file.lease.held
                 && held.node == node
+                && now < held.until
                 && held.since <= sent
             {
                 held.until = held.until.max(term_end(sent));
@@ -233,17 +236,22 @@ impl Client {
             .by_ino
             .get(&ino)
             .and_then(|file| file.lease.held)
-            .filter(|held| held.serial == serial);
+            .filter(|held| held.serial <= serial);
         let Some(held) = held else {
             if let Some(file) = self.files.by_ino.get_mut(&ino) {
                 file.lease.revoked = file.lease.revoked.max(serial);
             }
             return self.lease_done(LeaseDone::Released(ino, serial));
         };
+        let file = self.file(ino);
+        // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours.
+        if held.serial < serial && recall.want != RecallKind::Flush {
+            file.lease.revoked = file.lease.revoked.max(serial);
+        }
+        file.lease.held = Some(Held { serial, ..held });
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
-        let file = self.file(ino);
         let before = file.lease.recall.map(|recall| recall.want);
         if before.is_some_and(|want| want >= recall.want && want != RecallKind::Flush) {
             return;

@@ -291,7 +291,7 @@ pub(super) fn fallocate(content: &Content, offset: u64, len: u64, mode: Allocate
             usize::try_from(end.min(grown).saturating_sub(offset))
                 .expect("within an inline file")
         ]);
-        let over = if zeroes {
+        let over = if zeroes && offset < grown {
             vec![(offset, zeros)]
         } else {
             vec![]

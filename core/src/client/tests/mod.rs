@@ -1,1 +1,13 @@
-//! Tests of the client over a scripted cluster.
+//! Tests of the client over a small scripted cluster.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    clippy::too_many_lines,
+    reason = "a failed test panics, and the cluster is a toy"
+)]
+
+mod cluster;
+mod content;
+mod harness;
+mod names;

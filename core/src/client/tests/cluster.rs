@@ -1,0 +1,753 @@
+//! A tiny cluster: one state for all regions, strict about what a client may ask of it.
+//!
+//! Owns names, contents, slots and leases, as little of them as the client's rules can be shown with.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+use crate::attr::{Attr, FileKind, Name, NewInode};
+use crate::client::port::{MasterReply, MasterRequest, RegionLine, ReplicaPlace};
+use crate::error::FsError;
+use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId, VolumeId};
+use crate::limits::CHUNK_BYTES;
+use crate::place::{Bucket, Cookie, Ino, NameHash, PLACES, Place, Places, Salt};
+use crate::request::*;
+use crate::time::Timestamp;
+use crate::vfs::{DirEntry, FsStats, XattrMode};
+
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub attr: Attr,
+    pub entries: BTreeMap<Name, Ino>,
+    pub inline: Option<Bytes>,
+    pub map: BTreeMap<u64, (u64, bool)>,
+    pub cut: Option<u64>,
+    pub xattrs: BTreeMap<Name, Bytes>,
+    target: Bytes,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    session: SessionId,
+    kind: LeaseKind,
+    reply_to: u64,
+}
+
+#[derive(Debug, Default)]
+struct Leases {
+    holders: BTreeMap<SessionId, (LeaseKind, LeaseSerial)>,
+    waiting: VecDeque<Waiter>,
+}
+
+/// What the cluster sends besides direct answers.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Answer(u64, Answer),
+    Recall(SessionId, Recall),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    pub inodes: BTreeMap<Ino, Inode>,
+    pub chunks: BTreeMap<ChunkName, Vec<u8>>,
+    pub lines: Vec<RegionLine>,
+    pub map_for_clients: Vec<RegionLine>,
+    pub executed: u64,
+    slots: BTreeMap<(GroupId, SessionId, u8), (u64, Answer)>,
+    leases: BTreeMap<Ino, Leases>,
+    locks: BTreeMap<Ino, (SessionId, crate::vfs::LockOwner)>,
+    sessions: BTreeMap<u64, SessionId>,
+    pub sent: Vec<Sent>,
+    serial: u64,
+    numbers: u32,
+    clock: i64,
+    pub closed: Vec<SessionId>,
+}
+
+pub(super) const ROOT: Ino = Ino::new(Place::new(Bucket(0), 0), 1);
+
+fn new_attr(ino: Ino, new: &NewInode, time: Timestamp, parent: Ino, salt: Salt) -> Attr {
+    Attr {
+        ino,
+        kind: new.kind,
+        mode: new.mode,
+        nlink: 1,
+        uid: new.uid,
+        gid: new.gid,
+        rdev: new.rdev,
+        size: 0,
+        allocated: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        change: 1,
+        fence: Fence(1),
+        volume: VolumeId(1),
+        salt,
+        parent,
+    }
+}
+
+pub(super) fn kind_of(kind: FileKind) -> NewInode {
+    NewInode {
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: Bytes::new(),
+    }
+}
+
+impl Cluster {
+    pub(super) fn new() -> Self {
+        let mut cluster = Self::default();
+        let half = PLACES / 2;
+        for (group, space, start, end) in [
+            (1, Space::Meta, 0, half),
+            (2, Space::Meta, half, PLACES),
+            (3, Space::Data, 0, half),
+            (4, Space::Data, half, PLACES),
+        ] {
+            cluster.lines.push(RegionLine {
+                group: GroupId(group),
+                space,
+                places: Places { start, end },
+                epoch: Epoch(5),
+                replicas: (1..=3)
+                    .map(|node| ReplicaPlace {
+                        replica: ReplicaId(group * 10 + node),
+                        node: NodeId(node),
+                    })
+                    .collect(),
+                leader: Some(NodeId(1 + group % 3)),
+            });
+        }
+        cluster.map_for_clients = cluster.lines.clone();
+        let root = kind_of(FileKind::Directory);
+        cluster.add(ROOT, &root, ROOT, Salt(9));
+        cluster
+    }
+
+    fn time(&mut self) -> Timestamp {
+        self.clock += 1;
+        Timestamp {
+            seconds: 1_000_000 + self.clock,
+            nanos: 0,
+        }
+    }
+
+    fn add(&mut self, ino: Ino, new: &NewInode, parent: Ino, salt: Salt) -> Attr {
+        let time = self.time();
+        let attr = new_attr(ino, new, time, parent, salt);
+        let inode = Inode {
+            attr: attr.clone(),
+            entries: BTreeMap::new(),
+            inline: Some(Bytes::new()),
+            map: BTreeMap::new(),
+            cut: None,
+            xattrs: BTreeMap::new(),
+            target: new.target.clone(),
+        };
+        self.inodes.insert(ino, inode);
+        attr
+    }
+
+    pub(super) fn master(&mut self, request: MasterRequest) -> MasterReply {
+        match request {
+            MasterRequest::OpenSession { nonce, .. } => {
+                let next = SessionId(1 + self.sessions.len() as u64);
+                MasterReply::Opened {
+                    session: *self.sessions.entry(nonce).or_insert(next),
+                    renewal: Renewal(1),
+                    root: ROOT,
+                }
+            }
+            MasterRequest::Renew { renewal, .. } => MasterReply::Renewed(Renewal(renewal.0 + 1)),
+            MasterRequest::CloseSession { session } => {
+                self.closed.push(session);
+                MasterReply::Closed
+            }
+            MasterRequest::Map => MasterReply::Map(self.map_for_clients.clone()),
+            MasterRequest::Stats => MasterReply::Stats(FsStats::default()),
+        }
+    }
+
+    /// A request has arrived at a node; answers go to `sent`.
+    pub(super) fn request(
+        &mut self,
+        node: NodeId,
+        reply_to: u64,
+        request: &Request,
+        payload: &Bytes,
+    ) -> Option<Bytes> {
+        let header = &request.header;
+        let line = self
+            .lines
+            .iter()
+            .find(|line| line.group == header.group)
+            .cloned();
+        let refusal = match line {
+            None => Some(Refusal::NoRegion),
+            Some(line) if line.leader != Some(node) => {
+                let leader = line.leader.map(|node| (node, ReplicaId(0)));
+                Some(Refusal::NotLeader { leader })
+            }
+            Some(line) if line.epoch != header.epoch => Some(Refusal::Epoch {
+                epoch: line.epoch,
+                places: line.places,
+            }),
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            self.sent
+                .push(Sent::Answer(reply_to, Answer::Refused(refusal)));
+            return None;
+        }
+        let mut bytes = None;
+        let answer = match &request.body {
+            RequestBody::MetaQuery(MetaQuery::Open {
+                ino,
+                lease,
+                patient,
+            }) => self.open(header.session, *ino, *lease, *patient, reply_to),
+            RequestBody::MetaQuery(query) => Some(Answer::Meta(self.query(query))),
+            RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
+                Some(self.slotted(header, &request.body, payload))
+            }
+            RequestBody::DataQuery(query) => {
+                let (answer, read) = self.data_query(query);
+                bytes = Some(read);
+                Some(answer)
+            }
+            RequestBody::LeaseDone(done) => {
+                self.lease_done(header.session, done);
+                Some(Answer::Meta(Ok(MetaReply::Done)))
+            }
+            RequestBody::Txn(_) => panic!("a client takes no part in transactions"),
+        };
+        if let Some(answer) = answer {
+            self.sent.push(Sent::Answer(reply_to, answer));
+        }
+        bytes
+    }
+
+    fn slotted(&mut self, header: &Header, body: &RequestBody, payload: &Bytes) -> Answer {
+        let used = header.slot.expect("operations have slots (P6)");
+        let key = (header.group, header.session, used.slot);
+        if let Some((sequence, answer)) = self.slots.get(&key) {
+            if *sequence == used.sequence {
+                return answer.clone();
+            }
+            if *sequence > used.sequence {
+                return Answer::Refused(Refusal::OldSequence);
+            }
+        }
+        let answer = match body {
+            RequestBody::DataOp(op) => self.data_op(op, payload),
+            RequestBody::MetaOp(op) => {
+                self.executed += 1;
+                match self.op(header.session, op) {
+                    Some(result) => Answer::Meta(result),
+                    None => return Answer::Refused(Refusal::NoLease),
+                }
+            }
+            other => panic!("no operation: {other:?}"),
+        };
+        self.slots.insert(key, (used.sequence, answer.clone()));
+        answer
+    }
+
+    fn inode(&self, ino: Ino) -> Result<&Inode, FsError> {
+        self.inodes.get(&ino).ok_or(FsError::NotFound)
+    }
+
+    fn find(&self, dir: Ino, name: &Name) -> Result<Ino, FsError> {
+        let entries = &self.inode(dir)?.entries;
+        entries.get(name).copied().ok_or(FsError::NotFound)
+    }
+
+    fn query(&mut self, query: &MetaQuery) -> Result<MetaReply, FsError> {
+        Ok(match query {
+            MetaQuery::Lookup { dir, name, .. } => {
+                let ino = self.find(*dir, name)?;
+                let attr = self.inodes[&ino].attr.clone();
+                if ino.place().0 / (PLACES / 2) == dir.place().0 / (PLACES / 2) {
+                    MetaReply::Inode { attr, grant: None }
+                } else {
+                    let kind = attr.kind;
+                    MetaReply::Elsewhere {
+                        seen: Seen { ino, kind },
+                    }
+                }
+            }
+            MetaQuery::GetAttr { ino } => MetaReply::Inode {
+                attr: self.inode(*ino)?.attr.clone(),
+                grant: None,
+            },
+            MetaQuery::ReadLink { ino } => MetaReply::Bytes(self.inode(*ino)?.target.clone()),
+            MetaQuery::Map { ino, from } => self.map_rest(*ino, *from),
+            MetaQuery::ReadDir {
+                dir, cookie, limit, ..
+            } => self.list(*dir, *cookie, *limit)?,
+            MetaQuery::GetXattr { ino, name } => {
+                let value = self.inode(*ino)?.xattrs.get(name).cloned();
+                MetaReply::Bytes(value.ok_or(FsError::NoData)?)
+            }
+            MetaQuery::ListXattr { ino } => {
+                MetaReply::Names(self.inode(*ino)?.xattrs.keys().cloned().collect())
+            }
+            other => panic!("not in this cluster: {other:?}"),
+        })
+    }
+
+    fn list(&self, dir: Ino, cookie: Cookie, limit: u32) -> Result<MetaReply, FsError> {
+        let inode = self.inode(dir)?;
+        let mut entries: Vec<DirEntry> = inode
+            .entries
+            .iter()
+            .map(|(name, ino)| DirEntry {
+                cookie: NameHash::of(inode.attr.salt, name).cookie(0),
+                name: name.clone(),
+                ino: *ino,
+                kind: self.inodes[ino].attr.kind,
+                attr: None,
+            })
+            .filter(|entry| entry.cookie > cookie)
+            .collect();
+        entries.sort_by_key(|entry| entry.cookie);
+        let end = entries.len() <= limit as usize;
+        entries.truncate(limit as usize);
+        Ok(MetaReply::Entries { entries, end })
+    }
+
+    fn op(&mut self, session: SessionId, op: &MetaOp) -> Option<Result<MetaReply, FsError>> {
+        if let MetaOp::Content { ino, change, .. } = op {
+            let holds = self
+                .leases
+                .get(ino)
+                .and_then(|leases| leases.holders.get(&session));
+            if holds.is_none_or(|(kind, _)| *kind != LeaseKind::Exclusive) {
+                return None;
+            }
+            return Some(self.content(*ino, change));
+        }
+        Some(self.name_op(session, op))
+    }
+
+    fn name_op(&mut self, session: SessionId, op: &MetaOp) -> Result<MetaReply, FsError> {
+        Ok(match op {
+            MetaOp::Reserve { buckets } => MetaReply::Reserved(
+                buckets
+                    .iter()
+                    .map(|bucket| self.fresh(Place::new(*bucket, 0)))
+                    .collect(),
+            ),
+            MetaOp::Make {
+                dir,
+                salt,
+                name,
+                new,
+                home,
+                exclusive,
+                lease,
+            } => {
+                assert_eq!(*salt, self.inode(*dir)?.attr.salt);
+                if let Ok(ino) = self.find(*dir, name) {
+                    if *exclusive {
+                        return Err(FsError::Exists);
+                    }
+                    let attr = self.inodes[&ino].attr.clone();
+                    return Ok(MetaReply::Made {
+                        attr,
+                        existed: true,
+                        grant: None,
+                    });
+                }
+                let place = NameHash::of(*salt, name).place(*dir);
+                let (ino, salt) = home.unwrap_or_else(|| (self.fresh(place), Salt(0)));
+                let attr = self.add(ino, new, *dir, salt);
+                let entries = &mut self.inodes.get_mut(dir).expect("found").entries;
+                entries.insert(name.clone(), ino);
+                let grant = lease.map(|kind| self.grant(session, ino, kind));
+                MetaReply::Made {
+                    attr,
+                    existed: false,
+                    grant,
+                }
+            }
+            MetaOp::Unlink { dir, name, .. } | MetaOp::RemoveDir { dir, name, .. } => {
+                self.find(*dir, name)?;
+                self.inodes
+                    .get_mut(dir)
+                    .expect("found")
+                    .entries
+                    .remove(name);
+                MetaReply::Done
+            }
+            MetaOp::Rename {
+                dir,
+                name,
+                source,
+                to_dir,
+                to_name,
+                target,
+                ..
+            } => {
+                assert_eq!(self.find(*dir, name), Ok(source.ino));
+                assert_eq!(
+                    self.find(*to_dir, to_name).ok(),
+                    target.map(|seen| seen.ino)
+                );
+                self.inodes
+                    .get_mut(dir)
+                    .expect("found")
+                    .entries
+                    .remove(name);
+                let entries = &mut self.inodes.get_mut(to_dir).expect("found").entries;
+                entries.insert(to_name.clone(), source.ino);
+                MetaReply::Done
+            }
+            MetaOp::Link {
+                dir, name, target, ..
+            } => {
+                if self.find(*dir, name).is_ok() {
+                    return Err(FsError::Exists);
+                }
+                let entries = &mut self.inodes.get_mut(dir).expect("found").entries;
+                entries.insert(name.clone(), target.ino);
+                MetaReply::Done
+            }
+            MetaOp::SetAttr { ino, set } => {
+                let inode = self.inodes.get_mut(ino).ok_or(FsError::NotFound)?;
+                inode.attr.mode = set.mode.unwrap_or(inode.attr.mode);
+                inode.attr.change += 1;
+                MetaReply::Inode {
+                    attr: inode.attr.clone(),
+                    grant: None,
+                }
+            }
+            MetaOp::SetXattr {
+                ino,
+                name,
+                value,
+                mode,
+            } => {
+                let inode = self.inodes.get_mut(ino).ok_or(FsError::NotFound)?;
+                if *mode == XattrMode::Create && inode.xattrs.contains_key(name) {
+                    return Err(FsError::Exists);
+                }
+                inode.xattrs.insert(name.clone(), value.clone());
+                MetaReply::Done
+            }
+            MetaOp::SetLock { ino, owner, .. } => {
+                let holder = *self.locks.entry(*ino).or_insert((session, *owner));
+                if holder != (session, *owner) {
+                    return Err(FsError::WouldBlock);
+                }
+                MetaReply::Done
+            }
+            MetaOp::Unlock { ino, owner, .. } => {
+                if self.locks.get(ino) == Some(&(session, *owner)) {
+                    self.locks.remove(ino);
+                }
+                MetaReply::Done
+            }
+            MetaOp::NotOpen { .. } => MetaReply::Done,
+            other => panic!("not in this cluster: {other:?}"),
+        })
+    }
+
+    fn fresh(&mut self, place: Place) -> Ino {
+        self.numbers += 1;
+        Ino::new(place, 100 + self.numbers)
+    }
+
+    fn content(&mut self, ino: Ino, change: &ContentOp) -> Result<MetaReply, FsError> {
+        let time = self.time();
+        let inode = self.inodes.get_mut(&ino).ok_or(FsError::NotFound)?;
+        inode.attr.change += 1;
+        let version = inode.attr.change;
+        let grows = |inode: &Inode, size: u64| {
+            assert!(
+                size <= inode.attr.size || inode.cut.is_none(),
+                "a cut is carried out before growth (P9)"
+            );
+        };
+        let mut runs = Vec::new();
+        match change {
+            ContentOp::Allocate { first, count, size } => {
+                for number in *first..first + count {
+                    let (version, written) = *inode.map.entry(number).or_insert((version, false));
+                    runs.push(Run {
+                        first: number,
+                        count: 1,
+                        version,
+                        written,
+                    });
+                }
+                if let Some(size) = size {
+                    grows(inode, *size);
+                    inode.attr.size = inode.attr.size.max(*size);
+                }
+            }
+            ContentOp::Commit { written, size, .. } => {
+                grows(inode, *size);
+                inode.attr.size = inode.attr.size.max(*size);
+                for number in written
+                    .iter()
+                    .flat_map(|(first, count)| *first..first + count)
+                {
+                    let named = inode
+                        .map
+                        .get_mut(&number)
+                        .expect("allocated before commit (P9)");
+                    named.1 = true;
+                    let chunk = ChunkName {
+                        ino,
+                        version: named.0,
+                        number,
+                    };
+                    assert!(self.chunks.contains_key(&chunk), "data before size (P9)");
+                }
+            }
+            ContentOp::WriteInline { content, .. } => {
+                assert!(inode.map.is_empty(), "only without chunks");
+                inode.attr.size = inode.attr.size.max(content.len() as u64);
+                inode.inline = Some(content.clone());
+            }
+            ContentOp::ToChunks => {
+                inode.inline = None;
+                inode.map.get_mut(&0).expect("allocated").1 = true;
+            }
+            ContentOp::Truncate { size } => {
+                grows(inode, *size);
+                if *size < inode.attr.size {
+                    let inside =
+                        size % CHUNK_BYTES != 0 && inode.map.contains_key(&(size / CHUNK_BYTES));
+                    inode.cut = inside.then_some(*size);
+                }
+                inode
+                    .map
+                    .retain(|number, _| *number < size.div_ceil(CHUNK_BYTES));
+                if let Some(inline) = &mut inode.inline {
+                    inline.truncate(*size as usize);
+                }
+                inode.attr.size = *size;
+            }
+            ContentOp::CutDone { size } => {
+                if inode.cut == Some(*size) {
+                    inode.cut = None;
+                }
+            }
+            ContentOp::Free { first, count } => {
+                inode
+                    .map
+                    .retain(|number, _| *number < *first || *number >= first + count);
+            }
+        }
+        inode.attr.mtime = time;
+        inode.attr.ctime = time;
+        let attr = inode.attr.clone();
+        Ok(MetaReply::Content { attr, runs })
+    }
+
+    fn grant(&mut self, session: SessionId, ino: Ino, kind: LeaseKind) -> Grant {
+        self.serial += 1;
+        let serial = LeaseSerial(self.serial);
+        let leases = self.leases.entry(ino).or_default();
+        leases.holders.insert(session, (kind, serial));
+        let inode = &self.inodes[&ino];
+        let run = |(first, (version, written)): (&u64, &(u64, bool))| Run {
+            first: *first,
+            count: 1,
+            version: *version,
+            written: *written,
+        };
+        let half = inode.map.len().div_ceil(2);
+        Grant {
+            kind,
+            serial,
+            attr: inode.attr.clone(),
+            inline: inode.inline.clone(),
+            map: inode.map.iter().take(half).map(run).collect(),
+            map_complete: half == inode.map.len(),
+            cut: inode.cut,
+        }
+    }
+
+    fn open(
+        &mut self,
+        session: SessionId,
+        ino: Ino,
+        kind: LeaseKind,
+        patient: bool,
+        reply_to: u64,
+    ) -> Option<Answer> {
+        if !self.inodes.contains_key(&ino) {
+            return Some(Answer::Meta(Err(FsError::NotFound)));
+        }
+        let leases = self.leases.entry(ino).or_default();
+        leases.waiting.retain(|waiter| waiter.session != session);
+        let waiter = Waiter {
+            session,
+            kind,
+            reply_to,
+        };
+        if patient {
+            leases.waiting.push_back(waiter);
+            self.serve(ino);
+            return None;
+        }
+        let free = leases.waiting.is_empty() && self.conflicts(session, ino, kind).is_empty();
+        let grant = free.then(|| self.grant(session, ino, kind));
+        let attr = self.inodes[&ino].attr.clone();
+        Some(Answer::Meta(Ok(MetaReply::Inode { attr, grant })))
+    }
+
+    fn conflicts(
+        &self,
+        session: SessionId,
+        ino: Ino,
+        kind: LeaseKind,
+    ) -> Vec<(SessionId, LeaseSerial)> {
+        let holders = self.leases.get(&ino).map(|leases| leases.holders.clone());
+        holders
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(other, (held, _))| {
+                *other != session && (kind == LeaseKind::Exclusive || *held == LeaseKind::Exclusive)
+            })
+            .map(|(other, (_, serial))| (other, serial))
+            .collect()
+    }
+
+    fn serve(&mut self, ino: Ino) {
+        while let Some(waiter) = self
+            .leases
+            .get(&ino)
+            .and_then(|leases| leases.waiting.front().cloned())
+        {
+            let conflicts = self.conflicts(waiter.session, ino, waiter.kind);
+            if !conflicts.is_empty() {
+                let want = match waiter.kind {
+                    LeaseKind::Shared => RecallKind::Share,
+                    LeaseKind::Exclusive => RecallKind::Release,
+                };
+                for (session, serial) in conflicts {
+                    let group = GroupId(1);
+                    self.sent.push(Sent::Recall(
+                        session,
+                        Recall {
+                            group,
+                            ino,
+                            serial,
+                            want,
+                        },
+                    ));
+                }
+                return;
+            }
+            self.leases
+                .get_mut(&ino)
+                .expect("there")
+                .waiting
+                .pop_front();
+            let grant = self.grant(waiter.session, ino, waiter.kind);
+            self.sent.push(Sent::Answer(
+                waiter.reply_to,
+                Answer::Meta(Ok(MetaReply::Granted(grant))),
+            ));
+        }
+    }
+
+    fn lease_done(&mut self, session: SessionId, done: &LeaseDone) {
+        let (LeaseDone::Released(ino, serial)
+        | LeaseDone::Downgraded(ino, serial)
+        | LeaseDone::Flushed(ino, serial)) = done;
+        let leases = self.leases.entry(*ino).or_default();
+        if leases
+            .holders
+            .get(&session)
+            .is_some_and(|(_, held)| held == serial)
+        {
+            if matches!(done, LeaseDone::Released(..)) {
+                leases.holders.remove(&session);
+            } else if matches!(done, LeaseDone::Downgraded(..)) {
+                leases.holders.insert(session, (LeaseKind::Shared, *serial));
+            }
+        }
+        self.serve(*ino);
+    }
+
+    fn data_query(&self, query: &DataQuery) -> (Answer, Bytes) {
+        let DataQuery::Read {
+            chunk,
+            offset,
+            len,
+            absent_is_hole,
+            ..
+        } = query
+        else {
+            panic!("not in this cluster: {query:?}");
+        };
+        let data = self.chunks.get(chunk);
+        assert!(
+            data.is_some() || *absent_is_hole,
+            "a written chunk is there (P9)"
+        );
+        let (from, len) = (*offset as usize, *len as usize);
+        let mut bytes = vec![0; len];
+        if let Some(data) = data {
+            bytes.copy_from_slice(&data[from..from + len]);
+        }
+        (Answer::Data(Ok(DataReply::Done)), Bytes::from(bytes))
+    }
+
+    fn data_op(&mut self, op: &DataOp, payload: &Bytes) -> Answer {
+        let full = || vec![0; CHUNK_BYTES as usize];
+        match op {
+            DataOp::Write { chunk, offset, .. } => {
+                let at = *offset as usize;
+                let data = self.chunks.entry(*chunk).or_insert_with(full);
+                data[at..at + payload.len()].copy_from_slice(payload);
+            }
+            DataOp::Zero {
+                chunk, offset, len, ..
+            } => {
+                let data = self.chunks.entry(*chunk).or_insert_with(full);
+                data[*offset as usize..(*offset + *len) as usize].fill(0);
+            }
+            other => panic!("not in this cluster: {other:?}"),
+        }
+        Answer::Data(Ok(DataReply::Done))
+    }
+
+    /// The rest of a map, for `MetaQuery::Map`.
+    pub(super) fn map_rest(&self, ino: Ino, from: u64) -> MetaReply {
+        let runs = self.inodes[&ino]
+            .map
+            .range(from..)
+            .map(|(first, (version, written))| Run {
+                first: *first,
+                count: 1,
+                version: *version,
+                written: *written,
+            })
+            .collect();
+        MetaReply::Map {
+            runs,
+            complete: true,
+        }
+    }
+}
+
+impl Cluster {
+    /// All leases have run out, as far as the leaders know.
+    pub(super) fn drop_leases(&mut self) {
+        self.leases.clear();
+    }
+}

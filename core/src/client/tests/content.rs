@@ -1,0 +1,440 @@
+//! Contents: write-back, truncation, holes, leases between two mounts.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+use super::cluster::{ROOT, kind_of};
+use super::harness::Net;
+use super::names::attr;
+use crate::attr::{FileKind, SetAttr};
+use crate::client::port::Input;
+use crate::client::rng::Rng;
+use crate::error::FsError;
+use crate::place::Ino;
+use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat};
+
+const BOTH: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    append: false,
+    truncate: false,
+    sync: false,
+    direct: false,
+    exclusive: false,
+};
+
+fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
+    let call = Call::Create {
+        dir: ROOT,
+        name: b"f".to_vec(),
+        new: kind_of(FileKind::Regular),
+        flags: BOTH,
+    };
+    match net.call(client, call) {
+        Ok(Reply::Created(attr, handle)) => (attr.ino, handle),
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> Handle {
+    match net.call(client, Call::Open { ino, flags }) {
+        Ok(Reply::Opened(handle)) => handle,
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
+fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
+    let data = Bytes::copy_from_slice(data);
+    let len = data.len() as u32;
+    let (ino, handle) = file;
+    let outcome = net.call(
+        client,
+        Call::Write {
+            ino,
+            handle,
+            offset,
+            data,
+        },
+    );
+    assert_eq!(outcome, Ok(Reply::Written(len)));
+}
+
+fn read(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, size: u32) -> Bytes {
+    let (ino, handle) = file;
+    match net.call(
+        client,
+        Call::Read {
+            ino,
+            handle,
+            offset,
+            size,
+        },
+    ) {
+        Ok(Reply::Data(data)) => data,
+        other => panic!("not read: {other:?}"),
+    }
+}
+
+fn sync(net: &mut Net, client: usize, ino: Ino) {
+    let outcome = net.call(
+        client,
+        Call::Sync {
+            ino,
+            data_only: false,
+        },
+    );
+    assert_eq!(outcome, Ok(Reply::Done));
+}
+
+fn set_size(net: &mut Net, client: usize, ino: Ino, size: u64) -> u64 {
+    let call = Call::SetAttr {
+        ino,
+        set: SetAttr::default(),
+        size: Some(size),
+        handle: None,
+    };
+    attr(net.call(client, call)).size
+}
+
+#[test]
+fn a_small_file_is_one_entry_and_fsync_awaits_it() {
+    let mut net = Net::new(1, 1);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"hello");
+    assert_eq!(net.cluster.inodes[&file.0].attr.size, 0, "in memory");
+    assert_eq!(attr(net.call(0, Call::GetAttr { ino: file.0 })).size, 5);
+    let before = net.cluster.executed;
+    sync(&mut net, 0, file.0);
+    assert_eq!(net.cluster.executed, before + 1);
+    assert_eq!(
+        net.cluster.inodes[&file.0].inline.as_deref(),
+        Some(&b"hello"[..])
+    );
+    write(&mut net, 0, file, 5, b"!");
+    net.pass(Duration::from_millis(1500));
+    assert_eq!(
+        net.cluster.inodes[&file.0].attr.size, 6,
+        "written back by age"
+    );
+}
+
+#[test]
+fn a_large_file_leaves_the_inode() {
+    let mut net = Net::new(1, 2);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"start");
+    sync(&mut net, 0, file.0);
+    let big = vec![7_u8; 3 << 20];
+    write(&mut net, 0, file, 1000, &big);
+    sync(&mut net, 0, file.0);
+    assert_eq!(net.cluster.inodes[&file.0].inline, None);
+    let all = read(&mut net, 0, file, 0, 4 << 20);
+    assert_eq!(all.len(), 1000 + (3 << 20));
+    assert_eq!(&all[..5], b"start");
+    assert!(all[5..1000].iter().all(|byte| *byte == 0));
+    assert!(all[1000..].iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn eight_tebibytes_of_hole() {
+    let mut net = Net::new(1, 3);
+    let file = create(&mut net, 0);
+    let far = 8_u64 << 40;
+    assert_eq!(set_size(&mut net, 0, file.0, far), far);
+    write(&mut net, 0, file, far, b"end");
+    sync(&mut net, 0, file.0);
+    assert_eq!(&read(&mut net, 0, file, far - 2, 100)[..], b"\0\0end");
+    let seek = |what| Call::Seek {
+        ino: file.0,
+        handle: file.1,
+        offset: 0,
+        what,
+    };
+    assert_eq!(net.call(0, seek(SeekWhat::Data)), Ok(Reply::Offset(far)));
+    assert_eq!(net.call(0, seek(SeekWhat::Hole)), Ok(Reply::Offset(0)));
+    assert!(net.cluster.chunks.len() == 1);
+}
+
+#[test]
+fn old_bytes_never_come_back() {
+    let mut net = Net::new(1, 4);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &vec![9; 100_000]);
+    assert_eq!(set_size(&mut net, 0, file.0, 10_000), 10_000);
+    write(&mut net, 0, file, 50_000, b"x");
+    let unsynced = read(&mut net, 0, file, 0, 200_000);
+    sync(&mut net, 0, file.0);
+    let synced = read(&mut net, 0, file, 0, 200_000);
+    assert_eq!(unsynced, synced);
+    assert!(synced[10_000..50_000].iter().all(|byte| *byte == 0));
+    assert_eq!(synced.len(), 50_001);
+}
+
+#[test]
+fn append_goes_to_the_end_known_under_the_lease() {
+    let mut net = Net::new(2, 5);
+    let file = create(&mut net, 0);
+    let append = OpenFlags {
+        append: true,
+        ..BOTH
+    };
+    let handles = [
+        open(&mut net, 0, file.0, append),
+        open(&mut net, 1, file.0, append),
+    ];
+    for round in 0..10_usize {
+        let client = round % 2;
+        write(
+            &mut net,
+            client,
+            (file.0, handles[client]),
+            0,
+            &[round as u8],
+        );
+    }
+    let all = read(&mut net, 0, file, 0, 100);
+    assert_eq!(&all[..], (0..10).collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_lost_lease_with_changed_content_is_told_once() {
+    let mut net = Net::new(1, 8);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"mine");
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1;
+    net.cluster.drop_leases();
+    net.cut_off = false;
+    let fsync = Call::Sync {
+        ino: file.0,
+        data_only: false,
+    };
+    assert_eq!(net.call(0, fsync.clone()), Err(FsError::Io));
+    let flush = Call::Flush {
+        ino: file.0,
+        handle: file.1,
+        owner: LockOwner(1),
+    };
+    assert_eq!(net.call(0, flush.clone()), Err(FsError::Io));
+    assert_eq!(net.call(0, flush), Ok(Reply::Done));
+    assert_eq!(net.call(0, fsync), Ok(Reply::Done));
+    assert_eq!(read(&mut net, 0, file, 0, 10).len(), 0);
+}
+
+#[test]
+fn unmount_writes_back_and_closes() {
+    let mut net = Net::new(1, 9);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"kept");
+    net.input(0, Input::Unmount);
+    assert!(net.run_until(Duration::from_secs(5), |net| net.gone == [0]));
+    assert_eq!(net.cluster.inodes[&file.0].attr.size, 4);
+    assert_eq!(net.cluster.closed.len(), 1);
+}
+
+fn step(net: &mut Net, rng: &mut Rng, model: &mut Vec<u8>, ino: Ino, handles: &[Handle]) {
+    let client = rng.below(handles.len() as u64) as usize;
+    let handle = handles[client];
+    let span = if rng.below(2) == 0 { 6000 } else { 2_500_000 };
+    let offset = rng.below(span);
+    let most = if rng.below(4) == 0 { 1 << 20 } else { 3000 };
+    let len = 1 + rng.below(most);
+    let end = (offset + len) as usize;
+    let at = offset as usize;
+    match rng.below(10) {
+        0..=3 => {
+            let data = vec![rng.next() as u8; len as usize];
+            write(net, client, (ino, handle), offset, &data);
+            model.resize(model.len().max(end), 0);
+            model[at..end].copy_from_slice(&data);
+        }
+        4 => {
+            assert_eq!(set_size(net, client, ino, offset), offset);
+            model.resize(at, 0);
+        }
+        5 => sync(net, client, ino),
+        6 => {
+            let modes = [
+                AllocateMode::Extend,
+                AllocateMode::KeepSize,
+                AllocateMode::Punch,
+                AllocateMode::Zero,
+                AllocateMode::ZeroKeepSize,
+            ];
+            let mode = modes[rng.below(5) as usize];
+            let call = Call::Allocate {
+                ino,
+                handle,
+                offset,
+                len,
+                mode,
+            };
+            assert_eq!(net.call(client, call), Ok(Reply::Done));
+            if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) {
+                model.resize(model.len().max(end), 0);
+            }
+            if !matches!(mode, AllocateMode::Extend | AllocateMode::KeepSize) {
+                let (from, to) = (at.min(model.len()), end.min(model.len()));
+                model[from..to].fill(0);
+            }
+        }
+        7 => net.pass(Duration::from_millis(rng.below(3000))),
+        _ => {
+            let got = read(net, client, (ino, handle), offset, len as u32);
+            let (from, to) = (at.min(model.len()), end.min(model.len()));
+            assert!(
+                got == model[from..to],
+                "read {offset}+{len} of {}",
+                model.len()
+            );
+        }
+    }
+}
+
+fn random_files(clients: usize, loss: u64, seeds: core::ops::Range<u64>) {
+    for seed in seeds {
+        std::eprintln!("seed {seed}");
+        let mut net = Net::new(clients, seed);
+        let mut rng = Rng::new(seed);
+        let (ino, first) = create(&mut net, 0);
+        let mut handles = vec![first];
+        for client in 1..clients {
+            handles.push(open(&mut net, client, ino, BOTH));
+        }
+        net.loss_percent = loss;
+        let mut model = Vec::new();
+        for _ in 0..60 {
+            step(&mut net, &mut rng, &mut model, ino, &handles);
+        }
+        let all = read(
+            &mut net,
+            clients - 1,
+            (ino, handles[clients - 1]),
+            0,
+            8 << 20,
+        );
+        assert!(all == model, "seed {seed}: whole content");
+    }
+}
+
+#[test]
+fn random_operations_of_one_mount() {
+    random_files(1, 0, 0..15);
+}
+
+#[test]
+fn random_operations_of_one_mount_with_losses() {
+    random_files(1, 10, 100..110);
+}
+
+#[test]
+fn random_operations_of_two_mounts() {
+    random_files(2, 0, 200..210);
+}
+
+#[test]
+fn random_operations_of_two_mounts_with_losses() {
+    random_files(2, 5, 300..308);
+}
+
+#[test]
+fn two_mounts_write_and_read_at_once() {
+    for seed in 400..410 {
+        let mut net = Net::new(2, seed);
+        let mut rng = Rng::new(seed);
+        let (ino, first) = create(&mut net, 0);
+        let handles = [first, open(&mut net, 1, ino, BOTH)];
+        net.loss_percent = seed % 2 * 5;
+        let mut model = vec![0_u8; 64 * 50_000];
+        let mut calls = Vec::new();
+        for number in 0..64_u64 {
+            let client = rng.below(2) as usize;
+            let handle = handles[client];
+            let offset = number * 50_000;
+            let data = Bytes::from(vec![number as u8 + 1; 50_000]);
+            model[offset as usize..][..50_000].copy_from_slice(&data);
+            let write = Call::Write {
+                ino,
+                handle,
+                offset,
+                data,
+            };
+            calls.push((client, net.start(client, write)));
+            let size = 50_000;
+            let read = Call::Read {
+                ino,
+                handle,
+                offset,
+                size,
+            };
+            calls.push((1 - client, net.start(1 - client, Call::GetAttr { ino })));
+            calls.push((client, net.start(client, read)));
+            if number % 9 == 0 {
+                let fsync = Call::Sync {
+                    ino,
+                    data_only: false,
+                };
+                calls.push((client, net.start(client, fsync)));
+            }
+            net.pass(Duration::from_millis(rng.below(30)));
+        }
+        let over = net.run_until(Duration::from_secs(60), |net| {
+            calls.iter().all(|call| net.outcomes.contains_key(call))
+        });
+        assert!(over, "seed {seed}: a call hangs");
+        assert!(net.outcomes.values().all(Result::is_ok), "seed {seed}");
+        let all = read(&mut net, 0, (ino, handles[0]), 0, 8 << 20);
+        assert!(all == model, "seed {seed}: whole content");
+    }
+}
+
+#[test]
+fn writers_wait_for_memory() {
+    let mut net = Net::new(1, 7);
+    let (ino, handle) = create(&mut net, 0);
+    let calls: Vec<_> = (0..12_u64)
+        .map(|number| {
+            let data = Bytes::from(vec![number as u8; 1 << 20]);
+            let offset = number << 20;
+            (
+                0,
+                net.start(
+                    0,
+                    Call::Write {
+                        ino,
+                        handle,
+                        offset,
+                        data,
+                    },
+                ),
+            )
+        })
+        .collect();
+    assert!(net.outcomes.len() < 6, "three MiB of memory");
+    let over = net.run_until(Duration::from_secs(60), |net| {
+        calls.iter().all(|call| net.outcomes.contains_key(call))
+    });
+    assert!(over, "writers go on when write-back has freed memory");
+    sync(&mut net, 0, ino);
+    assert_eq!(net.cluster.inodes[&ino].attr.size, 12 << 20);
+}
+
+#[test]
+fn a_lease_that_ran_out_is_not_used() {
+    let mut net = Net::new(1, 11);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"old");
+    sync(&mut net, 0, file.0);
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.drop_leases();
+    let inode = net.cluster.inodes.get_mut(&file.0).unwrap();
+    inode.inline = Some(Bytes::from_static(b"new"));
+    inode.attr.change += 1;
+    net.cut_off = false;
+    net.pass(Duration::from_secs(1));
+    assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");
+}
