@@ -114,7 +114,6 @@ impl Dirty {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test panics")]
 mod tests {
     use super::*;
     use std::vec;

@@ -1,6 +1,5 @@
 //! Tests of the client over a small scripted cluster.
 #![expect(
-    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::wildcard_enum_match_arm,
     clippy::too_many_lines,
