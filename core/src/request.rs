@@ -366,8 +366,8 @@ pub enum DataQuery {
     Verify { chunks: Vec<ChunkName> },
 }
 
-/// Operations on a data region. Not remembered in slots: each is idempotent, because it names exactly what it does
-/// to a chunk that only the holder of the exclusive lease under that fence touches.
+/// Operations on a data region. A mount's are remembered in slots like operations on names: a late copy of a write must
+/// not undo what was written after it, and a clean recall raises no fence. The cluster's own have no slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are explained at each")]
 pub enum DataOp {

@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use polyfs_model::history::Event;
 use polyfs_model::linearize::{self, Verdict};
 use polyfs_model::toy::{Config, World};
 use rand::{RngExt as _, SeedableRng as _};
@@ -45,6 +46,17 @@ fn config(seed: u64) -> Config {
     }
 }
 
+/// An event in one line; content is cut short.
+fn line(event: &Event) -> String {
+    let ended = event.ended.as_ref();
+    let at = ended.map_or("?".into(), |(at, _)| at.to_string());
+    let outcome = ended.map_or("nobody knows".into(), |(_, outcome)| format!("{outcome:?}"));
+    let short = |text: String| text.chars().take(260).collect::<String>();
+    let (invoked, client) = (event.invoked, event.client.0);
+    let call = short(format!("{:?}", event.call));
+    format!("{invoked}..{at} #{client} {call} => {}", short(outcome))
+}
+
 fn run(seed: u64) -> Result<(), String> {
     let config = config(seed);
     let mut world = World::new(config, seed);
@@ -64,9 +76,15 @@ fn run(seed: u64) -> Result<(), String> {
         Verdict::TooHard => Err("the checker gave up".into()),
         Verdict::Violated { longest, stuck } => {
             let events = world.history().events();
-            let stuck: Vec<_> = stuck.iter().map(|number| &events[*number]).collect();
+            if std::env::var("POLYFS_SEED").is_ok() {
+                for event in events {
+                    eprintln!("{}", line(event));
+                }
+            }
+            let stuck: Vec<String> = stuck.iter().map(|at| line(&events[*at])).collect();
+            let stuck = stuck.join("\n  ");
             Err(format!(
-                "no order beyond {longest} of {} events: {stuck:#?}",
+                "no order beyond {longest} of {} events:\n  {stuck}",
                 events.len()
             ))
         }

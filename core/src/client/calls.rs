@@ -364,7 +364,9 @@ impl Client {
     pub(super) fn asked_open(&mut self, inos: Vec<Ino>) {
         let inos: Vec<Ino> = inos.into_iter().filter(|ino| !self.is_open(*ino)).collect();
         if !inos.is_empty() {
-            self.start(Then::Nothing, Single::op(MetaOp::NotOpen { inos }));
+            self.disown(&inos);
+            let told = Then::Disowned(inos.clone());
+            self.start(told, Single::op(MetaOp::NotOpen { inos }));
         }
     }
 }

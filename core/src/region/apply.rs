@@ -28,12 +28,16 @@ pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<A
     let places = descriptor.places;
     match &command.body {
         CommandBody::Meta(op) => meta(state, places, command, op),
-        CommandBody::Data(op) => Ok(Applied::Answer(data::apply(
-            state,
-            command.time,
-            op,
-            payload,
-        )?)),
+        CommandBody::Data(op) => {
+            // A late copy of a write must not undo what was written after it (P6).
+            let (session, slot) = (command.session, command.slot);
+            if let Some(answer) = slot::earlier(state, session, slot)? {
+                return Ok(Applied::Answer(answer));
+            }
+            let answer = data::apply(state, command.time, op, payload)?;
+            slot::remember(state, session, slot, &answer)?;
+            Ok(Applied::Answer(answer))
+        }
         CommandBody::Begin { txn, op } => {
             match slot::earlier(state, command.session, Some(txn.slot))? {
                 Some(answer) => Ok(Applied::Answer(answer)),

@@ -39,6 +39,17 @@ pub(super) fn strike(state: &mut dyn Kv, ino: Ino, session: SessionId) -> Result
     put(state, ino, &sessions)
 }
 
+/// Whether an inode is kept for others alone: this session has said that it does not hold it open.
+pub(super) fn is_lost_to(
+    state: &dyn KvRead,
+    ino: Ino,
+    session: SessionId,
+) -> Result<bool, KvError> {
+    let key = key::of_inode(Kind::Orphan, ino);
+    let keepers = super::read::<Vec<SessionId>>(state, "orphan", &key)?;
+    Ok(keepers.is_some_and(|keepers| !keepers.contains(&session)))
+}
+
 /// A session is over: it holds nothing open.
 pub(super) fn strike_everywhere(state: &mut dyn Kv, session: SessionId) -> Result<(), KvError> {
     for (ino, sessions) in list(state, usize::MAX)? {

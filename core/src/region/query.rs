@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::kv::{KvError, KvRead};
-use super::{content, data, entry, inode, intent, lock, runs, xattr};
+use super::{content, data, entry, inode, intent, lock, orphan, runs, xattr};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Fence, SessionId};
@@ -87,9 +87,17 @@ impl Reader<'_> {
             MetaQuery::Lookup {
                 dir, salt, name, ..
             } => self.lookup(*dir, *salt, name),
-            MetaQuery::GetAttr { ino } | MetaQuery::Open { ino, .. } => Ok(self
+            MetaQuery::GetAttr { ino } => Ok(self
                 .attr(*ino)?
                 .map(|attr| MetaReply::Inode { attr, grant: None })),
+            MetaQuery::Open { ino, .. } => {
+                // A session that was struck off would find it freed under its hands (P9).
+                if orphan::is_lost_to(self.state, *ino, self.session)? {
+                    return Ok(Err(FsError::NotFound.into()));
+                }
+                let attr = self.attr(*ino)?;
+                Ok(attr.map(|attr| MetaReply::Inode { attr, grant: None }))
+            }
             MetaQuery::Map { ino, from } => {
                 let runs = runs::list(self.state, *ino, *from, u64::MAX, RUNS_PER_GRANT)?;
                 let complete = runs.len() < RUNS_PER_GRANT;

@@ -32,8 +32,15 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    pub(super) fn open_calls(&self) -> usize {
-        self.calls.len()
+    /// The calls under way, as text.
+    pub(super) fn open_calls(&self) -> impl Iterator<Item = String> {
+        self.calls
+            .iter()
+            .map(|(id, (_, _, call))| format!("{id:?} {call:?}"))
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.calls.is_empty()
     }
 
     /// A lease frame reached a node that leads so many groups; true when that leaves nothing to confirm.

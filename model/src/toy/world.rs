@@ -168,10 +168,10 @@ impl World {
             }
             self.happen(event);
         }
-        let open = self.clients.values().map(Mount::open_calls).sum::<usize>();
+        let open: Vec<String> = self.clients.values().flat_map(Mount::open_calls).collect();
         assert!(
-            open == 0 && self.calls_left == 0,
-            "{open} calls are open, {} were not made",
+            open.is_empty() && self.calls_left == 0,
+            "{} calls were not made, these are open: {open:#?}",
             self.calls_left
         );
     }
@@ -204,7 +204,7 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.calls_left == 0 && self.clients.values().all(|mount| mount.open_calls() == 0)
+        self.calls_left == 0 && self.clients.values().all(|mount| mount.is_at_rest())
     }
 
     /// What happened.

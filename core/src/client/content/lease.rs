@@ -18,7 +18,8 @@ use crate::ids::NodeId;
 use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, MetaQuery, MetaReply, Recall, RecallKind, RequestBody,
+    Answer, Grant, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall, RecallKind,
+    RequestBody,
 };
 use crate::time::Instant;
 
@@ -101,7 +102,14 @@ impl Client {
         }
         let known = file.content.attr.as_ref().map(|attr| attr.change);
         let changed = known != Some(grant.attr.change);
-        if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
+        let valid = file.lease.held.filter(|held| now < held.until);
+        let alone = valid.is_some_and(|held| held.kind == LeaseKind::Exclusive);
+        if valid.is_some() && known >= Some(grant.attr.change) {
+            // Granted before what this mount did or learnt since: only the term is new.
+            return self.prolong(ino, &grant, route);
+        }
+        // Under a lease that never ran out nobody else changed content: chmod and the like raise the number too.
+        if file.is_dirty() && changed && !alone && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
         let file = self.file(ino);
@@ -131,17 +139,36 @@ impl Client {
             no_capability: false,
         };
         file.lease.mapping = !grant.map_complete;
-        let overtaken = file
-            .lease
-            .recall
-            .take_if(|recall| recall.serial < grant.serial);
-        if let Some(recall) = overtaken {
-            self.lease_done(LeaseDone::Released(ino, recall.serial));
-        }
+        self.overtake_recall(ino, grant.serial);
         if !grant.map_complete {
             self.ask_map(ino);
         }
         self.drive_leases();
+    }
+
+    /// A lease that is held was granted once more.
+    fn prolong(&mut self, ino: Ino, grant: &Grant, route: &Route) {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        if let Some(held) = &mut file.lease.held {
+            *held = Held {
+                kind: held.kind.max(grant.kind),
+                serial: grant.serial,
+                node: route.node,
+                since: now,
+                until: held.until.max(term_end(route.sent)),
+            };
+        }
+        self.overtake_recall(ino, grant.serial);
+        self.drive_leases();
+    }
+
+    /// A recall of an earlier grant is history once a later one is held.
+    fn overtake_recall(&mut self, ino: Ino, serial: LeaseSerial) {
+        let recall = &mut self.file(ino).lease.recall;
+        if let Some(recall) = recall.take_if(|recall| recall.serial < serial) {
+            self.lease_done(LeaseDone::Released(ino, recall.serial));
+        }
     }
 
     fn ask_map(&mut self, ino: Ino) {

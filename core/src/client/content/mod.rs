@@ -55,6 +55,8 @@ pub(super) struct Files {
     frames: BTreeMap<MessageId, (NodeId, Instant)>,
     /// Files with writers that wait for memory.
     stalled: BTreeSet<Ino>,
+    /// Inodes without a name that a leader is being told are not open here: its word holds from when it is given.
+    disowned: BTreeSet<Ino>,
     dirty_bytes: usize,
     last: u64,
     frames_at: Option<Instant>,

@@ -47,6 +47,9 @@ impl Client {
 
     /// Opens a file; asks nobody while a lease says all there is to know.
     pub(in super::super) fn open_file(&mut self, call: CallId, ino: Ino, flags: OpenFlags) {
+        if self.files.disowned.contains(&ino) {
+            return self.reply(call, Err(FsError::Stale));
+        }
         let now = self.now.mono;
         let known = self.files.by_ino.get(&ino).and_then(|file| {
             let usable = file.allows(LeaseKind::Shared, now) && file.lease.recall.is_none();
@@ -105,6 +108,25 @@ impl Client {
         }
         self.reply(call, Ok(reply));
         self.pump(ino);
+    }
+
+    /// A leader is told that these are not open here: nothing may open them from what is cached, nor overtake the word
+    /// on its way (P9).
+    pub(in super::super) fn disown(&mut self, inos: &[Ino]) {
+        for ino in inos {
+            self.files.disowned.insert(*ino);
+            if self.files.by_ino.contains_key(ino) {
+                self.release_lease(*ino);
+                self.files.by_ino.remove(ino);
+            }
+        }
+    }
+
+    /// The leader has heard; from now on it refuses to open them itself.
+    pub(in super::super) fn disowned_heard(&mut self, inos: &[Ino]) {
+        for ino in inos {
+            self.files.disowned.remove(ino);
+        }
     }
 
     /// Whether an inode is open here.

@@ -56,8 +56,11 @@ fn questions(file: &FileState, fence: Fence, from: u64, to: u64) -> Vec<(u64, Da
         let number = at / CHUNK_BYTES;
         let end = to.min((number + 1) * CHUNK_BYTES);
         let known = file.back.dirty.covers(at, end) || file.back.flying.covers(at, end);
+        // Inline content is the truth until it is copied: chunk 0 may be named already.
+        let inline = number == 0 && !content.inline_bytes().is_empty();
         if let Some((chunk, written)) = content.chunk(number)
             && !known
+            && !inline
         {
             let small = |value: u64| u32::try_from(value).expect("within a chunk");
             parts.push((
@@ -88,9 +91,7 @@ impl Client {
         let end = content.size.min(offset.saturating_add(u64::from(size)));
         let len = usize::try_from(end.saturating_sub(offset)).expect("at most a u32");
         let mut bytes = vec![0; len];
-        if content.map.is_empty() {
-            copy_in(&mut bytes, offset, 0, &content.inline_bytes());
-        }
+        copy_in(&mut bytes, offset, 0, &content.inline_bytes());
         let fence = content.attr.as_ref().map_or(Fence(0), |attr| attr.fence);
         let parts = questions(file, fence, offset, end);
         let reading = Reading {

@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::{Got, Next, Op, TaskId, View, WakeAt, got_of};
@@ -25,6 +26,8 @@ pub(in super::super) enum Then {
     Reply(CallId),
     /// A file is opened for the call.
     Open(CallId, Opening),
+    /// A leader was told that these are not open here: until it has heard, they can't be opened.
+    Disowned(Vec<Ino>),
     /// Nobody waits.
     Nothing,
 }
@@ -189,6 +192,7 @@ impl Client {
         };
         match task.then {
             Then::Reply(call) | Then::Open(call, _) => self.reply(call, outcome),
+            Then::Disowned(inos) => self.disowned_heard(&inos),
             Then::Nothing => {}
         }
     }

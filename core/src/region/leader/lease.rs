@@ -79,6 +79,8 @@ impl File {
         let held = self.holders.entry(session).or_insert(fresh);
         held.kind = held.kind.max(kind);
         held.serial = serial;
+        // A recall that is out names an earlier grant, so its answer will be history: it is sent anew.
+        held.recalled = None;
         held.kind
     }
 
@@ -119,7 +121,7 @@ impl LeaseTable {
         ino: Ino,
         session: SessionId,
         kind: LeaseKind,
-    ) -> Option<(LeaseKind, LeaseSerial)> {
+    ) -> Option<(LeaseKind, LeaseSerial, Vec<RecallOut>)> {
         let file = self.files.entry(ino).or_default();
         let holds = file
             .holders
@@ -129,7 +131,29 @@ impl LeaseTable {
             return None;
         }
         self.last_serial.0 += 1;
-        Some((file.hold(session, kind, self.last_serial), self.last_serial))
+        let serial = self.last_serial;
+        let held = file.hold(session, kind, serial);
+        let mut recalls = self.recall_for_first(ino);
+        recalls.extend(self.flush_anew(ino));
+        Some((held, serial, recalls))
+    }
+
+    /// Those who wait for a flush wait for the exclusive holder's latest grant.
+    fn flush_anew(&mut self, ino: Ino) -> Option<RecallOut> {
+        let file = self.files.get_mut(&ino)?;
+        let exclusive = |(_, held): &(&SessionId, &mut Holder)| held.kind == LeaseKind::Exclusive;
+        let (session, held) = file.holders.iter_mut().find(exclusive)?;
+        if file.flushes.is_empty() || held.recalled.is_some() {
+            return None;
+        }
+        let want = RecallKind::Flush;
+        held.recalled = Some(want);
+        Some(RecallOut {
+            session: *session,
+            ino,
+            serial: held.serial,
+            want,
+        })
     }
 
     /// Waits for the lease behind those who came earlier. A session that waits already keeps its turn and waits under
@@ -346,7 +370,7 @@ mod tests {
     }
 
     fn take(table: &mut LeaseTable, session: SessionId, kind: LeaseKind) -> Option<LeaseKind> {
-        table.try_take(file(), session, kind).map(|(held, _)| held)
+        table.try_take(file(), session, kind).map(|(held, ..)| held)
     }
 
     #[test]
@@ -415,6 +439,24 @@ mod tests {
         table.wait(file(), B, LeaseKind::Shared, 1);
         assert_eq!(table.overdue(Instant(99)), []);
         assert_eq!(table.overdue(Instant(100)), [(file(), A)]);
+    }
+
+    #[test]
+    fn a_recall_is_sent_anew_when_its_holder_is_granted_again() {
+        let mut table = LeaseTable::default();
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        table.wait_flush(file(), 9);
+        let (_, serial, recalls) = table.try_take(file(), A, LeaseKind::Exclusive).unwrap();
+        assert_eq!(
+            (recalls[0].serial, recalls[0].want),
+            (serial, RecallKind::Flush)
+        );
+        table.wait(file(), B, LeaseKind::Shared, 1);
+        let (_, serial, recalls) = table.try_take(file(), A, LeaseKind::Exclusive).unwrap();
+        assert_eq!(
+            (recalls[0].serial, recalls[0].want),
+            (serial, RecallKind::Share)
+        );
     }
 
     #[test]

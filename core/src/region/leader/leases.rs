@@ -98,9 +98,10 @@ impl Leader {
         if !self.leases.admitted.contains(&session) || self.leases.inherited(session) {
             return Ok(None);
         }
-        let Some((held, serial)) = self.leases.table.try_take(ino, session, kind) else {
+        let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
+        self.send_recalls(recalls);
         crate::region::query::grant(state, ino, held, serial)
     }
 

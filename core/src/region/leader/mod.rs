@@ -90,8 +90,8 @@ pub struct Leader {
     next_token: u64,
     jobs: BTreeMap<Token, Job>,
     outputs: VecDeque<Output>,
-    /// The highest renewal number heard of each session.
-    renewals: BTreeMap<SessionId, Renewal>,
+    /// The highest renewal number heard of each session, and the one before it: numbers may jump.
+    renewals: BTreeMap<SessionId, (Renewal, Renewal)>,
     leases: leases::Leases,
     /// Transactions this region coordinates.
     txns: BTreeMap<TxnId, Txn>,
@@ -209,12 +209,8 @@ impl Leader {
             );
         }
         self.heard(header.session, header.renewal);
-        let newest = self
-            .renewals
-            .get(&header.session)
-            .copied()
-            .unwrap_or_default();
-        if header.renewal.0 + 1 < newest.0 {
+        let heard = self.renewals.get(&header.session);
+        if heard.is_some_and(|(_, last_but_one)| header.renewal < *last_but_one) {
             return self.refuse(asker, Refusal::Renewal);
         }
         if self.jobs.len() >= self.config.requests_max {
@@ -239,8 +235,12 @@ impl Leader {
     }
 
     fn heard(&mut self, session: SessionId, renewal: Renewal) {
-        let newest = self.renewals.entry(session).or_default();
-        *newest = (*newest).max(renewal);
+        let (newest, before) = self.renewals.entry(session).or_default();
+        if renewal > *newest {
+            (*newest, *before) = (renewal, *newest);
+        } else if renewal < *newest {
+            *before = (*before).max(renewal);
+        }
     }
 
     fn applied(
