@@ -1,0 +1,267 @@
+//! What a mount does all day, and what is noted of it.
+//!
+//! Owns the driving of one client and what its history may claim. A write is only promised to survive a power cut once
+//! it was synced (fsync(2)), and the reference filesystem loses nothing; so here a change of data and the sync after it
+//! are one call that ends when the sync has succeeded, and nothing else is under way meanwhile that could see it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use polyfs_core::attr::{Attr, FileKind};
+use polyfs_core::place::{Cookie, Ino};
+use polyfs_core::vfs::{Call, OpenFlags, Outcome, Reply};
+use polyfs_model::generate::Workload;
+use polyfs_model::history::{ClientId, History};
+use polyfs_node::Runtime;
+use polyfs_node::client::ClientHandle;
+use rand::{Rng, RngExt as _};
+
+/// Calls under way at a time, at most.
+const TOGETHER_MAX: u32 = 4;
+/// Names looked up in each directory at the end: those of the generator, and some nobody used.
+const NAMES: u32 = 8;
+/// Bytes read back at a time.
+const READ_BYTES: u32 = 64 << 10;
+
+/// What all mounts of a run did. Clones are the same notes.
+#[derive(Clone, Default)]
+pub struct Notes(Arc<Mutex<Noted>>);
+
+#[derive(Default)]
+struct Noted {
+    history: History,
+    mounts: u32,
+    ended: usize,
+}
+
+impl Notes {
+    /// A new mount.
+    #[must_use]
+    pub fn mount(&self) -> ClientId {
+        let mut noted = self.0.lock();
+        noted.mounts += 1;
+        ClientId(noted.mounts)
+    }
+
+    /// Calls whose outcome is known.
+    #[must_use]
+    pub fn ended(&self) -> usize {
+        self.0.lock().ended
+    }
+
+    /// All that was noted.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.0.lock().history.clone()
+    }
+
+    fn invoke(&self, client: ClientId, call: Call) -> usize {
+        self.0.lock().history.invoke(client, call)
+    }
+
+    fn end(&self, event: usize, outcome: Outcome) {
+        let mut noted = self.0.lock();
+        noted.history.end(event, outcome);
+        noted.ended += 1;
+    }
+}
+
+/// One mount at work. When its machine dies, what it had under way has an outcome that nobody learns.
+pub struct User {
+    client: ClientHandle,
+    id: ClientId,
+    notes: Notes,
+}
+
+impl User {
+    /// The user of a mount that was just made.
+    #[must_use]
+    pub fn new(client: ClientHandle, notes: &Notes) -> Self {
+        Self {
+            client,
+            id: notes.mount(),
+            notes: notes.clone(),
+        }
+    }
+
+    /// Makes random calls for as long as the machine lives. Files get up to `size_max` bytes.
+    pub async fn work<R: Runtime>(
+        &self,
+        runtime: &R,
+        root: Ino,
+        size_max: u64,
+        random: &mut impl Rng,
+    ) {
+        let mut workload = Workload::new(root, size_max);
+        loop {
+            let mut together = Vec::new();
+            let mut alone = None;
+            for _ in 0..random.random_range(1..=TOGETHER_MAX) {
+                let call = workload.next(random);
+                if is_of_locks(&call) {
+                    continue;
+                }
+                if must_be_alone(&call) {
+                    alone = Some(call);
+                    break;
+                }
+                together.push(call);
+            }
+            let calls = together.into_iter().map(|call| async {
+                let outcome = self.call(call.clone()).await;
+                (call, outcome)
+            });
+            for (call, outcome) in join_all(calls).await {
+                workload.learn(&call, &outcome);
+            }
+            if let Some(call) = alone {
+                let outcome = self.change(call.clone()).await;
+                workload.learn(&call, &outcome);
+            }
+            let pause = random.random_range(0..120);
+            runtime.sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Reads back everything that has a name, and what has none: lost entries show as names not found.
+    pub async fn read_back(&self, root: Ino) {
+        let (mut seen, mut dirs) = (BTreeSet::from([root]), vec![root]);
+        while let Some(dir) = dirs.pop() {
+            self.list(dir).await;
+            for name in 0..NAMES {
+                let name = format!("n{name}").into_bytes();
+                let found = self.call(Call::Lookup { dir, name }).await;
+                let Ok(Reply::Attr(attr)) = found else {
+                    continue;
+                };
+                if seen.insert(attr.ino) {
+                    match attr.kind {
+                        FileKind::Directory => dirs.push(attr.ino),
+                        _ => self.read_inode(&attr).await,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn list(&self, ino: Ino) {
+        let opened = self.call(Call::OpenDir { ino }).await;
+        let Ok(Reply::Opened(handle)) = opened else {
+            return;
+        };
+        let (cookie, limit) = (Cookie::START, 1000);
+        self.call(Call::ReadDir {
+            ino,
+            handle,
+            cookie,
+            limit,
+            plus: true,
+        })
+        .await
+        .ok();
+        self.call(Call::ReleaseDir { handle }).await.ok();
+    }
+
+    async fn read_inode(&self, attr: &Attr) {
+        let ino = attr.ino;
+        self.call(Call::GetAttr { ino }).await.ok();
+        self.call(Call::ListXattr { ino }).await.ok();
+        let name = b"user.x".to_vec();
+        self.call(Call::GetXattr { ino, name }).await.ok();
+        if attr.kind == FileKind::Symlink {
+            self.call(Call::ReadLink { ino }).await.ok();
+            return;
+        }
+        let flags = OpenFlags {
+            read: true,
+            ..OpenFlags::default()
+        };
+        let opened = self.call(Call::Open { ino, flags }).await;
+        let Ok(Reply::Opened(handle)) = opened else {
+            return;
+        };
+        let mut offset = 0;
+        // Once past the end, to see that it is the end.
+        while offset <= attr.size {
+            let size = READ_BYTES;
+            self.call(Call::Read {
+                ino,
+                handle,
+                offset,
+                size,
+            })
+            .await
+            .ok();
+            offset += u64::from(READ_BYTES);
+        }
+        let owner = None;
+        self.call(Call::Release { ino, handle, owner }).await.ok();
+    }
+
+    /// A call, noted.
+    async fn call(&self, call: Call) -> Outcome {
+        let event = self.notes.invoke(self.id, call.clone());
+        let outcome = self.ask(call).await;
+        self.notes.end(event, outcome.clone());
+        outcome
+    }
+
+    /// A change of data: it has ended when it is synced.
+    async fn change(&self, call: Call) -> Outcome {
+        let event = self.notes.invoke(self.id, call.clone());
+        let outcome = self.ask(call.clone()).await;
+        if let (Ok(reply), Some(ino)) = (&outcome, changed(&call, &outcome)) {
+            let data_only = matches!(reply, Reply::Written(_));
+            if self.call(Call::Sync { ino, data_only }).await.is_err() {
+                return outcome;
+            }
+        }
+        self.notes.end(event, outcome.clone());
+        outcome
+    }
+
+    async fn ask(&self, call: Call) -> Outcome {
+        let (done, wait) = oneshot::channel();
+        let answer = move |outcome| drop(done.send(outcome));
+        self.client.call(call, Box::new(answer));
+        match wait.await {
+            Ok(outcome) => outcome,
+            // The process is ending; so is this task.
+            Err(oneshot::Canceled) => std::future::pending().await,
+        }
+    }
+}
+
+/// The locks of a mount that died end some time after; the reference knows no such end yet.
+fn is_of_locks(call: &Call) -> bool {
+    matches!(call, Call::SetLock { .. } | Call::Unlock { .. })
+}
+
+/// Whether nothing else may be under way: it changes data, or ends a descriptor that others use.
+fn must_be_alone(call: &Call) -> bool {
+    match call {
+        Call::Write { .. } | Call::Allocate { .. } | Call::Release { .. } => true,
+        Call::SetAttr { size, .. } => size.is_some(),
+        Call::Open { flags, .. } | Call::Create { flags, .. } => flags.truncate,
+        _ => false,
+    }
+}
+
+/// The inode whose data a successful call may have changed.
+fn changed(call: &Call, outcome: &Outcome) -> Option<Ino> {
+    match (call, outcome) {
+        (_, Ok(Reply::Created(attr, _))) => Some(attr.ino),
+        (
+            Call::Write { ino, .. }
+            | Call::Allocate { ino, .. }
+            | Call::SetAttr { ino, .. }
+            | Call::Open { ino, .. },
+            _,
+        ) => Some(*ino),
+        _ => None,
+    }
+}
