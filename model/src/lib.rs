@@ -4,6 +4,7 @@
 //! Owns the second opinion: what PolyFS should do, written down once more in the simplest way. Deliberately knows no
 //! async runtime, no disk and no real consensus.
 
+mod content;
 pub mod generate;
 pub mod history;
 pub mod linearize;

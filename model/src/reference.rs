@@ -17,6 +17,7 @@ use polyfs_core::vfs::{
     Reply, XattrMode,
 };
 
+use crate::content::Content;
 use crate::history::ClientId;
 
 /// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
@@ -31,7 +32,7 @@ struct Node {
     nlink: u32,
     parent: Ino,
     entries: BTreeMap<Name, Ino>,
-    content: Vec<u8>,
+    content: Content,
     target: Vec<u8>,
     xattrs: BTreeMap<Name, Vec<u8>>,
     locks: BTreeSet<(ClientId, LockOwner, LockRange)>,
@@ -223,10 +224,7 @@ impl Tree {
             Call::Read {
                 ino, offset, size, ..
             } => {
-                let content = &self.node(*ino)?.content;
-                let start = position(*offset).min(content.len());
-                let end = (start + *size as usize).min(content.len());
-                let bytes = content[start..end].to_vec();
+                let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
                 Ok(expect(
                     move |reply| matches!(reply, Reply::Data(data) if *data == bytes),
                 ))
@@ -242,11 +240,7 @@ impl Tree {
                     .get(&(client, *handle))
                     .is_some_and(|(_, append)| *append);
                 let node = self.node_mut(*ino)?;
-                let offset = if append {
-                    node.content.len()
-                } else {
-                    position(*offset)
-                };
+                let offset = if append { node.content.len() } else { *offset };
                 node.write(offset, data);
                 let bytes = data.len();
                 Ok(expect(
@@ -385,7 +379,7 @@ impl Tree {
         let size = match node.kind {
             FileKind::Directory => None,
             FileKind::Symlink => Some(node.target.len() as u64),
-            _ => Some(node.content.len() as u64),
+            _ => Some(node.content.len()),
         };
         let ino = (ino.0 <= i64::MAX as u64).then_some(ino);
         let Node {
@@ -523,7 +517,7 @@ impl Tree {
             if node.kind == FileKind::Directory {
                 return Err(FsError::IsDirectory);
             }
-            node.resize(position(size));
+            node.resize(size);
         }
         if set.uid.is_some() || set.gid.is_some() {
             node.uid = set.uid.unwrap_or(node.uid);
@@ -693,16 +687,15 @@ impl Tree {
         mode: AllocateMode,
     ) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
-        let (start, end) = (position(offset), position(offset + len));
+        let (start, end) = (offset, offset + len);
         if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) && node.content.len() < end {
-            node.content.resize(end, 0);
+            node.content.resize(end);
         }
         if matches!(
             mode,
             AllocateMode::Punch | AllocateMode::Zero | AllocateMode::ZeroKeepSize
         ) {
-            let size = node.content.len();
-            node.content[start.min(size)..end.min(size)].fill(0);
+            node.content.zero(start, end);
         }
         Ok(done())
     }
@@ -816,27 +809,23 @@ impl Node {
             nlink: if kind == FileKind::Directory { 2 } else { 1 },
             parent,
             entries: BTreeMap::new(),
-            content: Vec::new(),
+            content: Content::default(),
             target: Vec::new(),
             xattrs: BTreeMap::new(),
             locks: BTreeSet::new(),
         }
     }
 
-    fn write(&mut self, offset: usize, data: &[u8]) {
+    fn write(&mut self, offset: u64, data: &[u8]) {
         if data.is_empty() {
             return;
         }
-        let end = offset + data.len();
-        if self.content.len() < end {
-            self.content.resize(end, 0);
-        }
-        self.content[offset..end].copy_from_slice(data);
+        self.content.write(offset, data);
         self.drop_set_id();
     }
 
-    fn resize(&mut self, size: usize) {
-        self.content.resize(size, 0);
+    fn resize(&mut self, size: u64) {
+        self.content.resize(size);
         self.drop_set_id();
     }
 
@@ -857,10 +846,6 @@ fn expect(fits: impl Fn(&Reply) -> bool + 'static) -> Expected {
 
 fn done() -> Expected {
     expect(|reply| matches!(reply, Reply::Done))
-}
-
-fn position(offset: u64) -> usize {
-    usize::try_from(offset).expect("the reference filesystem is small")
 }
 
 /// The number that a call drew, as its answer shows.

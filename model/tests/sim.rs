@@ -13,6 +13,8 @@ use rand_chacha::ChaCha8Rng;
 
 /// Seeds run when nothing else is asked for.
 const SEEDS: Range<u64> = 0..2000;
+/// Tests that share the seeds.
+const PARTS: u64 = 4;
 /// Calls of one seed.
 const CALLS: u32 = 500;
 
@@ -91,10 +93,10 @@ fn run(seed: u64) -> Result<(), String> {
     }
 }
 
-#[test]
-fn seeds_pass() {
+/// Runs one of `PARTS` parts of the seeds, so that they run side by side.
+fn part_passes(part: u64) {
     let mut failed = Vec::new();
-    for seed in seeds() {
+    for seed in seeds().filter(|seed| seed % PARTS == part) {
         let result = std::panic::catch_unwind(|| run(seed));
         let error = match result {
             Ok(Ok(())) => continue,
@@ -116,4 +118,24 @@ fn seeds_pass() {
         "failed: {failed:?}; replay: POLYFS_SEED={} cargo test -p polyfs-model --test sim -- --nocapture",
         failed[0]
     );
+}
+
+#[test]
+fn seeds_pass_0() {
+    part_passes(0);
+}
+
+#[test]
+fn seeds_pass_1() {
+    part_passes(1);
+}
+
+#[test]
+fn seeds_pass_2() {
+    part_passes(2);
+}
+
+#[test]
+fn seeds_pass_3() {
+    part_passes(3);
 }

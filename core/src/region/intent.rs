@@ -2,12 +2,14 @@
 //!
 //! Owns where intents are kept and which are in whose way. What becomes of them is `txn`'s business.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead, Pair};
 use crate::place::{Ino, NameHash, Places, Salt};
+use crate::time::Timestamp;
 use crate::txn::{Step, TxnId};
 
 /// A stored intent.
@@ -194,6 +196,24 @@ pub(super) fn put(
             step: step.clone(),
         },
     )
+}
+
+/// Transactions that began before `time` and have intents here, at most `limit`.
+///
+/// # Errors
+/// As [`KvError`].
+pub(super) fn older_than(
+    state: &dyn KvRead,
+    time: Timestamp,
+    limit: usize,
+) -> Result<BTreeSet<TxnId>, KvError> {
+    let (from, to) = key::all_of(Kind::Intent);
+    let intents = decode(state.scan(&from, &to, limit)?)?;
+    let old = intents
+        .into_iter()
+        .map(|(_, intent)| intent.txn)
+        .filter(|txn| txn.began < time);
+    Ok(old.collect())
 }
 
 /// Takes a transaction's intents in `places` away and returns their steps, in the order of their keys.

@@ -320,6 +320,12 @@ impl Client {
         if recall.stage == RecallStage::Invalidating {
             return;
         }
+        if file.lease.held.is_none() && file.job.is_none() && file.reads == 0 {
+            // The lease was lost meanwhile: nothing is on the way under it, and what is dirty needs another one.
+            file.lease.recall = None;
+            file.lease.revoked = file.lease.revoked.max(recall.serial);
+            return self.lease_done(LeaseDone::Released(ino, recall.serial));
+        }
         let done = match recall.want {
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);

@@ -470,7 +470,7 @@ impl Leader {
         }
     }
 
-    /// Leadership is lost: the next leader finds the record and goes on.
+    /// Leadership is lost, or the engine gave the proposal up: whoever leads finds the record and goes on.
     pub(super) fn txn_unknown(&mut self, txn: TxnId) {
         self.end(txn, Answer::Refused(Refusal::NotLeader { leader: None }));
     }
@@ -504,7 +504,8 @@ impl Leader {
         }
     }
 
-    /// A new leader takes over what its predecessor left: what was decided is told, the rest is aborted.
+    /// Takes over records that nobody here coordinates, a predecessor's or one's own after a proposal whose fate is
+    /// unknown: what was decided is told, the rest is aborted.
     pub(super) fn resume_transactions(
         &mut self,
         now: Now,
@@ -513,6 +514,9 @@ impl Leader {
         let own = self.descriptor.places;
         for record in records::records(state, own)? {
             let txn = record.txn;
+            if self.txns.contains_key(&txn) {
+                continue;
+            }
             let header = self.inherited_header(&txn);
             let remote = record
                 .steps
@@ -652,15 +656,15 @@ impl Leader {
     pub(super) fn resolved(&mut self, now: Now, txn: TxnId, answer: Option<TxnReply>) {
         match answer {
             Some(TxnReply::Decided(decision)) => self.finish_here(now, txn, decision),
+            Some(TxnReply::Undecided) => self.give_up_blocked(now, txn),
             Some(
-                TxnReply::Undecided
-                | TxnReply::Prepared
+                TxnReply::Prepared
                 | TxnReply::Failed(_)
                 | TxnReply::Changed
                 | TxnReply::Conflict(_)
                 | TxnReply::Finished,
             )
-            | None => self.give_up_blocked(now, txn),
+            | None => self.refuse_blocked(txn),
         }
     }
 
@@ -700,7 +704,7 @@ fn is_lock(step: &Step) -> bool {
     matches!(step, Step::RenameLock { .. })
 }
 
-fn is_old(now: Now, txn: &TxnId) -> bool {
+pub(super) fn is_old(now: Now, txn: &TxnId) -> bool {
     now.wall > txn.began + INTENT_LIFE
 }
 

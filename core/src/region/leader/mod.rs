@@ -144,7 +144,10 @@ impl Leader {
                 Ok(())
             }
             Input::Applied { token, applied } => self.applied(now, state, token, applied),
-            Input::Unknown { token } => self.unknown(now, token),
+            Input::Unknown { token } => {
+                self.unknown(token);
+                Ok(())
+            }
             Input::ReadReady { token } => self.read_ready(now, state, token),
             Input::ReadFailed { token } => {
                 self.read_failed(token);
@@ -283,18 +286,17 @@ impl Leader {
     }
 
     /// Leadership was lost or the engine gave the proposal up: it may still happen.
-    fn unknown(&mut self, now: Now, token: Token) -> Result<(), KvError> {
+    fn unknown(&mut self, token: Token) {
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => self.operation_unknown(operation),
             Some(Job::Coordinate { txn, .. }) => self.txn_unknown(txn),
-            Some(Job::FinishHere { txn }) => self.give_up_blocked(now, txn),
+            Some(Job::FinishHere { txn }) => self.refuse_blocked(txn),
             Some(Job::Admit { session }) => self.admission_failed(session),
             Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
             Some(Job::Query(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)
             | None => {}
         }
-        Ok(())
     }
 
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {

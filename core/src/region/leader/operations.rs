@@ -245,6 +245,25 @@ impl Leader {
         }
     }
 
+    /// What became of the transaction in the way can't be learnt now: it may be committed, so nobody may take the old
+    /// value either; clients ask again (P7).
+    pub(super) fn refuse_blocked(&mut self, txn: TxnId) {
+        for job in self.take_blocked(txn) {
+            if let Job::Operation(Operation {
+                waiting: Waiting::Client(asker),
+                ..
+            })
+            | Job::Operation(Operation {
+                waiting: Waiting::Query(queries::Query { asker, .. }),
+                ..
+            })
+            | Job::Query(queries::Query { asker, .. }) = job
+            {
+                self.refuse(asker, Refusal::Busy);
+            }
+        }
+    }
+
     fn take_blocked(&mut self, txn: TxnId) -> Vec<Job> {
         let tokens = self.blocked.remove(&txn).unwrap_or_default();
         tokens

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use core::time::Duration;
 
 use super::port::Output;
-use super::{Job, Leader};
+use super::{Job, Leader, coordinate};
 use crate::ids::SessionId;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
 use crate::region::kv::{KvError, KvRead};
-use crate::region::{garbage, orphan};
+use crate::region::{garbage, intent, orphan};
 use crate::request::{ChunkName, MetaOp, Space};
 use crate::time::{Instant, Now};
 use crate::txn::TxnReply;
@@ -25,6 +25,9 @@ const PACE: Duration = Duration::from_millis(500);
 const CHUNKS_PER_STEP: usize = 256;
 /// Orphans asked about by one step.
 const ORPHANS_PER_STEP: usize = 256;
+
+/// Intents looked at by one step.
+const INTENTS_PER_STEP: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Reclaim {
@@ -58,7 +61,22 @@ impl Leader {
         if !self.reclaim.busy {
             self.delete_garbage(state)?;
         }
+        self.resume_transactions(now, state)?;
+        self.resolve_old_intents(now, state)?;
         self.ask_about_orphans(state)
+    }
+
+    /// A prepare that came after its transaction was over left intents that nobody may ever meet (P7).
+    fn resolve_old_intents(&mut self, now: Now, state: &dyn KvRead) -> Result<(), KvError> {
+        for txn in intent::older_than(state, now.wall, INTENTS_PER_STEP)? {
+            let asked = self.jobs.values().any(|job| {
+                matches!(job, Job::Resolve { txn: other } | Job::FinishHere { txn: other } if *other == txn)
+            });
+            if coordinate::is_old(now, &txn) && !asked && !self.txns.contains_key(&txn) {
+                self.resolve(now, state, txn)?;
+            }
+        }
+        Ok(())
     }
 
     fn delete_garbage(&mut self, state: &dyn KvRead) -> Result<(), KvError> {
