@@ -3,6 +3,7 @@
 //! Owns the machine's program (what `polyfs up` does, without the kernel's mount), the power cuts, and the verdict over
 //! what was seen. One seed is one run.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use polyfs_node::runtime::Lane;
 use polyfs_node::store::{Store, StoreConfig};
 use polyfs_node::{Runtime as _, identity, machines};
 use polyfs_runtime_sim::{Machine, SimRuntime, Trace, World};
+use polyfs_store::disk::Dir as _;
 use polyfs_store::extents::DataConfig;
 use polyfs_store::state::{ReserveConfig, StateConfig};
 use polyfs_store::wal::LogConfig;
@@ -163,7 +165,12 @@ async fn cut_power(world: &World, machine: &Machine, at_start_too: bool) {
 
 /// The machine's program.
 async fn live(runtime: SimRuntime, shared: Shared, size_max: u64) {
-    let (node, client, root) = up(&runtime).await;
+    let (node, client, root) = match up(&runtime).await {
+        Ok(up) => up,
+        // The power failed while it started: this task is about to end.
+        Err(_) if runtime.dir().list().is_err() => return std::future::pending().await,
+        Err(error) => panic!("a node with a good disk does not come up: {error}"),
+    };
     let user = User::new(client, &shared.notes);
     if shared.is_last.load(Ordering::Acquire) {
         user.read_back(root).await;
@@ -176,41 +183,32 @@ async fn live(runtime: SimRuntime, shared: Shared, size_max: u64) {
 }
 
 /// What `polyfs up` does.
-async fn up(runtime: &SimRuntime) -> (Node<SimRuntime>, ClientHandle, Ino) {
+async fn up(
+    runtime: &SimRuntime,
+) -> Result<(Node<SimRuntime>, ClientHandle, Ino), Box<dyn Error + Send + Sync>> {
     let dir = Arc::new(runtime.dir());
-    let mut store = Store::open(runtime, Arc::clone(&dir), small())
-        .await
-        .expect("a store opens after a power cut");
+    let mut store = Store::open(runtime, Arc::clone(&dir), small()).await?;
     if store.identity.member.is_none() {
         let drawn = u128::from(runtime.random()) << 64 | u128::from(runtime.random());
         store.identity.member = Some((ClusterId(drawn), NodeId(1)));
-        // When the power fails in it, this task has only to end.
-        if identity::write(&*dir, &store.identity).is_err() {
-            std::future::pending::<()>().await;
-        }
+        identity::write(&*dir, &store.identity)?;
     }
     let machines = Arc::new(machines::of_group);
-    let node = Node::start(runtime.clone(), store, "0.0.0.0:7000", machines)
-        .await
-        .expect("a node starts");
+    let node = Node::start(runtime.clone(), store, "0.0.0.0:7000", machines).await?;
     let founding = Founding {
         uid: 0,
         gid: 0,
         zone: String::new(),
         capacity: 0,
     };
-    founding::found(&node, &founding)
-        .await
-        .expect("a founding goes on where it was cut off");
+    founding::found(&node, &founding).await?;
     let config = ClientConfig {
         volume: "default".into(),
         read_only: false,
         write_back_bytes_max: WRITE_BACK_BYTES_MAX,
     };
-    let (client, root) = client::open(node.clone(), config)
-        .await
-        .expect("the founded volume can be mounted");
-    (node, client, root)
+    let (client, root) = client::open(node.clone(), config).await?;
+    Ok((node, client, root))
 }
 
 /// Small files, so that logs are recycled and data files fill.
