@@ -245,7 +245,11 @@ fn done(reply: MetaReply) -> Result<Applied, KvError> {
 fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError> {
     let (steps, reply) = match plan(state, here.places, op, here.time)? {
         Plan::Answer(reply) => return done(reply),
-        Plan::Against(against) => return Ok(Applied::Answer(txn::refused(against))),
+        Plan::Against(against) => {
+            let blocked = super::intent::blocks_failure(state, here.places, op)?;
+            let refused = || Applied::Answer(txn::refused(against));
+            return Ok(blocked.map_or_else(refused, Applied::Blocked));
+        }
         Plan::Steps {
             steps,
             reply,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead, Pair};
 use crate::place::{Ino, NameHash, Places, Salt};
+use crate::request::MetaOp;
 use crate::time::Timestamp;
 use crate::txn::{Step, TxnId};
 
@@ -125,6 +126,48 @@ pub(super) fn blocks_listing(
     Ok(on_names(state, places, dir)?
         .first()
         .map(|intent| intent.txn))
+}
+
+/// Whose intent is in the way of saying that an operation on names fails: what it found missing or there may be
+/// committed otherwise already (P7).
+pub(super) fn blocks_failure(
+    state: &dyn KvRead,
+    places: Places,
+    op: &MetaOp,
+) -> Result<Option<TxnId>, KvError> {
+    let dirs = match op {
+        MetaOp::Rename { dir, to_dir, .. } => [Some(*dir), Some(*to_dir)],
+        MetaOp::Make { dir, .. }
+        | MetaOp::Unlink { dir, .. }
+        | MetaOp::RemoveDir { dir, .. }
+        | MetaOp::Link { dir, .. } => [Some(*dir), None],
+        MetaOp::Reserve { .. }
+        | MetaOp::SetAttr { .. }
+        | MetaOp::SetXattr { .. }
+        | MetaOp::RemoveXattr { .. }
+        | MetaOp::SetLock { .. }
+        | MetaOp::Unlock { .. }
+        | MetaOp::Content { .. }
+        | MetaOp::NotOpen { .. }
+        | MetaOp::Reclaimed { .. }
+        | MetaOp::Takeover { .. }
+        | MetaOp::AdmitSession { .. }
+        | MetaOp::EndSession { .. } => [None, None],
+    };
+    for dir in dirs.into_iter().flatten() {
+        if places.overlap(dir.bucket().places()).is_none() {
+            continue;
+        }
+        let fragment = exactly(state, &key::fragment(dir, places))?.map(|intent| intent.txn);
+        let found = match fragment {
+            Some(txn) => Some(txn),
+            None => blocks_listing(state, places, dir)?.or(blocks_inode(state, dir)?),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// Whose intent, other than `own`, is in the way of a step.

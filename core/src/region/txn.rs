@@ -90,7 +90,11 @@ pub(super) fn begin(
 ) -> Result<Applied, KvError> {
     let reply = match plan(state, places, op, time)? {
         Plan::Answer(reply) => return Ok(Applied::Answer(Answer::Meta(Ok(reply)))),
-        Plan::Against(against) => return Ok(Applied::Txn(replied(against))),
+        Plan::Against(against) => {
+            let blocked = intent::blocks_failure(state, places, op)?;
+            let reply = blocked.map_or_else(|| replied(against), TxnReply::Conflict);
+            return Ok(Applied::Txn(reply));
+        }
         Plan::Steps { steps, reply, .. } => {
             let own: Vec<Step> = steps
                 .iter()
