@@ -70,12 +70,15 @@ pub struct Run {
     pub starts: u64,
 }
 
+/// The volume's root, and what the audit found.
+type End = (Ino, Vec<String>);
+
 /// What test and machine share, as a test shares it: beside the simulation.
 #[derive(Clone, Default)]
 struct Shared {
     notes: Notes,
     is_last: Arc<AtomicBool>,
-    end: Arc<Mutex<Option<(Ino, Vec<String>)>>>,
+    end: Arc<Mutex<Option<End>>>,
 }
 
 /// Runs a seed, and keeps its events as text if asked to.
