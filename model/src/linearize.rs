@@ -26,7 +26,7 @@ pub enum Verdict {
 }
 
 /// States to try before giving up.
-const STATES_MAX: usize = 4_000_000;
+const STATES_MAX: usize = 300_000;
 
 struct Search<'a> {
     events: &'a [Event],

@@ -4,11 +4,12 @@
 //! system drew is taken from its answer; one that was drawn by a call whose outcome nobody learnt gets a stand-in until
 //! it is seen.
 
+mod calls;
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use polyfs_core::attr::{
-    Attr, FileKind, MODE_GROUP_EXEC, MODE_SGID, MODE_SUID, Name, NewInode, SetAttr,
-};
+use polyfs_core::attr::{FileKind, MODE_SGID, Name, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
 use polyfs_core::place::Ino;
@@ -17,26 +18,12 @@ use polyfs_core::vfs::{
     Reply, XattrMode,
 };
 
-use crate::content::Content;
 use crate::history::ClientId;
+use calls::{drawn_number, either, subject};
+use node::{Node, Shown};
 
 /// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
 const STAND_IN: u64 = u64::MAX;
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Node {
-    kind: FileKind,
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    nlink: u32,
-    parent: Ino,
-    entries: BTreeMap<Name, Ino>,
-    content: Content,
-    target: Vec<u8>,
-    xattrs: BTreeMap<Name, Vec<u8>>,
-    locks: BTreeSet<(ClientId, LockOwner, LockRange)>,
-}
 
 /// One state of the tree. What has no name and no descriptor left stays: it may still show to who looked it up before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +74,10 @@ impl Tree {
                 Some(after)
             }
             (Err(error), Some(Err(found))) => {
-                (error == *found || after.may_be_gone(client, call, *found)).then(|| self.clone())
+                let allowed = error == *found
+                    || either(call, error, *found)
+                    || after.may_be_gone(client, call, *found);
+                allowed.then(|| self.clone())
             }
             (Ok(_), Some(Err(found))) => {
                 self.may_be_gone(client, call, *found).then(|| self.clone())
@@ -777,115 +767,10 @@ impl Tree {
     }
 }
 
-/// The attributes that a local filesystem would promise; times are judged elsewhere.
-#[derive(Clone, Copy)]
-struct Shown {
-    ino: Option<Ino>,
-    kind: FileKind,
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    nlink: u32,
-    size: Option<u64>,
-}
-
-impl Shown {
-    fn is(&self, attr: &Attr) -> bool {
-        self.ino.is_none_or(|ino| ino == attr.ino)
-            && (self.kind, self.mode, self.uid, self.gid)
-                == (attr.kind, attr.mode, attr.uid, attr.gid)
-            && self.nlink == attr.nlink
-            && self.size.is_none_or(|size| size == attr.size)
-    }
-}
-
-impl Node {
-    fn new(kind: FileKind, parent: Ino) -> Self {
-        Self {
-            kind,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            nlink: if kind == FileKind::Directory { 2 } else { 1 },
-            parent,
-            entries: BTreeMap::new(),
-            content: Content::default(),
-            target: Vec::new(),
-            xattrs: BTreeMap::new(),
-            locks: BTreeSet::new(),
-        }
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
-        self.content.write(offset, data);
-        self.drop_set_id();
-    }
-
-    fn resize(&mut self, size: u64) {
-        self.content.resize(size);
-        self.drop_set_id();
-    }
-
-    /// Set-id bits do not survive a change by whoever is not the owner's program (POSIX write, chown).
-    fn drop_set_id(&mut self) {
-        if self.kind != FileKind::Directory {
-            self.mode &= !MODE_SUID;
-            if self.mode & MODE_GROUP_EXEC != 0 {
-                self.mode &= !MODE_SGID;
-            }
-        }
-    }
-}
-
 fn expect(fits: impl Fn(&Reply) -> bool + 'static) -> Expected {
     Box::new(fits)
 }
 
 fn done() -> Expected {
     expect(|reply| matches!(reply, Reply::Done))
-}
-
-/// The number that a call drew, as its answer shows.
-fn drawn_number(outcome: &Outcome) -> Option<Ino> {
-    match outcome {
-        Ok(Reply::Attr(attr) | Reply::Created(attr, _)) => Some(attr.ino),
-        _ => None,
-    }
-}
-
-/// The inode that a call is about, when that is one.
-fn subject(call: &Call) -> Option<Ino> {
-    match call {
-        Call::GetAttr { ino }
-        | Call::SetAttr { ino, .. }
-        | Call::ReadLink { ino }
-        | Call::Link { ino, .. }
-        | Call::Open { ino, .. }
-        | Call::Read { ino, .. }
-        | Call::Write { ino, .. }
-        | Call::Sync { ino, .. }
-        | Call::Flush { ino, .. }
-        | Call::OpenDir { ino }
-        | Call::ReadDir { ino, .. }
-        | Call::GetXattr { ino, .. }
-        | Call::ListXattr { ino }
-        | Call::SetXattr { ino, .. }
-        | Call::RemoveXattr { ino, .. }
-        | Call::TestLock { ino, .. }
-        | Call::SetLock { ino, .. }
-        | Call::Unlock { ino, .. }
-        | Call::Allocate { ino, .. }
-        | Call::Seek { ino, .. }
-        | Call::Release { ino, .. } => Some(*ino),
-        Call::Lookup { dir, .. }
-        | Call::Make { dir, .. }
-        | Call::Unlink { dir, .. }
-        | Call::RemoveDir { dir, .. }
-        | Call::Rename { dir, .. }
-        | Call::Create { dir, .. } => Some(*dir),
-        Call::ReleaseDir { .. } | Call::StatFs => None,
-    }
 }

@@ -80,6 +80,21 @@ impl Op for Make {
                 view.caches.homes.extend(inos);
                 self.ask(view)
             }
+            // The name was there and its inode lives elsewhere: a create that is not exclusive opens it.
+            Got::Meta(Ok(MetaReply::Elsewhere { seen })) => match self.lease {
+                None => Next::fail(FsError::Exists),
+                Some(_) if seen.kind == FileKind::Directory => Next::fail(FsError::IsDirectory),
+                Some(lease) => Next::Ask(RequestBody::MetaQuery(MetaQuery::Open {
+                    ino: seen.ino,
+                    lease,
+                    patient: false,
+                })),
+            },
+            Got::Meta(Ok(MetaReply::Inode { attr, grant })) => Next::Opened {
+                attr,
+                grant,
+                created: Some(false),
+            },
             Got::Meta(Ok(MetaReply::Made {
                 attr,
                 existed,

@@ -282,7 +282,8 @@ impl Op for Link {
                 view.caches.forget_name(self.dir, &self.name);
                 Next::Done(Ok(Reply::Attr(attr)))
             }
-            Got::Meta(Ok(MetaReply::Done)) => {
+            // Made by a transaction, or at an inode that lives elsewhere: its attributes are asked for.
+            Got::Meta(Ok(MetaReply::Done | MetaReply::Elsewhere { .. })) => {
                 self.stage = LinkStage::Attr;
                 self.get_attr()
             }

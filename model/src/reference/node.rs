@@ -1,0 +1,90 @@
+//! One inode of the reference filesystem, and what of it shows.
+//!
+//! Owns what writing, cutting and showing an inode mean. The tree is [`super`]'s business.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyfs_core::attr::{Attr, FileKind, MODE_GROUP_EXEC, MODE_SGID, MODE_SUID, Name};
+use polyfs_core::place::Ino;
+use polyfs_core::vfs::{LockOwner, LockRange};
+
+use crate::content::Content;
+use crate::history::ClientId;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Node {
+    pub(super) kind: FileKind,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) nlink: u32,
+    pub(super) parent: Ino,
+    pub(super) entries: BTreeMap<Name, Ino>,
+    pub(super) content: Content,
+    pub(super) target: Vec<u8>,
+    pub(super) xattrs: BTreeMap<Name, Vec<u8>>,
+    pub(super) locks: BTreeSet<(ClientId, LockOwner, LockRange)>,
+}
+
+/// The attributes that a local filesystem would promise; times are judged elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct Shown {
+    pub(super) ino: Option<Ino>,
+    pub(super) kind: FileKind,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) nlink: u32,
+    pub(super) size: Option<u64>,
+}
+
+impl Shown {
+    pub(super) fn is(&self, attr: &Attr) -> bool {
+        self.ino.is_none_or(|ino| ino == attr.ino)
+            && (self.kind, self.mode, self.uid, self.gid)
+                == (attr.kind, attr.mode, attr.uid, attr.gid)
+            && self.nlink == attr.nlink
+            && self.size.is_none_or(|size| size == attr.size)
+    }
+}
+
+impl Node {
+    pub(super) fn new(kind: FileKind, parent: Ino) -> Self {
+        Self {
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: if kind == FileKind::Directory { 2 } else { 1 },
+            parent,
+            entries: BTreeMap::new(),
+            content: Content::default(),
+            target: Vec::new(),
+            xattrs: BTreeMap::new(),
+            locks: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.content.write(offset, data);
+        self.drop_set_id();
+    }
+
+    pub(super) fn resize(&mut self, size: u64) {
+        self.content.resize(size);
+        self.drop_set_id();
+    }
+
+    /// Set-id bits do not survive a change by whoever is not the owner's program (POSIX write, chown).
+    pub(super) fn drop_set_id(&mut self) {
+        if self.kind != FileKind::Directory {
+            self.mode &= !MODE_SUID;
+            if self.mode & MODE_GROUP_EXEC != 0 {
+                self.mode &= !MODE_SGID;
+            }
+        }
+    }
+}
