@@ -6,11 +6,18 @@
 //! compiled, run only when asked for.
 
 mod build;
+pub(crate) mod cluster;
 mod context;
 mod databases;
 mod durability;
+mod faults;
+mod formation;
+mod idle;
+mod load;
 pub(crate) mod mount;
+mod powercut;
 mod runner;
+mod sharing;
 mod suites;
 mod tree;
 mod up;
@@ -78,6 +85,18 @@ const TABLE: &[(Stage, &Line)] = &[
     (Enabled, &suites::FSX),
     (Enabled, &suites::PJDFSTEST),
     (Planned, &suites::APPS),
+    (Planned, &formation::START),
+    (Planned, &formation::GROW),
+    (Planned, &formation::MEMBERS),
+    (Planned, &sharing::SHARED),
+    (Planned, &sharing::TREE),
+    (Planned, &faults::KILL),
+    (Planned, &faults::PAUSE),
+    (Planned, &faults::QUICK),
+    (Planned, &faults::MAJORITY),
+    (Planned, &powercut::KILL),
+    (Planned, &powercut::MOVE),
+    (Planned, &idle::IDLE),
 ];
 
 /// `cargo xtask accept`.
