@@ -26,12 +26,14 @@ pub(super) const KILL: Line = Line {
     needs: Needs::Mount,
     packages: PACKAGES,
     limit: Duration::from_secs(900),
-    run: |context| in_turn(context, &|cluster, node, load| {
-        cluster.kill(node)?;
-        load.await_acks(ACKS)?;
-        cluster.launch(node)?;
-        cluster.ready(node)
-    }),
+    run: |context| {
+        in_turn(context, &|cluster, node, load| {
+            cluster.kill(node)?;
+            load.await_acks(ACKS)?;
+            cluster.launch(node)?;
+            cluster.ready(node)
+        })
+    },
 };
 
 /// A node that hangs is like a dead one.
@@ -41,12 +43,14 @@ pub(super) const PAUSE: Line = Line {
     needs: Needs::Mount,
     packages: PACKAGES,
     limit: Duration::from_secs(900),
-    run: |context| in_turn(context, &|cluster, node, load| {
-        cluster.signal(node, Signal::SIGSTOP)?;
-        let waited = load.await_acks(ACKS);
-        cluster.signal(node, Signal::SIGCONT)?;
-        waited
-    }),
+    run: |context| {
+        in_turn(context, &|cluster, node, load| {
+            cluster.signal(node, Signal::SIGSTOP)?;
+            let waited = load.await_acks(ACKS);
+            cluster.signal(node, Signal::SIGCONT)?;
+            waited
+        })
+    },
 };
 
 /// Back before anybody has noticed.
@@ -121,7 +125,11 @@ fn quick(context: &Context) -> Result<Figure> {
     one.stop()?;
     two.stop()?;
     let kills = 2 * NODES;
-    Ok(Figure::new(f64::from(u32::try_from(kills)?), "kills", "everything read at once"))
+    Ok(Figure::new(
+        f64::from(u32::try_from(kills)?),
+        "kills",
+        "everything read at once",
+    ))
 }
 
 fn write_synced(path: &Path, number: u64) -> Result<()> {
@@ -164,5 +172,9 @@ fn majority(context: &Context) -> Result<Figure> {
     write_synced(&mount.point.join("after"), 2)?;
     ensure!(std::fs::read(mount.point.join("before"))? == content(1, 311));
     mount.stop()?;
-    Figure::within(took, GIVE_UP_MAX, "until EIO, aim 30 s; then it went on by itself")
+    Figure::within(
+        took,
+        GIVE_UP_MAX,
+        "until EIO, aim 30 s; then it went on by itself",
+    )
 }

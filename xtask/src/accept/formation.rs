@@ -55,9 +55,8 @@ fn start(context: &Context) -> Result<Figure> {
 
 fn members(context: &Context) -> Result<Figure> {
     let mut cluster = Cluster::start(&context.binary, &context.scratch, 5)?;
-    let of_five = |status: &super::cluster::Status| {
-        status.mrg.members.len() == 5 && status.health == "ok"
-    };
+    let of_five =
+        |status: &super::cluster::Status| status.mrg.members.len() == 5 && status.health == "ok";
     let five = cluster.until("a master group of five", of_five)?;
     let before = cluster.status()?.mrg.members;
     cluster.add(2)?;
@@ -83,7 +82,12 @@ fn grow(context: &Context) -> Result<Figure> {
     }
     let large = content(1, 20_000_000);
     std::fs::write(mount.point.join("large"), &large)?;
-    context.bash("sync", r#"sync -f "$1""#, &[&mount.point], Duration::from_secs(60))?;
+    context.bash(
+        "sync",
+        r#"sync -f "$1""#,
+        &[&mount.point],
+        Duration::from_secs(60),
+    )?;
     let status = cluster.status()?;
     ensure!(
         status.health == "degraded" && !status.why.is_empty(),
@@ -91,7 +95,10 @@ fn grow(context: &Context) -> Result<Figure> {
         status.health
     );
     cluster.add(1)?;
-    ensure!(cluster.status()?.health != "ok", "two nodes are not healthy");
+    ensure!(
+        cluster.status()?.health != "ok",
+        "two nodes are not healthy"
+    );
     cluster.add(1)?;
     let healed = cluster.heal(3)?;
     let status = cluster.status()?;

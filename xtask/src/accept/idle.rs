@@ -32,6 +32,9 @@ fn idle(context: &Context) -> Result<Figure> {
     let percent = (after - before) / WATCHED.as_secs_f64() * 100.0;
     ensure!(percent <= PERCENT_MAX, "{percent:.1}% of a core");
     ensure!(bytes <= BYTES_MAX, "{} MB resident", bytes / 1_000_000);
-    let more = format!("of a core, aim {PERCENT_AIM}; {} MB resident", bytes / 1_000_000);
+    let more = format!(
+        "of a core, aim {PERCENT_AIM}; {} MB resident",
+        bytes / 1_000_000
+    );
     Ok(Figure::new(percent, "%", &more))
 }

@@ -130,7 +130,11 @@ impl Load {
         for (daemon, last) in &mut self.loops {
             daemon.wait_line(last, END_LIMIT)?;
             let status = daemon.wait(END_LIMIT)?;
-            ensure!(status.success(), "a loop ended with {status}:\n{}", daemon.output());
+            ensure!(
+                status.success(),
+                "a loop ended with {status}:\n{}",
+                daemon.output()
+            );
         }
         self.seen.stop.store(true, Ordering::Release);
         match self.writer.join() {
@@ -141,7 +145,10 @@ impl Load {
         let name = self.journal.file_name().context("a journal has a name")?;
         let found = std::fs::read(other.join(name))?;
         let expected: Vec<u8> = (0..acks).flat_map(record).collect();
-        ensure!(found == expected, "the journal is not what fsync acknowledged");
+        ensure!(
+            found == expected,
+            "the journal is not what fsync acknowledged"
+        );
         let longest = *self.seen.longest.lock().expect("no holder panics");
         Ok(Report { acks, longest })
     }

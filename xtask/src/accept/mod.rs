@@ -5,14 +5,17 @@
 //! does not exist yet is not in the table; one that exists but is not expected to hold yet is `Planned`: listed,
 //! compiled, run only when asked for.
 
+mod bad_input;
 mod build;
 pub(crate) mod cluster;
 mod context;
+mod damage;
 mod databases;
 mod durability;
 mod faults;
 mod formation;
 mod idle;
+mod live;
 mod load;
 pub(crate) mod mount;
 mod powercut;
@@ -96,6 +99,15 @@ const TABLE: &[(Stage, &Line)] = &[
     (Planned, &faults::MAJORITY),
     (Planned, &powercut::KILL),
     (Planned, &powercut::MOVE),
+    (Planned, &live::SQLITE),
+    (Planned, &live::POSTGRES),
+    (Planned, &bad_input::NETWORK),
+    (Planned, &bad_input::STRANGER),
+    (Planned, &bad_input::MOUNTPOINT),
+    (Planned, &bad_input::DATA),
+    (Planned, &bad_input::FULL),
+    (Planned, &damage::SINGLE),
+    (Planned, &damage::THREE),
     (Planned, &idle::IDLE),
 ];
 

@@ -38,8 +38,14 @@ fn shared(context: &Context) -> Result<Figure> {
     std::fs::write(&script, include_str!("scripts/two-mounts.py"))?;
     let arguments = [&script, &one.point, &two.point];
     let output = context.bash("two mounts", r#"python3 "$@""#, &arguments, LIMIT)?;
-    ensure!(output.lines().last() == Some("both done"), "it ended early:\n{output}");
-    let steps = output.lines().filter(|line| line.starts_with("ok ")).count();
+    ensure!(
+        output.lines().last() == Some("both done"),
+        "it ended early:\n{output}"
+    );
+    let steps = output
+        .lines()
+        .filter(|line| line.starts_with("ok "))
+        .count();
     one.stop()?;
     two.stop()?;
     Ok(Figure::count(steps, "steps", ""))
@@ -68,9 +74,17 @@ fn tree(context: &Context) -> Result<Figure> {
     context.compare(&source, &two.point.join("target"), LIMIT)?;
     let full = free(context, &two.point)?;
     let started = Instant::now();
-    context.bash("rm -rf", r#"rm -rf "$1""#, &[two.point.join("target")], LIMIT)?;
+    context.bash(
+        "rm -rf",
+        r#"rm -rf "$1""#,
+        &[two.point.join("target")],
+        LIMIT,
+    )?;
     let removed = started.elapsed();
-    ensure!(std::fs::read_dir(&one.point)?.next().is_none(), "something is left");
+    ensure!(
+        std::fs::read_dir(&one.point)?.next().is_none(),
+        "something is left"
+    );
     let started = Instant::now();
     while free(context, &one.point)? + SPACE_SLACK < before {
         ensure!(
