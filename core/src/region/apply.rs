@@ -217,10 +217,7 @@ fn operation(
             done(MetaReply::Done)
         }
         MetaOp::Takeover { ino, .. } => {
-            if let Some(mut inode) = inode::get(state, *ino)? {
-                inode.fence.0 += 1;
-                inode::put(state, *ino, &inode)?;
-            }
+            content::take_over(state, *ino)?;
             done(MetaReply::Done)
         }
         MetaOp::AdmitSession { session } => {
