@@ -26,7 +26,7 @@ pub enum Verdict {
 }
 
 /// States to try before giving up.
-const STATES_MAX: usize = 300_000;
+const STATES_MAX: usize = 100_000;
 
 struct Search<'a> {
     events: &'a [Event],
@@ -83,6 +83,7 @@ impl Frame {
             candidates: Vec::new(),
         };
         frame.find_candidates(events);
+        frame.place_what_changes_nothing(events);
         frame
     }
 
@@ -126,12 +127,40 @@ impl Frame {
             placed: self.placed.clone(),
             candidates: Vec::new(),
         };
-        next.placed.insert(number);
-        while next.placed.remove(&next.placed_below) {
-            next.placed_below += 1;
-        }
+        next.place(number);
         next.find_candidates(events);
+        next.place_what_changes_nothing(events);
         next
+    }
+
+    fn place(&mut self, number: usize) {
+        self.placed.insert(number);
+        while self.placed.remove(&self.placed_below) {
+            self.placed_below += 1;
+        }
+    }
+
+    /// A call that may come next, fits and changes nothing comes next: whatever order has it later has it here too.
+    fn place_what_changes_nothing(&mut self, events: &[Event]) {
+        let fits = |frame: &Self, number: &usize| {
+            let event = &events[*number];
+            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+            outcome.is_some()
+                && frame
+                    .tree
+                    .step(event.client, &event.call, outcome)
+                    .is_some_and(|after| after == frame.tree)
+        };
+        while let Some(number) = self
+            .candidates
+            .iter()
+            .rev()
+            .find(|number| fits(self, number))
+            .copied()
+        {
+            self.place(number);
+            self.find_candidates(events);
+        }
     }
 }
 
@@ -150,6 +179,10 @@ impl Search<'_> {
             let Some(tree) = frame.tree.step(event.client, &event.call, outcome) else {
                 continue;
             };
+            // Nobody learnt of it and nobody would see it.
+            if outcome.is_none() && tree == frame.tree {
+                continue;
+            }
             let next = frame.with(number, tree, self.events);
             let state = self
                 .tried

@@ -20,7 +20,7 @@ use polyfs_core::vfs::{
 
 use crate::history::ClientId;
 use calls::{drawn_number, either, subject};
-use node::{Node, Shown};
+use node::{Node, Nodes, Shown};
 
 /// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
 const STAND_IN: u64 = u64::MAX;
@@ -28,7 +28,7 @@ const STAND_IN: u64 = u64::MAX;
 /// One state of the tree. What has no name and no descriptor left stays: it may still show to who looked it up before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tree {
-    nodes: BTreeMap<Ino, Node>,
+    nodes: Nodes,
     opens: BTreeMap<(ClientId, Handle), (Ino, bool)>,
     stand_ins: u64,
 }
@@ -48,7 +48,7 @@ impl Tree {
             ..Node::new(FileKind::Directory, root)
         };
         Self {
-            nodes: BTreeMap::from([(root, node)]),
+            nodes: Nodes::of(root, node),
             opens: BTreeMap::new(),
             stand_ins: 0,
         }
@@ -135,14 +135,15 @@ impl Tree {
         if let Some(node) = self.nodes.remove(&from) {
             self.nodes.insert(to, node);
         }
-        for node in self.nodes.values_mut() {
+        let names_it =
+            |node: &Node| node.parent == from || node.entries.values().any(|it| *it == from);
+        for ino in self.nodes.those(names_it) {
+            let node = self.nodes.get_mut(&ino).expect("listed just now");
             if node.parent == from {
                 node.parent = to;
             }
-            for entry in node.entries.values_mut() {
-                if *entry == from {
-                    *entry = to;
-                }
+            for entry in node.entries.values_mut().filter(|it| **it == from) {
+                *entry = to;
             }
         }
     }
