@@ -64,10 +64,13 @@ fn line(event: &Event) -> String {
     let ended = event.ended.as_ref();
     let at = ended.map_or("?".into(), |(at, _)| at.to_string());
     let outcome = ended.map_or("nobody knows".into(), |(_, outcome)| format!("{outcome:?}"));
-    let short = |text: String| text.chars().take(260).collect::<String>();
     let (invoked, client) = (event.invoked, event.client.0);
-    let call = short(format!("{:?}", event.call));
-    format!("{invoked}..{at} #{client} {call} => {}", short(outcome))
+    let call = short(&format!("{:?}", event.call));
+    format!("{invoked}..{at} #{client} {call} => {}", short(&outcome))
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(260).collect()
 }
 
 fn run(seed: u64, weather: Weather) -> Result<(), String> {
@@ -94,7 +97,10 @@ fn run(seed: u64, weather: Weather) -> Result<(), String> {
                     eprintln!("{}", line(event));
                 }
             }
-            let stuck: Vec<String> = stuck.iter().map(|at| line(&events[*at])).collect();
+            let told = |(at, expected): &(usize, String)| {
+                format!("{}\n    expected {}", line(&events[*at]), short(expected))
+            };
+            let stuck: Vec<String> = stuck.iter().map(told).collect();
             let stuck = stuck.join("\n  ");
             Err(format!(
                 "no order beyond {longest} of {} events:\n  {stuck}",
