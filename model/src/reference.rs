@@ -465,8 +465,11 @@ impl Tree {
         let ino = match self.find(dir, name) {
             Ok(_) if flags.exclusive => return Err(FsError::Exists),
             Ok(ino) => {
-                if self.node(ino)?.kind == FileKind::Directory {
-                    return Err(FsError::IsDirectory);
+                match self.node(ino)?.kind {
+                    FileKind::Regular => {}
+                    FileKind::Directory => return Err(FsError::IsDirectory),
+                    // The kernel looks again, and follows or opens what it finds itself.
+                    _ => return Err(FsError::Stale),
                 }
                 if flags.truncate {
                     self.node_mut(ino)?.resize(0);
@@ -483,8 +486,11 @@ impl Tree {
 
     fn open(&mut self, ino: Ino, flags: OpenFlags) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
-        if node.kind == FileKind::Directory && flags.write {
-            return Err(FsError::IsDirectory);
+        match node.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory),
+            FileKind::Symlink => return Err(FsError::Loop),
+            _ => return Err(FsError::NoSuchAddress),
         }
         if flags.truncate {
             node.resize(0);
