@@ -288,12 +288,13 @@ impl Run {
     }
 }
 
-fn tell(history: &History, longest: usize, stuck: &[usize]) -> String {
+fn tell(history: &History, longest: usize, stuck: &[(usize, String)]) -> String {
     let events = history.events();
-    let from = stuck.iter().min().copied().unwrap_or(longest);
+    let numbers: Vec<usize> = stuck.iter().map(|(number, _)| *number).collect();
+    let from = numbers.iter().min().copied().unwrap_or(longest);
     let mut text = format!("no order gets past {longest} of {} calls", events.len());
     let around = from.saturating_sub(SHOWN)..events.len().min(from + SHOWN);
-    let subject = stuck.first().and_then(|first| subject(&events[*first]));
+    let subject = numbers.first().and_then(|first| subject(&events[*first]));
     for (number, event) in events.iter().enumerate() {
         let event = format!("{event:?}");
         let concerns = subject
@@ -302,8 +303,11 @@ fn tell(history: &History, longest: usize, stuck: &[usize]) -> String {
         if !concerns && !around.contains(&number) {
             continue;
         }
-        let mark = if stuck.contains(&number) { "*" } else { " " };
+        let mark = if numbers.contains(&number) { "*" } else { " " };
         text += &format!("\n{mark}{number}: {}", shortened(&event));
+    }
+    for (number, why) in stuck {
+        text += &format!("\n*{number} {}", shortened(why));
     }
     text
 }
