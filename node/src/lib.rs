@@ -3,8 +3,10 @@
 //! Deliberately knows neither tokio nor madsim, no clock and no randomness but the runtime's.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod client;
 pub mod conn;
+pub mod find;
 pub mod founding;
 pub mod frame;
 pub mod group;
