@@ -134,6 +134,8 @@ impl<R: Runtime> Master<R> {
                 Some(MasterReply::Map(lines))
             }
             MasterRequest::Stats => Some(MasterReply::Stats(self.stats())),
+            // Heartbeats come with the controller.
+            MasterRequest::Status => None,
         }
     }
 
