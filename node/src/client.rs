@@ -268,12 +268,13 @@ impl<R: Runtime> Driver<R> {
     }
 
     fn send_master(self: &Arc<Self>, message: MessageId, request: MasterRequest) {
-        let mount = Arc::clone(self);
-        let answer = move |reply: Reply, _: Bytes| match reply {
-            Reply::Master(reply) => mount.feed(Input::MasterAnswer { message, reply }),
-            _ => mount.feed(Input::MasterSilent { message }),
-        };
-        self.node.master(request, Box::new(answer));
+        let (mount, node) = (Arc::clone(self), self.node.clone());
+        self.node.runtime().spawn(async move {
+            match node.ask_master(request).await {
+                Some(reply) => mount.feed(Input::MasterAnswer { message, reply }),
+                None => mount.feed(Input::MasterSilent { message }),
+            }
+        });
     }
 
     fn renew_leases(

@@ -5,9 +5,11 @@
 
 pub mod client;
 pub mod conn;
+mod controller;
 pub mod founding;
 pub mod frame;
 pub mod group;
+pub mod heartbeat;
 pub mod identity;
 pub mod links;
 pub mod machines;

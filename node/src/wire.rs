@@ -9,11 +9,13 @@ use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{
     BootNumber, ClusterId, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId,
 };
+use polyfs_core::master::controller::Directive;
 use polyfs_core::place::Ino;
 use polyfs_core::request::{Answer, Recall, Request};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::heartbeat::{Heard, Heartbeat};
 use crate::raft::types::{LogId, SnapshotMeta, Vote};
 use crate::runtime::Frame;
 
@@ -165,6 +167,17 @@ pub enum Call {
     },
     /// To the master.
     Master(MasterRequest),
+    /// A node to the master.
+    Heartbeat(Heartbeat),
+    /// The master to a node.
+    Direct(Vec<Directive>),
+    /// The master to the leader of a region: these sessions are over.
+    EndSessions {
+        /// Which region.
+        group: GroupId,
+        /// Which sessions.
+        sessions: Vec<SessionId>,
+    },
 }
 
 /// Answers.
@@ -183,6 +196,12 @@ pub enum Reply {
         /// Where, if known.
         leader: Option<NodeId>,
     },
+    /// Of whoever got a heartbeat.
+    Heard(Heard),
+    /// The directives have arrived.
+    Directed,
+    /// Which of the sessions the region holds to be over by now.
+    SessionsOver(Vec<SessionId>),
     /// Nobody here can answer that.
     Refused(Refused),
 }

@@ -173,9 +173,11 @@ fn mrg_members(state: &MasterState, controller: &Controller, now: Instant) -> Ve
     let reported = controller.leader(now, GroupId::MASTER);
     let voters = reported.map(|(_, _, leader)| leader.voters());
     let votes = |replica, role| {
-        voters.as_ref().map_or(role == super::entry::Role::Voter, |voters| {
-            voters.contains(&replica)
-        })
+        voters
+            .as_ref()
+            .map_or(role == super::entry::Role::Voter, |voters| {
+                voters.contains(&replica)
+            })
     };
     let members = group.replicas.iter();
     members

@@ -9,9 +9,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::decide::seats;
 use super::{Controller, Liveness, MasterState};
 use crate::limits::REGION_REPLICAS_GOAL;
-use super::decide::seats;
 use crate::master::entry::Role;
 use crate::time::Instant;
 
@@ -44,9 +44,10 @@ impl Controller {
     #[must_use]
     pub fn health(&self, now: Instant, state: &MasterState) -> Health {
         let alive = |node| self.liveness(now, node) == Liveness::Alive;
-        let usable = state.nodes.iter().filter(|(id, node)| {
-            !node.draining && self.liveness(now, **id) != Liveness::Dead
-        });
+        let usable = state
+            .nodes
+            .iter()
+            .filter(|(id, node)| !node.draining && self.liveness(now, **id) != Liveness::Dead);
         let usable = usable.count();
         let (mut under_replicated, mut unavailable, mut single_vote) = (0, 0, 0);
         for (id, group) in &state.groups {
