@@ -6,10 +6,12 @@
 pub mod access;
 pub mod client;
 pub mod conn;
+mod controller;
 pub mod find;
 pub mod founding;
 pub mod frame;
 pub mod group;
+pub mod heartbeat;
 pub mod identity;
 pub mod links;
 pub mod machines;

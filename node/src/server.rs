@@ -110,7 +110,33 @@ impl<R: Runtime> Server<R> {
                 self.node.master(request, Box::new(answer));
             }
             Call::Members => from.reply(id, Reply::Members(self.node.members()), Bytes::new()),
+            Call::Heartbeat(_) | Call::Direct(_) | Call::EndSessions { .. } => {
+                self.cluster_call(from, id, body);
+            }
         }
+    }
+}
+
+impl<R: Runtime> Server<R> {
+    /// What only nodes say to each other.
+    fn cluster_call(&self, from: &Arc<Conn>, id: u64, body: Call) {
+        let Peer::Node(peer) = from.peer() else {
+            return from.reply(id, Reply::Refused(Refused::NotYours), Bytes::new());
+        };
+        let reply = match body {
+            Call::Heartbeat(heartbeat) if heartbeat.report.node == peer.node => {
+                Reply::Heard(self.node.hear(heartbeat))
+            }
+            Call::Direct(directives) => {
+                self.node.obey(directives);
+                Reply::Directed
+            }
+            Call::EndSessions { group, sessions } => {
+                Reply::SessionsOver(self.node.end_sessions(group, &sessions))
+            }
+            _ => Reply::Refused(Refused::NotYours),
+        };
+        from.reply(id, reply, Bytes::new());
     }
 }
 

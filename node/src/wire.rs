@@ -11,11 +11,13 @@ use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{
     BootNumber, ClusterId, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId,
 };
+use polyfs_core::master::controller::Directive;
 use polyfs_core::place::Ino;
 use polyfs_core::request::{Answer, Recall, Request};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::heartbeat::{Heard, Heartbeat};
 use crate::raft::types::{LogId, SnapshotMeta, Vote};
 use crate::runtime::Frame;
 
@@ -169,6 +171,17 @@ pub enum Call {
     Master(MasterRequest),
     /// To any node: where the others are, as far as it knows.
     Members,
+    /// A node to the master.
+    Heartbeat(Heartbeat),
+    /// The master to a node.
+    Direct(Vec<Directive>),
+    /// The master to the leader of a region: these sessions are over.
+    EndSessions {
+        /// Which region.
+        group: GroupId,
+        /// Which sessions.
+        sessions: Vec<SessionId>,
+    },
 }
 
 /// What a node knows of its cluster without asking anybody.
@@ -200,6 +213,12 @@ pub enum Reply {
     },
     /// What a node knows of the others.
     Members(Members),
+    /// Of whoever got a heartbeat.
+    Heard(Heard),
+    /// The directives have arrived.
+    Directed,
+    /// Which of the sessions the region holds to be over by now.
+    SessionsOver(Vec<SessionId>),
     /// Nobody here can answer that.
     Refused(Refused),
 }
