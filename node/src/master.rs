@@ -4,6 +4,7 @@
 //! only after a read index of group 0 (P8). Deliberately knows no rule of placement or of lives: core does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::ReadPolicy;
@@ -11,17 +12,19 @@ use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
 use polyfs_core::client::port::{MasterReply, MasterRequest, RegionLine};
 use polyfs_core::codec;
-use polyfs_core::ids::{GroupId, NodeId, Renewal, ReplicaId, SessionId};
+use polyfs_core::ids::{GroupId, Renewal, SessionId};
 use polyfs_core::master::entry::{Entry, Reply as Applied};
 use polyfs_core::master::sessions::{Input, Output, Sessions};
 use polyfs_core::master::state::MasterState;
+use polyfs_core::time::Now;
 use polyfs_core::vfs::FsStats;
 
+use crate::controller::Steering;
 use crate::group::Answerer;
 use crate::machines;
 use crate::node::Node;
 use crate::raft::replica::Replica;
-use crate::raft::types::{GroupApplied, GroupCommand};
+use crate::raft::types::{GroupApplied, GroupCommand, LogId};
 use crate::runtime::Runtime;
 use crate::wire::Reply;
 
@@ -33,12 +36,16 @@ struct Term {
     term: u64,
     sessions: Sessions,
     next_token: u64,
+    steering: Steering,
 }
 
 /// The master's service on one node; answers while this node leads group 0.
 pub struct Master<R: Runtime> {
-    node: Node<R>,
+    pub(crate) node: Node<R>,
     term: Mutex<Option<Term>>,
+    /// The state as of some applied entry: decoding it for each heartbeat would be a waste.
+    decoded: Mutex<Option<(LogId, Arc<MasterState>)>>,
+    proposing: AtomicBool,
 }
 
 impl<R: Runtime> Master<R> {
@@ -48,8 +55,11 @@ impl<R: Runtime> Master<R> {
         let master = Arc::new(Self {
             node: node.clone(),
             term: Mutex::new(None),
+            decoded: Mutex::new(None),
+            proposing: AtomicBool::new(false),
         });
         node.runtime().spawn(Arc::clone(&master).watch_lives());
+        node.runtime().spawn(Arc::clone(&master).steer());
         master
     }
 
@@ -60,7 +70,7 @@ impl<R: Runtime> Master<R> {
             let reply = match master.reply(request).await {
                 Some(reply) => Reply::Master(reply),
                 None => Reply::NotMaster {
-                    leader: master.leader(),
+                    leader: master.node.master_node(),
                 },
             };
             answer(reply, Bytes::new());
@@ -71,22 +81,8 @@ impl<R: Runtime> Master<R> {
         self.node.replica(GroupId::MASTER)
     }
 
-    /// The node that leads group 0, as far as this one knows.
-    fn leader(&self) -> Option<NodeId> {
-        self.leader_of(GroupId::MASTER)
-    }
-
-    fn leader_of(&self, group: GroupId) -> Option<NodeId> {
-        let replica = self.node.replica(group)?;
-        let leader = replica.raft().metrics().borrow_watched().current_leader?;
-        if leader == replica.id().0 {
-            return Some(self.node.identity().node);
-        }
-        self.node.links().node_of(group, ReplicaId(leader))
-    }
-
     /// `None` when this node does not lead.
-    async fn reply(&self, request: MasterRequest) -> Option<MasterReply> {
+    async fn reply(self: &Arc<Self>, request: MasterRequest) -> Option<MasterReply> {
         match request {
             MasterRequest::OpenSession {
                 volume,
@@ -134,27 +130,58 @@ impl<R: Runtime> Master<R> {
                 Some(MasterReply::Map(lines))
             }
             MasterRequest::Stats => Some(MasterReply::Stats(self.stats())),
+            MasterRequest::Status => {
+                self.read_index().await?;
+                Some(MasterReply::Status(self.cluster_status()?))
+            }
         }
     }
 
     fn add_leader(&self, line: &mut RegionLine) {
-        line.leader = self.leader_of(line.group);
+        let reported = self.reported_leader(line.group);
+        line.leader = reported.or_else(|| self.node.leader_of(line.group));
     }
 
     fn stats(&self) -> FsStats {
-        let room = self.node.room();
-        FsStats {
-            bytes_total: room.total,
-            bytes_free: room.free,
-            inodes_used: 0,
+        self.cluster_stats().unwrap_or_else(|| {
+            let room = self.node.room();
+            FsStats {
+                bytes_total: room.total,
+                bytes_free: room.free,
+                inodes_used: 0,
+            }
+        })
+    }
+
+    pub(crate) fn state(&self) -> Option<Arc<MasterState>> {
+        let replica = self.replica()?;
+        // Read before the state: that may only be newer.
+        let applied = replica.state().record().applied?;
+        if let Some((of, state)) = &*self.decoded.lock()
+            && *of == applied
+        {
+            return Some(Arc::clone(state));
         }
+        let state = Arc::new(replica.state().read(machines::master_state).ok()?);
+        *self.decoded.lock() = Some((applied, Arc::clone(&state)));
+        Some(state)
     }
 
-    fn state(&self) -> Option<MasterState> {
-        self.replica()?.state().read(machines::master_state).ok()
+    /// Whether the caller may propose for the controller; then it says when it is through.
+    pub(crate) fn begin_proposing(&self) -> bool {
+        !self.proposing.swap(true, Ordering::AcqRel)
     }
 
-    async fn propose(&self, entry: Entry) -> Option<Applied> {
+    pub(crate) fn end_proposing(&self) {
+        self.proposing.store(false, Ordering::Release);
+    }
+
+    /// What this leadership knows of the nodes; `None` when this node does not lead.
+    pub(crate) fn steering<T>(&self, use_it: impl FnOnce(&mut Steering, Now) -> T) -> Option<T> {
+        self.under_term(|term, now| use_it(&mut term.steering, now))
+    }
+
+    pub(crate) async fn propose(&self, entry: Entry) -> Option<Applied> {
         let raft = self.replica()?.raft().clone();
         let written = raft
             .client_write(GroupCommand::new(&entry, Bytes::new()))
@@ -174,10 +201,14 @@ impl<R: Runtime> Master<R> {
     }
 
     /// The lives of the present leadership; a new one gives everybody a whole new life.
-    fn lives<T>(
-        &self,
-        use_them: impl FnOnce(&mut Sessions, polyfs_core::time::Now, u64) -> T,
-    ) -> Option<T> {
+    fn lives<T>(&self, use_them: impl FnOnce(&mut Sessions, Now, u64) -> T) -> Option<T> {
+        self.under_term(|term, now| {
+            term.next_token += 1;
+            use_them(&mut term.sessions, now, term.next_token)
+        })
+    }
+
+    fn under_term<T>(&self, use_it: impl FnOnce(&mut Term, Now) -> T) -> Option<T> {
         let replica = self.replica()?;
         let (leads, term) = {
             let metrics = replica.raft().metrics();
@@ -201,15 +232,14 @@ impl<R: Runtime> Master<R> {
                 term,
                 sessions,
                 next_token: 0,
+                steering: Steering::new(now),
             });
         }
-        let held = held.as_mut()?;
-        held.next_token += 1;
-        Some(use_them(&mut held.sessions, now, held.next_token))
+        Some(use_it(held.as_mut()?, now))
     }
 
     /// A renewal's number once leadership is confirmed; the inner `None` when the session is over.
-    async fn renew(&self, session: SessionId) -> Option<Option<Renewal>> {
+    async fn renew(self: &Arc<Self>, session: SessionId) -> Option<Option<Renewal>> {
         let renewed = self.lives(|sessions, now, token| {
             sessions.handle_input(now, Input::Renew { session, token });
             let mut mine = None;
@@ -231,11 +261,14 @@ impl<R: Runtime> Master<R> {
         Some(mine)
     }
 
-    /// Ends a session: in group 0 first, then in every meta region led here.
-    async fn end(&self, session: SessionId) -> Option<()> {
+    /// Ends a session: in group 0 first, then in every region.
+    async fn end(self: &Arc<Self>, session: SessionId) -> Option<()> {
         self.propose(Entry::EndSession { session }).await?;
         self.lives(|sessions, now, _| sessions.handle_input(now, Input::Ended(session)));
-        self.node.session_over(session);
+        let master = Arc::clone(self);
+        self.node
+            .runtime()
+            .spawn(async move { master.spread_ends().await });
         Some(())
     }
 
@@ -251,9 +284,13 @@ impl<R: Runtime> Master<R> {
                 });
                 ends.collect::<Vec<_>>()
             });
+            if over.is_none() {
+                continue;
+            }
             for session in over.unwrap_or_default() {
                 self.end(session).await;
             }
+            self.spread_ends().await;
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Owns the replicas on this machine, their births and ends, checkpoints, and the watch over the disk. Deliberately
 //! knows neither who the master is nor what a client wants: see [`crate::server`].
 
+mod directives;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,6 +24,7 @@ use polyfs_store::wal::{LogError, Pressure, Record};
 use thiserror::Error;
 
 use crate::group::{AllOf, Answerer, Group};
+use crate::heartbeat::Known;
 use crate::links::Links;
 use crate::master::Master;
 use crate::raft::log_driver::SharedLog;
@@ -33,7 +36,7 @@ use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
 use crate::store::Store;
-use crate::wire::{NodeIdentity, Reply};
+use crate::wire::{Members, NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -77,6 +80,9 @@ struct Inner<R: Runtime> {
     master: OnceLock<Arc<Master<R>>>,
     router: OnceLock<Router<R>>,
     peers: Mutex<Peers>,
+    known: Known,
+    /// Groups that are busy with a directive.
+    busy: Mutex<BTreeSet<GroupId>>,
     address: Mutex<String>,
     stopped: AtomicBool,
 }
@@ -195,6 +201,8 @@ impl<R: Runtime> Node<R> {
             master: OnceLock::new(),
             router: OnceLock::new(),
             peers: Mutex::default(),
+            known: Known::default(),
+            busy: Mutex::default(),
             address: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -203,12 +211,14 @@ impl<R: Runtime> Node<R> {
         };
         node.remember_peers()?;
         node.open_replicas(store.torn).await?;
+        node.clear_away()?;
         let listener = runtime.net().listen(listen).await?;
         *node.inner.address.lock() = crate::runtime::Listener::address(&listener);
         node.links()
             .set_incoming(Arc::new(Server::new(node.clone())));
         node.links().serve(listener);
         let _ = node.inner.master.set(Master::start(node.clone()));
+        runtime.spawn(node.clone().beat());
         runtime.spawn(node.clone().checkpoint_often());
         runtime.spawn(node.clone().watch_the_disk());
         Ok(node)
@@ -281,13 +291,64 @@ impl<R: Runtime> Node<R> {
         }
     }
 
-    /// A session is over: the regions led here are told.
-    pub fn session_over(&self, session: SessionId) {
-        for group in self.groups() {
-            if group.replica().group() != GroupId::MASTER {
-                group.session_over(session);
+    /// What is known here of the other nodes, and of who leads.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let mut addresses = self.links().addresses();
+        let mine = self.address();
+        addresses.entry(self.identity().node).or_insert(mine);
+        let leader = |group: &Group<R>| {
+            let replica = group.replica();
+            let leader = replica.raft().metrics().borrow_watched().current_leader?;
+            if leader == replica.id().0 {
+                return Some(self.identity().node);
             }
+            self.links().node_of(replica.group(), ReplicaId(leader))
+        };
+        let groups = self.groups();
+        let unled = groups.iter().filter(|group| leader(group).is_none());
+        Members {
+            addresses,
+            master: self.group(GroupId::MASTER).as_ref().and_then(leader),
+            unled: unled.map(|group| group.replica().group()).collect(),
         }
+    }
+
+    pub(crate) fn master_service(&self) -> Option<Arc<Master<R>>> {
+        self.inner.master.get().cloned()
+    }
+
+    pub(crate) fn known(&self) -> &Known {
+        &self.inner.known
+    }
+
+    /// What it knows of the others.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        self.inner.peers.lock().clone()
+    }
+
+    /// Sessions are over: a region led here hears it. Those that it holds to be over by now.
+    pub fn end_sessions(&self, group: GroupId, sessions: &[SessionId]) -> Vec<SessionId> {
+        let Some(group) = self.group(group) else {
+            return Vec::new();
+        };
+        // What is applied here is committed, whoever leads.
+        let over = group.replica().state().read(|state| {
+            let is_over = |session: &&SessionId| polyfs_core::region::is_over(state, **session);
+            let mut over = Vec::new();
+            for session in sessions {
+                if is_over(&session)? {
+                    over.push(*session);
+                }
+            }
+            Ok(over)
+        });
+        let over = over.unwrap_or_default();
+        for session in sessions.iter().filter(|session| !over.contains(session)) {
+            group.session_over(*session);
+        }
+        over
     }
 
     /// Whether it was told to stop.

@@ -197,25 +197,10 @@ impl<R: Runtime> Router<R> {
         self.lines.lock().clear();
     }
 
-    /// The map, from the master: this node, or the one that leads group 0.
+    /// The map, from the master.
     async fn fetch(&self) -> Option<Vec<RegionLine>> {
-        let (answered, wait) = oneshot::channel();
-        let answer = move |reply, _: Bytes| drop(answered.send(reply));
-        self.node.master(MasterRequest::Map, Box::new(answer));
-        let reply = match wait.await.ok()? {
-            Reply::NotMaster {
-                leader: Some(leader),
-            } => {
-                let conn = self.node.links().reach(leader).await?;
-                conn.call(Call::Master(MasterRequest::Map), vec![])
-                    .await
-                    .ok()?
-                    .0
-            }
-            reply => reply,
-        };
-        match reply {
-            Reply::Master(MasterReply::Map(lines)) => Some(lines),
+        match self.node.ask_master(MasterRequest::Map).await? {
+            MasterReply::Map(lines) => Some(lines),
             _ => None,
         }
     }

@@ -109,7 +109,34 @@ impl<R: Runtime> Server<R> {
                 let answer = move |reply, payload| from.reply(id, reply, payload);
                 self.node.master(request, Box::new(answer));
             }
+            Call::Members => from.reply(id, Reply::Members(self.node.members()), Bytes::new()),
+            Call::Heartbeat(_) | Call::Direct(_) | Call::EndSessions { .. } => {
+                self.cluster_call(from, id, body);
+            }
         }
+    }
+}
+
+impl<R: Runtime> Server<R> {
+    /// What only nodes say to each other.
+    fn cluster_call(&self, from: &Arc<Conn>, id: u64, body: Call) {
+        let Peer::Node(peer) = from.peer() else {
+            return from.reply(id, Reply::Refused(Refused::NotYours), Bytes::new());
+        };
+        let reply = match body {
+            Call::Heartbeat(heartbeat) if heartbeat.report.node == peer.node => {
+                Reply::Heard(self.node.hear(heartbeat))
+            }
+            Call::Direct(directives) => {
+                self.node.obey(directives);
+                Reply::Directed
+            }
+            Call::EndSessions { group, sessions } => {
+                Reply::SessionsOver(self.node.end_sessions(group, &sessions))
+            }
+            _ => Reply::Refused(Refused::NotYours),
+        };
+        from.reply(id, reply, Bytes::new());
     }
 }
 
@@ -132,8 +159,10 @@ impl<R: Runtime> Incoming for Server<R> {
                 tracing::warn!("a peer greets twice: the connection ends");
                 from.close();
             }
-            Message::Recall { .. } | Message::AskOpen { .. } => {
-                tracing::debug!("a recall for a mount that is not here");
+            Message::Recall { session, .. } | Message::AskOpen { session, .. } => {
+                if let Peer::Node(peer) = from.peer() {
+                    self.node.sessions().deliver(session, peer.node, message);
+                }
             }
             Message::Reply { .. } | Message::Appended { .. } => {
                 unreachable!("a connection keeps answers to itself")

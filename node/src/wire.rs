@@ -3,17 +3,21 @@
 //! Owns the format between nodes, and between mounts and nodes. Bulk bytes follow a header as the frame's payload.
 //! Deliberately knows neither runtime nor openraft's request types, which name one: [`crate::raft`] translates.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use polyfs_core::client::port::{MasterReply, MasterRequest};
 use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{
     BootNumber, ClusterId, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId,
 };
+use polyfs_core::master::controller::Directive;
 use polyfs_core::place::Ino;
 use polyfs_core::request::{Answer, Leadership, Recall, Request};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::heartbeat::{Heard, Heartbeat};
 use crate::raft::types::{LogId, SnapshotMeta, Vote};
 use crate::runtime::Frame;
 
@@ -165,6 +169,30 @@ pub enum Call {
     },
     /// To the master.
     Master(MasterRequest),
+    /// To any node: where the others are, as far as it knows.
+    Members,
+    /// A node to the master.
+    Heartbeat(Heartbeat),
+    /// The master to a node.
+    Direct(Vec<Directive>),
+    /// The master to the leader of a region: these sessions are over.
+    EndSessions {
+        /// Which region.
+        group: GroupId,
+        /// Which sessions.
+        sessions: Vec<SessionId>,
+    },
+}
+
+/// What a node knows of its cluster without asking anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Where nodes can be dialled.
+    pub addresses: BTreeMap<NodeId, String>,
+    /// Who leads group 0.
+    pub master: Option<NodeId>,
+    /// Groups with a replica there whose leader is not known.
+    pub unled: Vec<GroupId>,
 }
 
 /// Answers.
@@ -183,6 +211,14 @@ pub enum Reply {
         /// Where, if known.
         leader: Option<NodeId>,
     },
+    /// What a node knows of the others.
+    Members(Members),
+    /// Of whoever got a heartbeat.
+    Heard(Heard),
+    /// The directives have arrived.
+    Directed,
+    /// Which of the sessions the region holds to be over by now.
+    SessionsOver(Vec<SessionId>),
     /// Nobody here can answer that.
     Refused(Refused),
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attr::Name;
 use crate::ids::{Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId};
+use crate::master::status::ClusterStatus;
 use crate::place::{Ino, Places};
 use crate::request::{Answer, Leadership, Recall, Request, Space};
 use crate::vfs::{Call, FsStats, Outcome};
@@ -77,6 +78,8 @@ pub enum MasterRequest {
     Map,
     /// Space in the cluster.
     Stats,
+    /// How the cluster is doing.
+    Status,
 }
 
 /// What the master answers a mount.
@@ -103,6 +106,8 @@ pub enum MasterReply {
     Map(Vec<RegionLine>),
     /// Space.
     Stats(FsStats),
+    /// How the cluster is doing.
+    Status(ClusterStatus),
 }
 
 /// What happens to a client.

@@ -214,6 +214,8 @@ impl Client {
                     self.step_task(task, Got::Stats(stats), None);
                 }
             }
+            // A mount does not ask how the cluster is.
+            MasterReply::Status(_) => {}
         }
     }
 

@@ -8,3 +8,4 @@ pub mod controller;
 pub mod entry;
 pub mod sessions;
 pub mod state;
+pub mod status;

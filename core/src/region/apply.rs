@@ -80,6 +80,8 @@ fn not_for_here(
     }
     let fits = match &command.body {
         CommandBody::Data(_) => descriptor.space == Space::Data,
+        // A session has slots in every region.
+        CommandBody::Meta(MetaOp::EndSession { .. }) => true,
         CommandBody::Meta(_)
         | CommandBody::Begin { .. }
         | CommandBody::Prepare { .. }

@@ -38,6 +38,7 @@ pub mod txn;
 mod xattr;
 
 pub use apply::apply;
+pub use session::is_over;
 
 use alloc::string::ToString as _;
 

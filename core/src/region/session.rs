@@ -16,7 +16,10 @@ enum Life {
 }
 
 /// Whether a session is over here.
-pub(super) fn is_over(state: &dyn KvRead, session: SessionId) -> Result<bool, KvError> {
+///
+/// # Errors
+/// When the state can't be read.
+pub fn is_over(state: &dyn KvRead, session: SessionId) -> Result<bool, KvError> {
     Ok(super::read(state, "session", &key::session(session))? == Some(Life::Over))
 }
 

@@ -77,7 +77,7 @@ impl Master {
                 MasterReply::Closed
             }
             MasterRequest::Map => MasterReply::Map(map()),
-            MasterRequest::Stats => MasterReply::Stats(FsStats::default()),
+            MasterRequest::Stats | MasterRequest::Status => MasterReply::Stats(FsStats::default()),
         }
     }
 

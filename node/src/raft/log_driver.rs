@@ -296,6 +296,17 @@ impl<R: Runtime> SharedLog<R> {
         told.await.unwrap_or(Err(LogError::Poisoned))
     }
 
+    /// Queues the end of a group that this node holds no longer, if the log still knows it.
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub fn forget_group(&self, group: GroupId) -> Result<(), LogError> {
+        if self.books().index.group(group).is_some() {
+            self.push(Record::Destroy { group })?;
+        }
+        Ok(())
+    }
+
     /// Notes a group's committed log id, to be written along with something else.
     pub(super) fn note_committed(&self, group: GroupId, bytes: Bytes) {
         self.books().committed.insert(group, bytes);

@@ -240,28 +240,77 @@ impl<R: Runtime> SharedState<R> {
         Ok(())
     }
 
-    /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5).
+    /// Changes a record of the node itself; durable with the next checkpoint.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn update_node(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> + Send,
+    ) -> Result<(), StoreError> {
+        let _turn = self.turn().await;
+        let mut batch = self.inner.db.begin()?;
+        let bytes = change(batch.get_node(name)?)?;
+        batch.set_node(name, &bytes)?;
+        batch.commit()?;
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// Removes a group, and changes a record of the node in the same commit. Its lineage's keys stay until deleted.
+    /// Durable with the next checkpoint.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn remove(
+        &self,
+        group: GroupId,
+        name: &str,
+        change: impl FnOnce(Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> + Send,
+    ) -> Result<(), StoreError> {
+        let _turn = self.turn().await;
+        let mut batch = self.inner.db.begin()?;
+        let bytes = change(batch.get_node(name)?)?;
+        batch.delete_group(group)?;
+        batch.set_node(name, &bytes)?;
+        batch.commit()?;
+        self.inner.durable.lock().remove(&group);
+        self.inner.by_snapshot.lock().remove(&group);
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// Deletes what is left of a lineage that nobody uses any more, beside everything else (P5).
     pub(super) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
         let (state, pause) = (self.clone(), runtime.clone());
         runtime.spawn(async move {
-            loop {
-                {
-                    let _turn = state.turn().await;
-                    let deleted = state.inner.db.begin().and_then(|mut batch| {
-                        let done = batch.delete_lineage(lineage, FORGET_AT_ONCE)?;
-                        batch.commit()?;
-                        Ok(done)
-                    });
-                    state.mark_changed();
-                    match deleted {
-                        Ok(false) => {}
-                        Ok(true) => return,
-                        Err(error) => return tracing::warn!(%error, "a lineage is not deleted"),
+            state.delete_lineage(&pause, lineage).await;
+        });
+    }
+
+    /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5); false when that failed.
+    pub async fn delete_lineage(&self, runtime: &R, lineage: Lineage) -> bool {
+        loop {
+            {
+                let _turn = self.turn().await;
+                let deleted = self.inner.db.begin().and_then(|mut batch| {
+                    let done = batch.delete_lineage(lineage, FORGET_AT_ONCE)?;
+                    batch.commit()?;
+                    Ok(done)
+                });
+                self.mark_changed();
+                match deleted {
+                    Ok(false) => {}
+                    Ok(true) => return true,
+                    Err(error) => {
+                        tracing::warn!(%error, "a lineage is not deleted");
+                        return false;
                     }
                 }
-                pause.sleep(FORGET_PAUSE).await;
             }
-        });
+            runtime.sleep(FORGET_PAUSE).await;
+        }
     }
 
     /// What the last checkpoint made durable of a replica.

@@ -1,14 +1,15 @@
 //! What status says: is everything served, and does everything have its copies?
 //!
 //! A group without a living majority of its voters, or whose leader is not heard, is unavailable. A group with fewer
-//! than three living members is under-replicated, also in a cluster that has fewer than three nodes: a cluster of one
-//! node is `degraded: one copy` by design, and says so.
+//! living voters than it should have, three at the least, is under-replicated, also in a cluster that has fewer than
+//! three nodes: a cluster of one node is `degraded: one copy` by design, and says so. A node that is not heard degrades.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::decide::seats;
 use super::{Controller, Liveness, MasterState};
 use crate::limits::REGION_REPLICAS_GOAL;
 use crate::master::entry::Role;
@@ -17,7 +18,7 @@ use crate::time::Instant;
 /// In one word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Every group has three living copies or more.
+    /// Every group has all its copies, three or more, and every node is heard.
     Ok,
     /// Everything is served, something has fewer copies than it should.
     Degraded,
@@ -32,7 +33,7 @@ pub struct Health {
     pub verdict: Verdict,
     /// In sentences; empty when it is ok.
     pub why: Vec<String>,
-    /// Groups with fewer than three living copies.
+    /// Groups with fewer living copies than they should have.
     pub under_replicated: usize,
     /// Groups that are not served.
     pub unavailable: usize,
@@ -43,6 +44,11 @@ impl Controller {
     #[must_use]
     pub fn health(&self, now: Instant, state: &MasterState) -> Health {
         let alive = |node| self.liveness(now, node) == Liveness::Alive;
+        let usable = state
+            .nodes
+            .iter()
+            .filter(|(id, node)| !node.draining && self.liveness(now, **id) != Liveness::Dead);
+        let usable = usable.count();
         let (mut under_replicated, mut unavailable, mut single_vote) = (0, 0, 0);
         for (id, group) in &state.groups {
             let Some((_, _, leader)) = self.leader(now, *id) else {
@@ -56,16 +62,13 @@ impl Controller {
                     .is_some_and(|placed| alive(placed.node))
             };
             let members = leader.members.iter();
-            let living = members
-                .clone()
-                .filter(|member| is_alive(&member.replica))
-                .count();
             let voters = members.clone().filter(|member| member.role == Role::Voter);
             let living_voters = voters.clone().filter(|v| is_alive(&v.replica)).count();
             let all = voters.count();
             unavailable += usize::from(living_voters * 2 <= all);
-            under_replicated += usize::from(living < REGION_REPLICAS_GOAL);
-            single_vote += usize::from(all == 1 && living > 1);
+            let should = seats(*id, usable).max(REGION_REPLICAS_GOAL);
+            under_replicated += usize::from(living_voters < should);
+            single_vote += usize::from(all == 1 && state.nodes.len() > 1);
         }
         let mut why = Vec::new();
         if unavailable > 0 {
@@ -77,7 +80,7 @@ impl Controller {
             why.push("one copy: add two nodes to survive the loss of one".into());
         } else if under_replicated > 0 {
             why.push(format!(
-                "{under_replicated} groups have fewer than three living copies"
+                "{under_replicated} groups have fewer living copies than they should"
             ));
         }
         if single_vote > 0 {
@@ -85,12 +88,14 @@ impl Controller {
                 "one disk holds the only vote of {single_vote} groups"
             ));
         }
+        let mut all_heard = true;
         for (id, node) in state.nodes.iter().filter(|(id, _)| !alive(**id)) {
             why.push(format!("node {id} at {} is not heard", node.address));
+            all_heard = false;
         }
         let verdict = if unavailable > 0 {
             Verdict::Unavailable
-        } else if under_replicated > 0 {
+        } else if under_replicated > 0 || !all_heard {
             Verdict::Degraded
         } else {
             Verdict::Ok
