@@ -87,6 +87,8 @@ pub const FIRST_REGIONS_PER_KIND: u32 = 2;
 pub const RESERVE_PART: u64 = 20;
 /// ... and at least this much.
 pub const RESERVE_BYTES_MIN: u64 = 256 << 20;
+/// The most of it: what emptying a full disk needs does not grow with the disk (docs/decisions).
+pub const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 const _: () = {
     assert!(

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::accept::mount::{Cluster, Mount};
+use crate::accept::cluster::Cluster;
+use crate::accept::mount::Mount;
 use crate::process::{self, Echo};
 use crate::workspace::Workspace;
 
@@ -29,8 +30,7 @@ pub(crate) struct Arguments {
     more: Vec<String>,
 }
 
-const NODES: u16 = 3;
-const PORT: u16 = 7790;
+const NODES: usize = 3;
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
 const SHORT: Duration = Duration::from_secs(300);
 
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn measure(arguments: &Arguments, binary: &Path, home: &Path, harness: &Path) -> Result<()> {
     let native = home.join("native");
     std::fs::create_dir_all(&native)?;
-    let cluster = Cluster::start(binary, &home.join("cluster"), PORT, NODES)?;
+    let cluster = Cluster::start(binary, &home.join("cluster"), NODES)?;
     let point = home.join("mnt");
     let mount = Mount::of_cluster(binary, &point, &cluster.waypoint, home)?;
     println!("{} nodes, mounted at {}", cluster.size(), point.display());

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use polyfs_core::limits::{RESERVE_BYTES_MIN, RESERVE_PART};
+use polyfs_core::limits::{RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, RESERVE_PART};
 
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
 
@@ -19,6 +19,8 @@ pub struct ReserveConfig {
     pub part: u64,
     /// ... at least this many bytes ...
     pub bytes_min: u64,
+    /// ... at most this many ...
+    pub bytes_max: u64,
     /// ... and at most one part in this many, which scales the reserve down on a small disk.
     pub part_max: u64,
     /// It is released and refilled in this many steps.
@@ -30,6 +32,7 @@ impl Default for ReserveConfig {
         Self {
             part: RESERVE_PART,
             bytes_min: RESERVE_BYTES_MIN,
+            bytes_max: RESERVE_BYTES_MAX,
             part_max: 4,
             steps: 16,
         }
@@ -39,6 +42,7 @@ impl Default for ReserveConfig {
 impl ReserveConfig {
     fn bytes(&self, total: u64) -> u64 {
         (total / self.part)
+            .min(self.bytes_max)
             .max(self.bytes_min)
             .min(total / self.part_max)
             / 4096

@@ -25,6 +25,7 @@ const CONFIG: StateConfig = StateConfig {
     reserve: ReserveConfig {
         part: 20,
         bytes_min: 0,
+        bytes_max: u64::MAX,
         part_max: 1 << 40,
         steps: 16,
     },

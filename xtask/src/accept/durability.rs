@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::mount::Mount;
 use super::tree::content;
 use super::{Context, Figure, Line, Needs, up};
 
@@ -28,7 +29,7 @@ pub(super) const KILL: Line = Line {
     needs: Needs::Mount,
     packages: up::PACKAGES,
     limit: Duration::from_secs(900),
-    run: kill,
+    run: |context| rounds(&mut Single(context)),
 };
 
 /// What a call has acknowledged.
@@ -151,12 +152,40 @@ fn collect(promises: &Receiver<Promise>, steps: usize) -> Result<Vec<Promise>> {
     Ok(kept)
 }
 
-fn kill(context: &Context) -> Result<Figure> {
+/// What is killed and started again.
+pub(super) trait Victim {
+    /// Starts it on the data it had, and mounts it.
+    fn start(&mut self) -> Result<Mount>;
+    /// kill -9 of all of it.
+    fn kill(&mut self, mount: Mount) -> Result<()>;
+    /// What else must hold when it is up for the last time.
+    fn check(&mut self) -> Result<()>;
+}
+
+struct Single<'a>(&'a Context);
+
+impl Victim for Single<'_> {
+    fn start(&mut self) -> Result<Mount> {
+        up::up(self.0)
+    }
+
+    fn kill(&mut self, mount: Mount) -> Result<()> {
+        mount.kill()
+    }
+
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Kills it [`ROUNDS`] times while a writer notes what was acknowledged, and looks for all of it after each start.
+pub(super) fn rounds(victim: &mut dyn Victim) -> Result<Figure> {
     let mut kept: Vec<Promise> = Vec::new();
     let mut slowest = Duration::ZERO;
     for round in 0..ROUNDS {
-        let mount = up::up(context).with_context(|| format!("start {round}"))?;
-        slowest = slowest.max(mount.took);
+        let started = Instant::now();
+        let mount = victim.start().with_context(|| format!("start {round}"))?;
+        slowest = slowest.max(started.elapsed());
         for promise in &kept {
             holds(promise).with_context(|| format!("after {round} kills"))?;
         }
@@ -167,7 +196,7 @@ fn kill(context: &Context) -> Result<Figure> {
         let writer = std::thread::spawn(move || write_until_dead(&home, round, &sender));
         let steps = STEPS_MIN + usize::try_from(round * 7 % 11)?;
         let collected = collect(&promises, steps);
-        mount.kill()?;
+        victim.kill(mount)?;
         // Acknowledged between the count and the kill; then the writer finds nobody who listens.
         let late: Vec<Promise> = promises.try_iter().collect();
         drop(promises);
@@ -177,10 +206,11 @@ fn kill(context: &Context) -> Result<Figure> {
         kept.extend(collected?);
         kept.extend(late);
     }
-    let mount = up::up(context)?;
+    let mount = victim.start()?;
     for promise in &kept {
         holds(promise).with_context(|| format!("after {ROUNDS} kills"))?;
     }
+    victim.check()?;
     mount.stop()?;
     let more = format!(
         "{ROUNDS} kills, slowest restart {:.2} s",

@@ -5,12 +5,22 @@
 //! does not exist yet is not in the table; one that exists but is not expected to hold yet is `Planned`: listed,
 //! compiled, run only when asked for.
 
+mod bad_input;
 mod build;
+pub(crate) mod cluster;
 mod context;
+mod damage;
 mod databases;
 mod durability;
+mod faults;
+mod formation;
+mod idle;
+mod live;
+mod load;
 pub(crate) mod mount;
+mod powercut;
 mod runner;
+mod sharing;
 mod suites;
 mod tree;
 mod up;
@@ -78,6 +88,27 @@ const TABLE: &[(Stage, &Line)] = &[
     (Enabled, &suites::FSX),
     (Enabled, &suites::PJDFSTEST),
     (Planned, &suites::APPS),
+    (Planned, &formation::START),
+    (Planned, &formation::GROW),
+    (Planned, &formation::MEMBERS),
+    (Planned, &sharing::SHARED),
+    (Planned, &sharing::TREE),
+    (Planned, &faults::KILL),
+    (Planned, &faults::PAUSE),
+    (Planned, &faults::QUICK),
+    (Planned, &faults::MAJORITY),
+    (Planned, &powercut::KILL),
+    (Planned, &powercut::MOVE),
+    (Planned, &live::SQLITE),
+    (Planned, &live::POSTGRES),
+    (Planned, &bad_input::NETWORK),
+    (Planned, &bad_input::STRANGER),
+    (Planned, &bad_input::MOUNTPOINT),
+    (Planned, &bad_input::DATA),
+    (Planned, &bad_input::FULL),
+    (Planned, &damage::SINGLE),
+    (Planned, &damage::THREE),
+    (Planned, &idle::IDLE),
 ];
 
 /// `cargo xtask accept`.

@@ -1,4 +1,4 @@
-//! Running PolyFS for a line: `polyfs up`, or a waypoint, nodes and mounts as processes of their own.
+//! Mounts for a line: `polyfs up`, or `polyfs mount` of a cluster, each a process of its own.
 //!
 //! Owns the way these processes are started and known to be ready; dropping one stops and unmounts it. Deliberately
 //! knows the binary by its command line and output alone.
@@ -133,7 +133,7 @@ fn unmount(point: &Path) {
 }
 
 /// A log file that does not exist yet.
-fn fresh_log(logs: &Path, name: &str) -> PathBuf {
+pub(super) fn fresh_log(logs: &Path, name: &str) -> PathBuf {
     let mut number = 0;
     loop {
         let path = logs.join(format!("{name}-{number}.log"));
@@ -141,50 +141,5 @@ fn fresh_log(logs: &Path, name: &str) -> PathBuf {
             return path;
         }
         number += 1;
-    }
-}
-
-/// A waypoint and some nodes on loopback, each a process with a data directory of its own.
-pub(crate) struct Cluster {
-    /// host:port.
-    pub(crate) waypoint: String,
-    nodes: Vec<Daemon>,
-    // Dropped after the nodes, so that they can still sign off.
-    _waypoint: Daemon,
-}
-
-impl Cluster {
-    /// Starts a waypoint at `port` and `nodes` nodes at the ports after it, until all say `ready`.
-    pub(crate) fn start(binary: &Path, home: &Path, port: u16, nodes: u16) -> Result<Self> {
-        std::fs::create_dir_all(home)?;
-        let waypoint = format!("127.0.0.1:{port}");
-        let mut command = process::command(binary);
-        command.args(["waypoint", "--listen", &waypoint]);
-        let door = Daemon::start("waypoint", &mut command, &fresh_log(home, "waypoint"))?;
-        let mut daemons = Vec::new();
-        for number in 1..=nodes {
-            let mut command = process::command(binary);
-            command
-                .arg("node")
-                .arg("--data")
-                .arg(home.join(format!("node-{number}")))
-                .args(["--listen", &format!("127.0.0.1:{}", port + number)])
-                .args(["--waypoint", &waypoint]);
-            let log = fresh_log(home, &format!("node-{number}"));
-            daemons.push(Daemon::start("node", &mut command, &log)?);
-        }
-        for daemon in &mut daemons {
-            daemon.wait_line("ready", START_LIMIT)?;
-        }
-        Ok(Self {
-            waypoint,
-            nodes: daemons,
-            _waypoint: door,
-        })
-    }
-
-    /// How many nodes it was started with.
-    pub(crate) fn size(&self) -> usize {
-        self.nodes.len()
     }
 }

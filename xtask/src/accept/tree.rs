@@ -38,7 +38,7 @@ pub(super) fn content(seed: u64, length: u64) -> Vec<u8> {
 }
 
 /// Makes a tree of `FILES` files below `root`: mostly small, some of several chunks, modes, links, names of all kinds.
-fn generate(root: &Path) -> Result<()> {
+pub(super) fn generate(root: &Path) -> Result<()> {
     let mut state = 42;
     for number in 0..FILES {
         let directory = root.join(format!("d{}/e{}", number % 40, number % 7));

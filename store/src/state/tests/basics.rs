@@ -373,6 +373,7 @@ fn a_full_disk_says_so_and_can_still_be_emptied() {
     let reserve = ReserveConfig {
         part: 20,
         bytes_min: 256 << 20,
+        bytes_max: u64::MAX,
         part_max: 4,
         steps: 16,
     };
