@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hash};
 
-use crate::history::{Event, History};
+use crate::history::{Event, Extent, History};
 use crate::reference::Tree;
 
 /// What a search found.
@@ -18,21 +18,22 @@ pub enum Verdict {
     Violated {
         /// The longest order found has this many events.
         longest: usize,
-        /// The calls that were open when it could go no further.
-        stuck: Vec<usize>,
+        /// The calls that were open when it could go no further, each with what a filesystem would have answered there.
+        stuck: Vec<(usize, String)>,
     },
     /// The search gave up: too many states.
     TooHard,
 }
 
 /// States to try before giving up.
-const STATES_MAX: usize = 300_000;
+const STATES_MAX: usize = 100_000;
 
 struct Search<'a> {
     events: &'a [Event],
     tried: HashSet<u64, std::hash::RandomState>,
     longest: usize,
-    stuck: Vec<usize>,
+    /// The state at the end of the longest order, and what could not come next there.
+    stuck: Option<(Tree, Vec<usize>)>,
 }
 
 /// Judges a history that began with `start`.
@@ -43,7 +44,7 @@ pub fn check(start: &Tree, history: &History) -> Verdict {
         events,
         tried: HashSet::default(),
         longest: 0,
-        stuck: Vec::new(),
+        stuck: None,
     };
     let mut stack = vec![Frame::new(start.clone(), events)];
     while let Some(frame) = stack.last_mut() {
@@ -60,7 +61,7 @@ pub fn check(start: &Tree, history: &History) -> Verdict {
     }
     Verdict::Violated {
         longest: search.longest,
-        stuck: search.stuck,
+        stuck: search.explain(),
     }
 }
 
@@ -83,6 +84,7 @@ impl Frame {
             candidates: Vec::new(),
         };
         frame.find_candidates(events);
+        frame.place_what_changes_nothing(events);
         frame
     }
 
@@ -126,12 +128,40 @@ impl Frame {
             placed: self.placed.clone(),
             candidates: Vec::new(),
         };
-        next.placed.insert(number);
-        while next.placed.remove(&next.placed_below) {
-            next.placed_below += 1;
-        }
+        next.place(number);
         next.find_candidates(events);
+        next.place_what_changes_nothing(events);
         next
+    }
+
+    fn place(&mut self, number: usize) {
+        self.placed.insert(number);
+        while self.placed.remove(&self.placed_below) {
+            self.placed_below += 1;
+        }
+    }
+
+    /// A call that may come next, fits and changes nothing comes next: whatever order has it later has it here too.
+    fn place_what_changes_nothing(&mut self, events: &[Event]) {
+        let fits = |frame: &Self, number: &usize| {
+            let event = &events[*number];
+            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+            outcome.is_some()
+                && frame
+                    .tree
+                    .step(event.client, &event.call, outcome)
+                    .is_some_and(|after| after == frame.tree)
+        };
+        while let Some(number) = self
+            .candidates
+            .iter()
+            .rev()
+            .find(|number| fits(self, number))
+            .copied()
+        {
+            self.place(number);
+            self.find_candidates(events);
+        }
     }
 }
 
@@ -147,9 +177,17 @@ impl Search<'_> {
         while let Some(number) = frame.candidates.pop() {
             let event = &self.events[number];
             let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            let Some(tree) = frame.tree.step(event.client, &event.call, outcome) else {
+            let tree = match event.extent {
+                Extent::Whole => frame.tree.step(event.client, &event.call, outcome),
+                Extent::WithinSize => frame.tree.step_within_size(event.client, &event.call),
+            };
+            let Some(tree) = tree else {
                 continue;
             };
+            // Nobody learnt of it and nobody would see it.
+            if outcome.is_none() && tree == frame.tree {
+                continue;
+            }
             let next = frame.with(number, tree, self.events);
             let state = self
                 .tried
@@ -167,8 +205,20 @@ impl Search<'_> {
         let length = frame.placed_below + frame.placed.len();
         if length > self.longest {
             self.longest = length;
-            self.stuck.clone_from(&frame.candidates);
+            self.stuck = Some((frame.tree.clone(), frame.candidates.clone()));
         }
+    }
+
+    fn explain(&self) -> Vec<(usize, String)> {
+        let Some((tree, open)) = &self.stuck else {
+            return Vec::new();
+        };
+        let told = |number: &usize| {
+            let event = &self.events[*number];
+            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+            (*number, tree.expects(event.client, &event.call, outcome))
+        };
+        open.iter().map(told).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 //! it is seen.
 
 mod calls;
+mod expected;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,8 @@ use polyfs_core::vfs::{
 
 use crate::history::ClientId;
 use calls::{drawn_number, either, subject};
-use node::{Node, Shown};
+use expected::Expected;
+use node::{Node, Nodes, Shown};
 
 /// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
 const STAND_IN: u64 = u64::MAX;
@@ -28,13 +30,10 @@ const STAND_IN: u64 = u64::MAX;
 /// One state of the tree. What has no name and no descriptor left stays: it may still show to who looked it up before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tree {
-    nodes: BTreeMap<Ino, Node>,
+    nodes: Nodes,
     opens: BTreeMap<(ClientId, Handle), (Ino, bool)>,
     stand_ins: u64,
 }
-
-/// What holds for the reply to a call that succeeds.
-type Expected = Box<dyn Fn(&Reply) -> bool>;
 
 impl Tree {
     /// A tree that holds nothing but its root.
@@ -48,7 +47,7 @@ impl Tree {
             ..Node::new(FileKind::Directory, root)
         };
         Self {
-            nodes: BTreeMap::from([(root, node)]),
+            nodes: Nodes::of(root, node),
             opens: BTreeMap::new(),
             stand_ins: 0,
         }
@@ -58,16 +57,11 @@ impl Tree {
     /// With no outcome known, the tree after the call took effect.
     #[must_use]
     pub fn step(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> Option<Self> {
-        let mut after = self.clone();
-        if let Some(Ok(reply)) = outcome {
-            after.bind(call, reply);
-        }
-        let drawn = outcome.and_then(drawn_number);
-        let expected = after.carry_out(client, call, drawn);
+        let (mut after, expected) = self.judge(client, call, outcome);
         match (expected, outcome) {
             (_, None) => Some(after),
             (Ok(fits), Some(Ok(reply))) => {
-                if !fits(reply) {
+                if !fits.admits(reply) {
                     return None;
                 }
                 after.note_open(client, call, reply);
@@ -84,6 +78,43 @@ impl Tree {
             }
             (Err(_), Some(Ok(_))) => None,
         }
+    }
+
+    fn judge(
+        &self,
+        client: ClientId,
+        call: &Call,
+        outcome: Option<&Outcome>,
+    ) -> (Self, Result<Expected, FsError>) {
+        let mut after = self.clone();
+        if let Some(Ok(reply)) = outcome {
+            after.bind(call, reply);
+        }
+        let drawn = outcome.and_then(drawn_number);
+        let expected = after.carry_out(client, call, drawn);
+        (after, expected)
+    }
+
+    /// What a filesystem in this state would answer, for people to read.
+    #[must_use]
+    pub fn expects(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> String {
+        format!("{:?}", self.judge(client, call, outcome).1)
+    }
+
+    /// The same for a change of content that nobody learnt the end of, as far as it lies within the size: what a mount
+    /// leaves that dies between the data and the size (P9). `None` when there is no such part.
+    #[must_use]
+    pub fn step_within_size(&self, client: ClientId, call: &Call) -> Option<Self> {
+        let size = self.nodes.get(&subject(call)?)?.content.len();
+        let mut after = self.clone();
+        after.carry_out(client, call, None).ok()?;
+        let node = after.nodes.get_mut(&subject(call)?)?;
+        if node.content.len() == size {
+            // All of it: that is the whole call.
+            return None;
+        }
+        node.content.resize(size);
+        Some(after)
     }
 
     /// An inode that nobody names and this mount does not hold open may be gone for it already, or not yet.
@@ -135,14 +166,15 @@ impl Tree {
         if let Some(node) = self.nodes.remove(&from) {
             self.nodes.insert(to, node);
         }
-        for node in self.nodes.values_mut() {
+        let names_it =
+            |node: &Node| node.parent == from || node.entries.values().any(|it| *it == from);
+        for ino in self.nodes.those(names_it) {
+            let node = self.nodes.get_mut(&ino).expect("listed just now");
             if node.parent == from {
                 node.parent = to;
             }
-            for entry in node.entries.values_mut() {
-                if *entry == from {
-                    *entry = to;
-                }
+            for entry in node.entries.values_mut().filter(|it| **it == from) {
+                *entry = to;
             }
         }
     }
@@ -178,9 +210,7 @@ impl Tree {
             Call::SetAttr { ino, set, size, .. } => self.set_attr(*ino, set, *size),
             Call::ReadLink { ino } => {
                 let target = self.node(*ino)?.target.clone();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == target),
-                ))
+                Ok(Expected::Data(target))
             }
             Call::Make { dir, name, new } => {
                 let ino = self.make(*dir, name, new, drawn)?;
@@ -209,15 +239,13 @@ impl Tree {
             Call::Open { ino, flags } => self.open(*ino, *flags),
             Call::OpenDir { ino } => {
                 self.directory(*ino)?;
-                Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+                Ok(Expected::Opened)
             }
             Call::Read {
                 ino, offset, size, ..
             } => {
                 let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == bytes),
-                ))
+                Ok(Expected::Data(bytes))
             }
             Call::Write {
                 ino,
@@ -232,10 +260,7 @@ impl Tree {
                 let node = self.node_mut(*ino)?;
                 let offset = if append { node.content.len() } else { *offset };
                 node.write(offset, data);
-                let bytes = data.len();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Written(n) if *n as usize == bytes),
-                ))
+                Ok(Expected::Written(data.len()))
             }
             Call::Allocate {
                 ino,
@@ -246,11 +271,11 @@ impl Tree {
             } => self.allocate(*ino, *offset, *len, *mode),
             Call::Release { .. } | Call::Flush { .. } => {
                 self.free_locks(client, call);
-                Ok(done())
+                Ok(Expected::Done)
             }
-            Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(done()),
+            Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(Expected::Done),
             Call::ReadDir { ino, .. } => self.read_dir(*ino),
-            Call::StatFs => Ok(expect(|reply| matches!(reply, Reply::Stats(_)))),
+            Call::StatFs => Ok(Expected::Stats),
             Call::GetXattr { ino, name } => {
                 let value = self
                     .node(*ino)?
@@ -258,16 +283,11 @@ impl Tree {
                     .get(name)
                     .cloned()
                     .ok_or(FsError::NoData)?;
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == value),
-                ))
+                Ok(Expected::Data(value))
             }
             Call::ListXattr { ino } => {
                 let names: BTreeSet<Name> = self.node(*ino)?.xattrs.keys().cloned().collect();
-                Ok(expect(move |reply| match reply {
-                    Reply::Names(found) => found.iter().cloned().collect::<BTreeSet<_>>() == names,
-                    _ => false,
-                }))
+                Ok(Expected::Names(names))
             }
             Call::SetXattr {
                 ino,
@@ -281,7 +301,7 @@ impl Tree {
                     (XattrMode::Replace, false) => Err(FsError::NoData),
                     _ => {
                         xattrs.insert(name.clone(), value.to_vec());
-                        Ok(done())
+                        Ok(Expected::Done)
                     }
                 }
             }
@@ -290,13 +310,11 @@ impl Tree {
                     .xattrs
                     .remove(name)
                     .ok_or(FsError::NoData)?;
-                Ok(done())
+                Ok(Expected::Done)
             }
             Call::TestLock { ino, owner, lock } => {
                 let free = self.lock_in_the_way(client, *ino, *owner, *lock)?.is_none();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Lock(held) if held.is_none() == free),
-                ))
+                Ok(Expected::Lock { free })
             }
             Call::SetLock {
                 ino, owner, lock, ..
@@ -308,10 +326,10 @@ impl Tree {
                 end,
             } => {
                 self.unlock(client, *ino, *owner, *start, *end);
-                Ok(done())
+                Ok(Expected::Done)
             }
             // Where holes are is the filesystem's own affair; only that data is never called a hole is promised.
-            Call::Seek { .. } => Ok(expect(|reply| matches!(reply, Reply::Offset(_)))),
+            Call::Seek { .. } => Ok(Expected::Offset),
         }
     }
 
@@ -347,9 +365,7 @@ impl Tree {
 
     fn expect_attr(&self, ino: Ino) -> Result<Expected, FsError> {
         let shown = self.shown(ino)?;
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Attr(attr) if shown.is(attr)),
-        ))
+        Ok(Expected::Attr(shown))
     }
 
     /// Attributes that come beside an answer nobody called stat for: no flush recall is sent for them (P8), so what
@@ -359,9 +375,7 @@ impl Tree {
             size: None,
             ..self.shown(ino)?
         };
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Attr(attr) if shown.is(attr)),
-        ))
+        Ok(Expected::Attr(shown))
     }
 
     fn shown(&self, ino: Ino) -> Result<Shown, FsError> {
@@ -467,8 +481,11 @@ impl Tree {
         let ino = match self.find(dir, name) {
             Ok(_) if flags.exclusive => return Err(FsError::Exists),
             Ok(ino) => {
-                if self.node(ino)?.kind == FileKind::Directory {
-                    return Err(FsError::IsDirectory);
+                match self.node(ino)?.kind {
+                    FileKind::Regular => {}
+                    FileKind::Directory => return Err(FsError::IsDirectory),
+                    // The kernel looks again, and follows or opens what it finds itself.
+                    _ => return Err(FsError::Stale),
                 }
                 if flags.truncate {
                     self.node_mut(ino)?.resize(0);
@@ -480,20 +497,21 @@ impl Tree {
         };
         let mut shown = self.shown(ino)?;
         shown.size = shown.size.filter(|_| flags.truncate);
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Created(attr, _) if shown.is(attr)),
-        ))
+        Ok(Expected::Created(shown))
     }
 
     fn open(&mut self, ino: Ino, flags: OpenFlags) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
-        if node.kind == FileKind::Directory && flags.write {
-            return Err(FsError::IsDirectory);
+        match node.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory),
+            FileKind::Symlink => return Err(FsError::Loop),
+            _ => return Err(FsError::NoSuchAddress),
         }
         if flags.truncate {
             node.resize(0);
         }
-        Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+        Ok(Expected::Opened)
     }
 
     fn set_attr(
@@ -530,7 +548,7 @@ impl Tree {
         }
         self.remove(dir, name);
         self.drop_link(ino);
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn drop_link(&mut self, ino: Ino) {
@@ -549,7 +567,7 @@ impl Tree {
         }
         self.remove(dir, name);
         self.drop_dir(ino);
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn drop_dir(&mut self, ino: Ino) {
@@ -608,7 +626,7 @@ impl Tree {
             _ => {}
         }
         if target == Some(source) {
-            return Ok(done());
+            return Ok(Expected::Done);
         }
         let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
         if is_dir(self, source) && self.is_below(to.0, source) {
@@ -623,7 +641,7 @@ impl Tree {
             self.remove(to.0, to.1);
             self.insert(from.0, from.1, target);
             self.insert(to.0, to.1, source);
-            return Ok(done());
+            return Ok(Expected::Done);
         }
         if let Some(target) = target {
             match (is_dir(self, source), is_dir(self, target)) {
@@ -645,7 +663,7 @@ impl Tree {
                 self.drop_link(target)
             }
         }
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
@@ -653,20 +671,7 @@ impl Tree {
         if node.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
-        // One call shows a part of the directory; the whole is checked where the workload reads it in one call.
-        let entries = node.entries.clone();
-        let shown = move |name: &Name, ino: Ino| {
-            entries
-                .get(name)
-                .is_some_and(|named| *named == ino || named.0 > i64::MAX as u64)
-        };
-        Ok(expect(move |reply| match reply {
-            Reply::Entries(found) => found
-                .iter()
-                .filter(|entry| entry.name != b"." && entry.name != b"..")
-                .all(|entry| shown(&entry.name, entry.ino)),
-            _ => false,
-        }))
+        Ok(Expected::Entries(node.entries.clone()))
     }
 
     fn allocate(
@@ -687,7 +692,7 @@ impl Tree {
         ) {
             node.content.zero(start, end);
         }
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn lock_in_the_way(
@@ -718,7 +723,7 @@ impl Tree {
         }
         self.unlock(client, ino, owner, lock.start, lock.end);
         self.node_mut(ino)?.locks.insert((client, owner, lock));
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn unlock(&mut self, client: ClientId, ino: Ino, owner: LockOwner, start: u64, end: u64) {
@@ -765,12 +770,4 @@ impl Tree {
             _ => {}
         }
     }
-}
-
-fn expect(fits: impl Fn(&Reply) -> bool + 'static) -> Expected {
-    Box::new(fits)
-}
-
-fn done() -> Expected {
-    expect(|reply| matches!(reply, Reply::Done))
 }

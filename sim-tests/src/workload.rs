@@ -27,9 +27,6 @@ const NAMES: u32 = 8;
 /// Bytes read back at a time.
 const READ_BYTES: u32 = 64 << 10;
 
-/// Set in the environment: calls that are known to fail are made all the same, to see them fail.
-const ALL_CALLS: &str = "POLYFS_SIM_ALL_CALLS";
-
 /// What all mounts of a run did. Clones are the same notes.
 #[derive(Clone, Default)]
 pub struct Notes(Arc<Mutex<Noted>>);
@@ -125,14 +122,12 @@ impl User {
     ) {
         let mut workload = Workload::new(root, size_max);
         let mut links = BTreeSet::new();
-        let all = std::env::var_os(ALL_CALLS).is_some();
         loop {
             let mut together = Vec::new();
             let mut alone = None;
             for _ in 0..random.random_range(1..=TOGETHER_MAX) {
                 let call = workload.next(random);
-                if (is_known_to_fail(&call) && !all)
-                    || is_of_locks(&call)
+                if is_of_locks(&call)
                     || is_on_content(&call).is_some_and(|ino| links.contains(&ino))
                 {
                     continue;
@@ -267,19 +262,6 @@ impl User {
             // The process is ending; so is this task.
             Err(oneshot::Canceled) => std::future::pending().await,
         }
-    }
-}
-
-/// What clients are known to get wrong, left out until they don't (each was found by this workload):
-/// * link(2) into a directory of another region takes effect and answers `Io`;
-/// * creating over an existing name whose inode lies in another region answers `Io`: only link and rename between
-///   directories make such names;
-/// * an inode that lost its last name may be opened and its descriptor turn stale.
-fn is_known_to_fail(call: &Call) -> bool {
-    match call {
-        Call::Link { .. } | Call::Open { .. } => true,
-        Call::Rename { dir, to_dir, .. } => dir != to_dir,
-        _ => false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use polyfs_sim_tests::world;
 
 /// Seeds that run when none are asked for.
-const DEFAULT: Range<u64> = 1..6;
+const DEFAULT: Range<u64> = 1..21;
 /// Set in a child: the seed it runs.
 const CHILD: &str = "POLYFS_SIM_CHILD";
 /// Where a child writes what happened, an event a line, if anywhere.

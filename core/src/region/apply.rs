@@ -219,10 +219,7 @@ fn operation(
             done(MetaReply::Done)
         }
         MetaOp::Takeover { ino, .. } => {
-            if let Some(mut inode) = inode::get(state, *ino)? {
-                inode.fence.0 += 1;
-                inode::put(state, *ino, &inode)?;
-            }
+            content::take_over(state, *ino)?;
             done(MetaReply::Done)
         }
         MetaOp::AdmitSession { session } => {
@@ -246,7 +243,10 @@ fn done(reply: MetaReply) -> Result<Applied, KvError> {
 /// An operation on names: at once when all of it is here, else as a transaction.
 fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError> {
     let (steps, reply) = match plan(state, here.places, op, here.time)? {
-        Plan::Answer(reply) => return done(reply),
+        Plan::Answer(reply) => {
+            let blocked = super::intent::blocks_answer(state, op, &reply)?;
+            return blocked.map_or_else(|| done(reply), |txn| Ok(Applied::Blocked(txn)));
+        }
         Plan::Against(against) => {
             let blocked = super::intent::blocks_failure(state, here.places, op)?;
             let refused = || Applied::Answer(txn::refused(against));
@@ -280,7 +280,7 @@ fn on_inode(
     ino: Ino,
     operate: impl FnOnce(&mut dyn Kv) -> Result<Answer, KvError>,
 ) -> Result<Applied, KvError> {
-    if let Some(txn) = super::intent::blocks_inode(state, ino)? {
+    if let Some(txn) = super::intent::blocks_inode(state, ino, &[])? {
         return Ok(Applied::Blocked(txn));
     }
     Ok(Applied::Answer(operate(state)?))

@@ -195,6 +195,26 @@ fn free(
     garbage::add(state, ino, &freed)
 }
 
+/// A lease is taken from a holder that died or is not heard (P8): the fence rises, and what it may have written and not
+/// committed beyond the end never comes back as content. Chunks not yet marked written lose their names from the end
+/// on; in a written one the end is noted as a cut.
+pub(super) fn take_over(state: &mut dyn Kv, ino: Ino) -> Result<(), KvError> {
+    let Some(mut inode) = inode::get(state, ino)? else {
+        return Ok(());
+    };
+    inode.fence.0 += 1;
+    let at = inode.size / CHUNK_BYTES;
+    let inside = !inode.size.is_multiple_of(CHUNK_BYTES);
+    let last = runs::list(state, ino, at, at + 1, 1)?;
+    let stays = inside && last.iter().any(|run| run.written);
+    if stays {
+        inode.cut = Some(inode.cut.map_or(inode.size, |cut| cut.min(inode.size)));
+    }
+    let from = if stays { at + 1 } else { at };
+    free(state, ino, &mut inode, from, u64::MAX)?;
+    inode::put(state, ino, &inode)
+}
+
 fn truncate(state: &mut dyn Kv, ino: Ino, inode: &mut Inode, size: u64) -> Result<(), KvError> {
     let whole = size.div_ceil(CHUNK_BYTES);
     free(state, ino, inode, whole, u64::MAX)?;
@@ -228,4 +248,66 @@ pub(super) fn inline(
     let content = state.get(&key::of_inode(Kind::Inline, ino))?;
     let empty = (inode.mapped == 0).then(Bytes::new);
     Ok(content.map(Bytes::from).or(empty))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::attr::NewInode;
+    use crate::ids::VolumeId;
+    use crate::place::Salt;
+    use crate::region::mem::MemKv;
+
+    const FILE: Ino = Ino(7);
+
+    /// A file of `size` bytes whose map has a chunk `written` below the end and `ahead` unwritten ones after it.
+    fn file(size: u64, written: u64, ahead: u64) -> MemKv {
+        let mut state = MemKv::default();
+        let new = NewInode {
+            kind: FileKind::Regular,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Bytes::new(),
+        };
+        let mut inode = Inode::new(&new, Salt(0), Ino(1), VolumeId(1), Timestamp::default());
+        inode.size = size;
+        inode.change = 9;
+        allocate(&mut state, FILE, &mut inode, 0, written + ahead).expect("memory");
+        mark_written(&mut state, FILE, 0, written).expect("memory");
+        inode::put(&mut state, FILE, &inode).expect("memory");
+        state
+    }
+
+    fn after(mut state: MemKv) -> (Inode, Vec<(u64, u64, bool)>) {
+        take_over(&mut state, FILE).expect("memory");
+        let inode = inode::get(&state, FILE).expect("memory").expect("it is");
+        let runs = runs::list(&state, FILE, 0, u64::MAX, usize::MAX).expect("memory");
+        let runs = runs.iter().map(|run| (run.first, run.count, run.written));
+        (inode, runs.collect())
+    }
+
+    #[test]
+    fn a_takeover_leaves_nothing_of_the_dead_holder_beyond_the_end() {
+        let (inode, runs) = after(file(CHUNK_BYTES + 5, 2, 3));
+        assert_eq!(inode.fence, Fence(1));
+        assert_eq!(
+            inode.cut,
+            Some(CHUNK_BYTES + 5),
+            "the written chunk of the end is cut"
+        );
+        assert_eq!(runs, vec![(0, 2, true)], "what lies ahead loses its names");
+        assert_eq!(inode.mapped, 2);
+
+        let (inode, runs) = after(file(5, 0, 2));
+        assert_eq!(inode.cut, None);
+        assert_eq!(runs, vec![], "inline content: no chunk was committed");
+
+        let (inode, runs) = after(file(CHUNK_BYTES, 1, 1));
+        assert_eq!(inode.cut, None, "the end is the end of a chunk");
+        assert_eq!(runs, vec![(0, 1, true)]);
+    }
 }

@@ -3,6 +3,8 @@
 //! Owns what writing, cutting and showing an inode mean. The tree is [`super`]'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Index;
+use std::sync::Arc;
 
 use polyfs_core::attr::{Attr, FileKind, MODE_GROUP_EXEC, MODE_SGID, MODE_SUID, Name};
 use polyfs_core::place::Ino;
@@ -27,7 +29,7 @@ pub(super) struct Node {
 }
 
 /// The attributes that a local filesystem would promise; times are judged elsewhere.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) ino: Option<Ino>,
     pub(super) kind: FileKind,
@@ -86,5 +88,49 @@ impl Node {
                 self.mode &= !MODE_SGID;
             }
         }
+    }
+}
+
+/// All inodes. Trees that the checker tries are copies of each other: what two have in common is shared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Nodes(BTreeMap<Ino, Arc<Node>>);
+
+impl Nodes {
+    pub(super) fn of(ino: Ino, node: Node) -> Self {
+        Self(BTreeMap::from([(ino, Arc::new(node))]))
+    }
+
+    pub(super) fn get(&self, ino: &Ino) -> Option<&Node> {
+        self.0.get(ino).map(AsRef::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, ino: &Ino) -> Option<&mut Node> {
+        self.0.get_mut(ino).map(Arc::make_mut)
+    }
+
+    pub(super) fn contains_key(&self, ino: &Ino) -> bool {
+        self.0.contains_key(ino)
+    }
+
+    pub(super) fn insert(&mut self, ino: Ino, node: Node) {
+        self.0.insert(ino, Arc::new(node));
+    }
+
+    pub(super) fn remove(&mut self, ino: &Ino) -> Option<Node> {
+        self.0.remove(ino).map(Arc::unwrap_or_clone)
+    }
+
+    /// The numbers of those that fit.
+    pub(super) fn those(&self, fits: impl Fn(&Node) -> bool) -> Vec<Ino> {
+        let those = self.0.iter().filter(|(_, node)| fits(node));
+        those.map(|(ino, _)| *ino).collect()
+    }
+}
+
+impl Index<&Ino> for Nodes {
+    type Output = Node;
+
+    fn index(&self, ino: &Ino) -> &Node {
+        self.get(ino).expect("an inode that is known")
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
-use polyfs_core::request::Answer;
+use polyfs_core::request::{Answer, Leadership};
 use polyfs_core::vfs::{Call, Outcome};
 use rand::{Rng as _, RngExt as _};
 
@@ -19,16 +19,25 @@ use super::world::World;
 use crate::generate::Workload;
 use crate::history::ClientId;
 
+/// A call under way.
+struct UnderWay {
+    /// Which event of the history.
+    event: usize,
+    thread: u32,
+    call: Call,
+    /// Since when, in simulated nanoseconds.
+    since: u64,
+}
+
 /// One mount.
 pub(super) struct Mount {
     client: Client,
     /// There once the mount is up.
     workload: Option<Workload>,
     next_call: u64,
-    /// Calls under way: which event of the history, whose thread, what.
-    calls: BTreeMap<CallId, (usize, u32, Call)>,
-    /// Lease frames under way: parts not yet confirmed, and whether all so far were good.
-    frames: BTreeMap<MessageId, (NodeId, usize, bool)>,
+    calls: BTreeMap<CallId, UnderWay>,
+    /// Lease frames under way: parts not yet answered, and who has confirmed.
+    frames: BTreeMap<MessageId, (NodeId, usize, Vec<Leadership>)>,
 }
 
 impl Mount {
@@ -36,7 +45,7 @@ impl Mount {
     pub(super) fn open_calls(&self) -> impl Iterator<Item = String> {
         self.calls
             .iter()
-            .map(|(id, (_, _, call))| format!("{id:?} {call:?}"))
+            .map(|(id, open)| format!("{id:?} {:?} since {}", open.call, open.since))
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
@@ -45,7 +54,7 @@ impl Mount {
 
     /// A lease frame reached a node that leads so many groups; true when that leaves nothing to confirm.
     pub(super) fn frame(&mut self, message: MessageId, node: NodeId, groups: usize) -> bool {
-        self.frames.insert(message, (node, groups, true));
+        self.frames.insert(message, (node, groups, Vec::new()));
         groups == 0
     }
 }
@@ -79,8 +88,9 @@ impl World {
                 client,
                 message,
                 node,
+                by,
             } => {
-                self.give_client(client, Input::LeasesRenewed { message, node });
+                self.give_client(client, Input::LeasesRenewed { message, node, by });
             }
             Event::Recall {
                 client,
@@ -165,20 +175,20 @@ impl World {
         client: ClientId,
         message: MessageId,
         node: NodeId,
-        good: bool,
+        by: Option<Leadership>,
     ) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let Some((_, parts, all_good)) = mount.frames.get_mut(&message) else {
+        let Some((_, parts, confirmed)) = mount.frames.get_mut(&message) else {
             return;
         };
         *parts -= 1;
-        *all_good &= good;
-        let (parts, all_good) = (*parts, *all_good);
-        if parts > 0 {
+        confirmed.extend(by);
+        if *parts > 0 {
             return;
         }
+        let by = std::mem::take(confirmed);
         mount.frames.remove(&message);
-        if all_good && self.reachable(node) && !self.is_lost() {
+        if self.reachable(node) && !self.is_lost() {
             let delay = self.delay();
             self.schedule.after(
                 delay,
@@ -186,6 +196,7 @@ impl World {
                     client,
                     message,
                     node,
+                    by,
                 },
             );
         }
@@ -323,18 +334,33 @@ impl World {
         mount.next_call += 1;
         let id = CallId(mount.next_call);
         let event = self.history.invoke(client, call.clone());
-        mount.calls.insert(id, (event, thread, call.clone()));
+        let under_way = UnderWay {
+            event,
+            thread,
+            call: call.clone(),
+            since: self.schedule.now(),
+        };
+        mount.calls.insert(id, under_way);
         self.give_client(client, Input::Call { id, call });
     }
 
     fn ended(&mut self, client: ClientId, id: CallId, outcome: Outcome) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let (event, thread, call) = mount
+        let UnderWay {
+            event,
+            thread,
+            call,
+            since,
+        } = mount
             .calls
             .remove(&id)
             .expect("a call has exactly one outcome");
         if let Some(workload) = &mut mount.workload {
             workload.learn(&call, &outcome);
+        }
+        let took = Duration::from_nanos(self.schedule.now() - since);
+        if took > self.slowest.0 {
+            self.slowest = (took, event);
         }
         // EIO at the deadline says nothing about what happened.
         if outcome != Err(polyfs_core::error::FsError::Io) {

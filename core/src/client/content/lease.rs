@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
 
-use super::file::{Content, Held, RecallStage, Recalling};
+use super::file::{Content, FileState, Held, RecallStage, Recalling};
 use super::map::ChunkMap;
 use crate::client::Client;
 use crate::client::port::{MessageId, Output};
@@ -18,8 +18,8 @@ use crate::ids::NodeId;
 use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall, RecallKind,
-    RequestBody,
+    Answer, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
+    RecallKind, RequestBody,
 };
 use crate::time::Instant;
 
@@ -34,15 +34,19 @@ fn term_end(sent: Instant) -> Instant {
 impl Client {
     /// Asks for a lease and waits until others have given theirs back.
     pub(super) fn acquire(&mut self, ino: Ino, kind: LeaseKind) {
+        let now = self.now.mono;
         let file = self.file(ino);
         if file.lease.acquiring.is_some() || file.lease.mapping {
             return;
         }
         file.lease.acquiring = Some(kind);
+        let valid = file.lease.held.filter(|held| now < held.until);
+        let held = valid.filter(|held| held.kind >= kind);
         let query = MetaQuery::Open {
             ino,
             lease: kind,
             patient: true,
+            held: held.map(|held| held.serial),
         };
         self.ask(
             Owner::Acquire(ino),
@@ -93,6 +97,11 @@ impl Client {
         if grant.serial <= file.lease.revoked || grant.serial < old {
             return;
         }
+        let valid = file.lease.held.filter(|held| now < held.until);
+        if valid.is_some_and(|held| held.kind >= grant.kind) && file.job.is_some() {
+            // Nobody else changed content meanwhile, and the job knows best what it did.
+            return self.prolong(ino, &grant, route);
+        }
         // A job holds on to the content it was planned for; its own end will ask again.
         if file.job.is_some() {
             file.lease.revoked = grant.serial;
@@ -102,7 +111,6 @@ impl Client {
         }
         let known = file.content.attr.as_ref().map(|attr| attr.change);
         let changed = known != Some(grant.attr.change);
-        let valid = file.lease.held.filter(|held| now < held.until);
         let alone = valid.is_some_and(|held| held.kind == LeaseKind::Exclusive);
         if valid.is_some() && known >= Some(grant.attr.change) {
             // Granted before what this mount did or learnt since: only the term is new.
@@ -117,6 +125,7 @@ impl Client {
             kind: grant.kind,
             serial: grant.serial,
             node: route.node,
+            group: route.group,
             since: now,
             until: term_end(route.sent),
         });
@@ -155,6 +164,7 @@ impl Client {
                 kind: held.kind.max(grant.kind),
                 serial: grant.serial,
                 node: route.node,
+                group: route.group,
                 since: now,
                 until: held.until.max(term_end(route.sent)),
             };
@@ -215,6 +225,18 @@ impl Client {
         if nodes.is_empty() {
             return;
         }
+        let unheard = |file: &FileState| {
+            let held = file.lease.held;
+            held.is_some_and(|held| now < held.until && held.until < now + LEASE_RENEWAL * 2)
+        };
+        let files = self.files.by_ino.iter();
+        let unheard: Vec<Ino> = files
+            .filter(|(_, file)| unheard(file))
+            .map(|(ino, _)| *ino)
+            .collect();
+        for ino in unheard {
+            self.assert_anew(ino);
+        }
         for node in nodes {
             let message = self.questions.fresh_message();
             self.files.frames.insert(message, (node, now));
@@ -230,7 +252,12 @@ impl Client {
         self.timers.set(next, Wake::Leases);
     }
 
-    pub(in super::super) fn leases_renewed(&mut self, message: MessageId, node: NodeId) {
+    pub(in super::super) fn leases_renewed(
+        &mut self,
+        message: MessageId,
+        node: NodeId,
+        by: &[Leadership],
+    ) {
         let Some((asked, sent)) = self.files.frames.remove(&message) else {
             return;
         };
@@ -238,15 +265,38 @@ impl Client {
             return;
         }
         let now = self.now.mono;
-        for file in self.files.by_ino.values_mut() {
+        let mut deposed = Vec::new();
+        for (ino, file) in &mut self.files.by_ino {
             // One that has run out may be somebody else's by now: a late confirmation doesn't bring it back.
             if let Some(held) = &mut file.lease.held
                 && held.node == node
                 && now < held.until
                 && held.since <= sent
             {
-                held.until = held.until.max(term_end(sent));
+                let leadership = Leadership {
+                    group: held.group,
+                    term: held.serial.term,
+                };
+                if by.contains(&leadership) {
+                    held.until = held.until.max(term_end(sent));
+                } else {
+                    deposed.push(*ino);
+                }
             }
+        }
+        for ino in deposed {
+            self.assert_anew(ino);
+        }
+    }
+
+    /// A lease in use whose leader does not confirm it any more: its successor is told, while the term lasts (P8).
+    fn assert_anew(&mut self, ino: Ino) {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        let used = file.opens > 0 || !file.is_quiet();
+        let held = file.lease.held.filter(|held| now < held.until);
+        if let Some(held) = held.filter(|_| used) {
+            self.acquire(ino, held.kind);
         }
     }
 

@@ -23,6 +23,18 @@ pub(in super::super) const fn lease_for(flags: OpenFlags) -> LeaseKind {
     }
 }
 
+/// Why something can't be opened as a file. The kernel follows links and opens pipes and devices itself.
+const fn not_a_file(kind: FileKind) -> Option<FsError> {
+    match kind {
+        FileKind::Regular => None,
+        FileKind::Directory => Some(FsError::IsDirectory),
+        FileKind::Symlink => Some(FsError::Loop),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Some(FsError::NoSuchAddress)
+        }
+    }
+}
+
 impl Client {
     fn give_handle(&mut self, ino: Ino, flags: OpenFlags, directory: bool) -> Handle {
         let handle = Handle(self.files.fresh());
@@ -77,8 +89,8 @@ impl Client {
         created: Option<bool>,
     ) {
         let flags = opening.flags;
-        if created == Some(false) && attr.kind == FileKind::Directory {
-            return self.reply(call, Err(FsError::IsDirectory));
+        if let Some(error) = not_a_file(attr.kind) {
+            return self.reply(call, Err(error));
         }
         let ino = attr.ino;
         let handle = self.give_handle(ino, flags, false);
@@ -91,7 +103,7 @@ impl Client {
                 self.install(ino, grant, &route);
             }
         }
-        let cuts = flags.truncate && created != Some(true) && attr.kind == FileKind::Regular;
+        let cuts = flags.truncate && created != Some(true);
         let size = if cuts { 0 } else { attr.size };
         let reply = match created {
             None => Reply::Opened(handle),
