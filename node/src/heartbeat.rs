@@ -163,7 +163,7 @@ impl<R: Runtime> Node<R> {
         let mut nodes: Vec<NodeId> = members.into_iter().map(|(_, node)| node).collect();
         let drawn = self.runtime().random();
         // Now and then anybody: all members known here may be gone.
-        if nodes.is_empty() || drawn % 4 == 0 {
+        if nodes.is_empty() || drawn.is_multiple_of(4) {
             nodes = self.links().addresses().into_keys().collect();
         }
         nodes.retain(|node| *node != me);

@@ -309,7 +309,7 @@ impl<R: Runtime> Node<R> {
         let unled = groups.iter().filter(|group| leader(group).is_none());
         Members {
             addresses,
-            master: self.group(GroupId::MASTER).as_ref().and_then(leader),
+            master: self.master_node(),
             unled: unled.map(|group| group.replica().group()).collect(),
         }
     }

@@ -14,7 +14,7 @@ use polyfs_node::find::{FindError, Finder};
 use polyfs_node::links::cluster_at;
 
 use support::Machine as Host;
-use support::cluster::*;
+use support::handmade::*;
 use support::world::*;
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod cluster;
+pub(crate) mod handmade;
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +105,7 @@ struct Wires {
     listeners: BTreeMap<String, mpsc::UnboundedSender<Incoming>>,
     connections: Vec<(String, String, Half, Half)>,
     cut: BTreeSet<(String, String)>,
+    frozen: BTreeSet<String>,
     next_port: u16,
 }
 
@@ -138,6 +140,21 @@ impl Fabric {
         self.0.lock().cut.remove(&pair(a, b));
     }
 
+    /// Stops a machine as SIGSTOP does, as far as others see: its connections stay, nothing passes them.
+    pub(crate) fn freeze(&self, name: &str) {
+        self.0.lock().frozen.insert(name.to_owned());
+    }
+
+    /// Lets it go on: what was held arrives.
+    pub(crate) fn thaw(&self, name: &str) {
+        self.0.lock().frozen.remove(name);
+    }
+
+    fn is_held(&self, ends: &(String, String)) -> bool {
+        let wires = self.0.lock();
+        wires.frozen.contains(&ends.0) || wires.frozen.contains(&ends.1)
+    }
+
     /// Frees a machine's addresses, as its death does.
     pub(crate) fn forget(&self, name: &str) {
         let prefix = format!("{name}:");
@@ -162,7 +179,11 @@ pub(crate) struct MemoryListener {
 }
 
 /// A sending half.
-pub(crate) struct MemorySender(Half);
+pub(crate) struct MemorySender {
+    half: Half,
+    fabric: Fabric,
+    ends: (String, String),
+}
 
 /// A receiving half.
 pub(crate) struct MemoryReceiver(mpsc::UnboundedReceiver<Item>, bool);
@@ -198,18 +219,23 @@ impl Net for MemoryNet {
         let listener = listener.ok_or_else(|| NetError::Failed("refused".into()))?;
         let (one, at_them) = mpsc::unbounded();
         let (other, at_us) = mpsc::unbounded();
+        let ends = (self.name.clone(), to.clone());
+        let sender = |half: &Half| MemorySender {
+            half: half.clone(),
+            fabric: self.fabric.clone(),
+            ends: ends.clone(),
+        };
         let theirs = (
-            MemorySender(other.clone()),
+            sender(&other),
             MemoryReceiver(at_them, false),
             self.name.clone(),
         );
         listener
             .unbounded_send(theirs)
             .map_err(|_| NetError::Failed("refused".into()))?;
-        wires
-            .connections
-            .push((self.name.clone(), to, one.clone(), other));
-        Ok((MemorySender(one), MemoryReceiver(at_us, false)))
+        let ours = sender(&one);
+        wires.connections.push((self.name.clone(), to, one, other));
+        Ok((ours, MemoryReceiver(at_us, false)))
     }
 }
 
@@ -231,6 +257,9 @@ impl Listener for MemoryListener {
 
 impl FrameSender for MemorySender {
     async fn send(&mut self, frames: Vec<Frame>) -> Result<(), NetError> {
+        while self.fabric.is_held(&self.ends) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         for frame in frames {
             let whole = frame.payload.concat();
             let payload = if whole.is_empty() {
@@ -242,7 +271,7 @@ impl FrameSender for MemorySender {
                 header: frame.header,
                 payload,
             };
-            self.0
+            self.half
                 .unbounded_send(Some(frame))
                 .map_err(|_| NetError::Closed)?;
         }
@@ -268,6 +297,6 @@ impl FrameReceiver for MemoryReceiver {
 
 impl Drop for MemorySender {
     fn drop(&mut self) {
-        let _ = self.0.unbounded_send(None);
+        let _ = self.half.unbounded_send(None);
     }
 }

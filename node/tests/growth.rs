@@ -1,0 +1,113 @@
+//! Clusters that grow by themselves, and what a killed node changes: nothing.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own runtime waits on paused time"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use polyfs_core::ids::{GroupId, NodeId};
+use polyfs_core::master::controller::health::Verdict;
+use polyfs_core::master::status::NodeState;
+
+use support::cluster::Cluster;
+
+/// Content for the file of a number: some inline, some in chunks.
+fn content(number: usize) -> Vec<u8> {
+    let bytes = [10, 5_000, 70_000, 1_300_000][number % 4];
+    let fill = u8::try_from(number % 250 + 1).expect("small");
+    vec![fill; bytes]
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_make_everything_threefold_and_the_founder_may_die() {
+    let mut cluster = Cluster::found(1).await;
+    let mount = cluster.mount(1).await;
+    let dir = mount.make_dir("dir").await;
+    for number in 0..24 {
+        let name = format!("file {number}");
+        mount.write(dir, &name, &content(number)).await;
+    }
+    cluster
+        .until("one copy", |status| status.health == Verdict::Degraded)
+        .await;
+    cluster.join().await;
+    cluster.join().await;
+    let (status, took) = cluster.until_ok(3).await;
+    println!("threefold after {took:?}");
+    assert_eq!(status.mrg.members.len(), 3, "{status:#?}");
+    assert_eq!(status.why, Vec::<String>::new());
+    assert!(
+        status
+            .nodes
+            .iter()
+            .all(|node| node.state == NodeState::Alive)
+    );
+    for group in cluster.groups() {
+        assert_eq!(cluster.assert_same(group).await, 3, "{group}");
+    }
+    let other = cluster.mount(2).await;
+    drop(mount);
+    cluster.kill(1).await;
+    for number in 0..24 {
+        let name = format!("file {number}");
+        assert!(other.read(dir, &name).await == content(number), "{name}");
+        other
+            .write(dir, &format!("more {number}"), &content(number))
+            .await;
+    }
+    cluster.start(1).await;
+    cluster.until_ok(3).await;
+    for group in cluster.groups() {
+        assert_eq!(cluster.assert_same(group).await, 3, "{group}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_say_that_one_disk_holds_the_only_vote() {
+    let mut cluster = Cluster::found(2).await;
+    cluster.join().await;
+    let says = "one disk holds the only vote of 5 groups";
+    let (status, _) = cluster
+        .until("a learner for each", |status| {
+            status.why.iter().any(|why| why == says)
+        })
+        .await;
+    assert_eq!(status.health, Verdict::Degraded);
+    let mut copies = 0;
+    for _ in 0..600 {
+        copies = cluster.nodes[&2].groups().len();
+        if copies == 5 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(copies, 5, "the second node has a copy of everything");
+    for group in cluster.groups() {
+        assert_eq!(cluster.assert_same(group).await, 2, "{group}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn group_zero_has_five_members_at_most() {
+    let mut cluster = Cluster::found(3).await;
+    for _ in 0..4 {
+        cluster.join().await;
+    }
+    let (status, took) = cluster.until_ok(5).await;
+    println!("five nodes after {took:?}");
+    assert_eq!(status.mrg.members.len(), 5);
+    cluster.join().await;
+    cluster.join().await;
+    cluster.until_ok(7).await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let (status, _) = cluster.until_ok(7).await;
+    assert_eq!(status.mrg.members.len(), 5);
+    let members: BTreeSet<NodeId> = status.mrg.members.iter().copied().collect();
+    assert_eq!(members.len(), 5, "on five nodes");
+    assert_eq!(status.regions.meta + status.regions.data, 4);
+    let leader = cluster.leader(GroupId::MASTER).expect("there is one");
+    assert_eq!(status.master, NodeId(leader));
+}
