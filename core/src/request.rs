@@ -153,8 +153,14 @@ pub enum MetaQuery {
     },
     /// Whether these chunk names are still in the map: what scrub and reclaim ask (P9).
     Named { chunks: Vec<ChunkName> },
-    /// For the audit: raw records of one kind after a key, at most `limit`.
-    Audit { after: Vec<u8>, limit: u32 },
+    /// For the audit: raw records with `from <= key < to`, the first of them, at most `limit` and at most a frame's
+    /// worth; without their values when `keys_only`. The range lies in the places of one region.
+    Audit {
+        from: Vec<u8>,
+        to: Vec<u8>,
+        limit: u32,
+        keys_only: bool,
+    },
 }
 
 /// What a client saw under a name, so that a coordinator in another region need not look.
@@ -378,7 +384,7 @@ pub enum DataQuery {
         after: Option<(Place, ChunkName)>,
         limit: u32,
     },
-    /// Checks the checksums of these chunks.
+    /// Checks the checksums of these chunks; of the first of them, when they are many.
     Verify { chunks: Vec<ChunkName> },
 }
 
@@ -464,8 +470,19 @@ pub enum DataReply {
     Done,
     /// Names held.
     Chunks(Vec<ChunkName>),
-    /// Which of the chunks asked are whole.
-    Whole(Vec<bool>),
+    /// How the chunks asked are, as far as they were looked at.
+    Verified(Vec<ChunkState>),
+}
+
+/// How a chunk is on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkState {
+    /// Not there, or a fence without bytes.
+    Absent,
+    /// There, and its checksums match.
+    Whole,
+    /// There, and what is read is not what was written.
+    Damaged,
 }
 
 /// Why a request was not carried out. None of these is an error: each says what the sender does next.

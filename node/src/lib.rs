@@ -10,6 +10,7 @@ mod controller;
 pub mod find;
 pub mod founding;
 pub mod frame;
+pub mod fsck;
 pub mod group;
 pub mod heartbeat;
 pub mod identity;

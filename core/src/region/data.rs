@@ -13,6 +13,7 @@ use super::kv::{Kv, KvError, KvRead};
 use crate::error::FsError;
 use crate::ids::Fence;
 use crate::limits::{CHUNK_BYTES, SESSION_RENEWAL, SESSION_TERM};
+use crate::place::Places;
 use crate::request::{Answer, ChunkName, DataOp, DataReply, Refusal};
 use crate::time::Timestamp;
 
@@ -127,13 +128,14 @@ fn drop_old_tombstones(state: &mut dyn Kv, now: Timestamp) -> Result<(), KvError
     Ok(())
 }
 
-/// The names held here after one, in the order of their keys, at most `limit`.
+/// The names held in `places` after one, in the order of their keys, at most `limit`.
 pub(super) fn list(
     state: &dyn KvRead,
+    places: Places,
     after: Option<&ChunkName>,
     limit: usize,
 ) -> Result<Vec<ChunkName>, KvError> {
-    let (mut from, to) = key::all_of(Kind::Chunk);
+    let (mut from, to) = key::kind_in(Kind::Chunk, places);
     if let Some(name) = after {
         from = key::chunk(Kind::Chunk, name);
         from.push(0);

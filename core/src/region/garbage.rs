@@ -24,7 +24,7 @@ pub(super) fn add(state: &mut dyn Kv, ino: Ino, runs: &[Run]) -> Result<(), KvEr
     Ok(())
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<(Ino, Run), KvError> {
+pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<(Ino, Run), KvError> {
     let Record { count } = crate::codec::decode_versioned("garbage", super::VERSION, value)?;
     let (ino, version, first) = (
         key::number(key, 0),

@@ -11,11 +11,11 @@ use super::{content, data, entry, inode, intent, lock, orphan, runs, xattr};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Fence, SessionId};
-use crate::limits::NAME_BYTES_MAX;
+use crate::limits::{FRAME_HEADER_BYTES_MAX, NAME_BYTES_MAX};
 use crate::place::{Ino, Places};
 use crate::request::{
-    ChunkName, DataQuery, DataReply, Grant, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Refusal,
-    Seen,
+    ChunkName, ChunkState, DataQuery, DataReply, Grant, LeaseKind, LeaseSerial, MetaQuery,
+    MetaReply, Refusal, Seen,
 };
 use crate::txn::TxnId;
 use crate::vfs::DirEntry;
@@ -24,6 +24,12 @@ use crate::vfs::DirEntry;
 const RUNS_PER_GRANT: usize = 512;
 /// Records of one audit answer at most.
 const AUDIT_MAX: u32 = 4096;
+/// ... and bytes of them: they travel in a frame's header.
+const AUDIT_BYTES_MAX: usize = FRAME_HEADER_BYTES_MAX / 2;
+/// Names of one list at most.
+const LISTED_MAX: u32 = 16_384;
+/// Chunks read whole for one answer: the leader does nothing else meanwhile.
+const VERIFIED_MAX: usize = 8;
 
 /// Why a query has no reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,14 +121,30 @@ impl Reader<'_> {
                 Ok(Ok(MetaReply::Lock(held)))
             }),
             MetaQuery::Named { chunks } => self.named(chunks),
-            MetaQuery::Audit { after, limit } => {
-                let mut from = after.clone();
-                from.push(0);
-                let limit = usize::try_from((*limit).min(AUDIT_MAX)).unwrap_or(usize::MAX);
-                let pairs = self.state.scan(&from, &[u8::MAX; 64], limit)?;
-                Ok(Ok(MetaReply::Records(pairs)))
-            }
+            MetaQuery::Audit {
+                from,
+                to,
+                limit,
+                keys_only,
+            } => self.audit(from, to, *limit, *keys_only),
         }
+    }
+
+    fn audit(&self, from: &[u8], to: &[u8], limit: u32, keys_only: bool) -> Replied<MetaReply> {
+        let limit = usize::try_from(limit.min(AUDIT_MAX)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut records = Vec::new();
+        for (key, mut value) in self.state.scan(from, to, limit)? {
+            if keys_only {
+                value.clear();
+            }
+            bytes += key.len() + value.len();
+            if bytes > AUDIT_BYTES_MAX && !records.is_empty() {
+                break;
+            }
+            records.push((key, value));
+        }
+        Ok(Ok(MetaReply::Records(records)))
     }
 
     /// Whose intent is in the way, if that matters to this query.
@@ -327,20 +349,27 @@ pub fn data(state: &dyn KvRead, query: &DataQuery) -> Result<DataFound, KvError>
             read(state, chunk, *fence, (*offset, *len), *absent_is_hole)
         }
         DataQuery::List { after, limit } => {
-            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let places = super::descriptor(state)?.places;
+            let limit = usize::try_from((*limit).min(LISTED_MAX)).unwrap_or(usize::MAX);
             let after = after.as_ref().map(|(_, name)| name);
-            let names = data::list(state, after, limit)?;
+            let names = data::list(state, places, after, limit)?;
             Ok(DataFound::Reply(DataReply::Chunks(names), Bytes::new()))
         }
         DataQuery::Verify { chunks } => {
-            let mut whole = Vec::with_capacity(chunks.len());
-            for chunk in chunks {
-                let len = u32::try_from(crate::limits::CHUNK_BYTES).expect("a chunk is small");
-                let bytes = state.read_chunk(chunk, 0, len);
-                whole.push(matches!(bytes, Ok(Some(_))));
-            }
-            Ok(DataFound::Reply(DataReply::Whole(whole), Bytes::new()))
+            let looked_at = chunks.iter().take(VERIFIED_MAX);
+            let states = looked_at.map(|chunk| verify(state, chunk)).collect();
+            Ok(DataFound::Reply(DataReply::Verified(states), Bytes::new()))
         }
+    }
+}
+
+/// Reads a chunk whole. A store that can't be read at all shows at the next entry.
+fn verify(state: &dyn KvRead, chunk: &ChunkName) -> ChunkState {
+    let len = u32::try_from(crate::limits::CHUNK_BYTES).expect("a chunk is small");
+    match state.read_chunk(chunk, 0, len) {
+        Ok(Some(_)) => ChunkState::Whole,
+        Ok(None) => ChunkState::Absent,
+        Err(_) => ChunkState::Damaged,
     }
 }
 

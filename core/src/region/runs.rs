@@ -54,7 +54,7 @@ pub(super) fn list(
     Ok(runs)
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<Run, KvError> {
+pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Run, KvError> {
     let stored: Stored = crate::codec::decode_versioned("run", super::VERSION, value)?;
     let Stored {
         count,
