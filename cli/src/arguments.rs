@@ -33,8 +33,14 @@ pub(crate) struct Invocation {
 pub(crate) enum Command {
     /// Start a filesystem of its own in this process and mount it: nothing else is needed.
     Up(Up),
+    /// Mount a cluster's filesystem on this machine.
+    Mount(Mount),
     /// Unmount a filesystem.
     Umount(Umount),
+    /// Say how a cluster is doing, and why.
+    Status(Ask),
+    /// Read everything a cluster holds and check it.
+    Fsck(Ask),
     /// Print a script that completes commands and flags in your shell.
     Completions {
         /// Which shell.
@@ -50,6 +56,50 @@ pub(crate) struct Up {
     /// Where to keep data [default: /var/lib/polyfs as root, else ~/.local/share/polyfs].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+/// Where the cluster is.
+#[derive(Args, Debug)]
+pub(crate) struct Cluster {
+    /// A waypoint of the cluster, host:port; several are tried in turn.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "POLYFS_WAYPOINT",
+        value_delimiter = ','
+    )]
+    pub(crate) waypoint: Vec<String>,
+    /// A node of the cluster, to be asked instead of a waypoint.
+    #[arg(long, value_name = "ADDR", hide = true, value_delimiter = ',')]
+    pub(crate) node: Vec<String>,
+}
+
+/// `polyfs mount`.
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// Where to mount: an empty directory.
+    pub(crate) mountpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// Change nothing.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Return as soon as it is mounted, and go on in the background.
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// Append logs to this file instead of writing them to stderr.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+/// `polyfs status` and `polyfs fsck`.
+#[derive(Args, Debug)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `polyfs umount`.

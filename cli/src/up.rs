@@ -48,8 +48,8 @@ async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
     let _lock = lock_data_dir(data)?;
     let runtime = TokioRuntime::new();
     let node = start_node(&runtime, data).await?;
-    let (client, root) = client::open(node.clone(), client_config()).await?;
-    let mounted = mount(client, root, &options.mountpoint).await;
+    let (client, root) = client::open(node.clone(), client_config(false)).await?;
+    let mounted = mount(client, root, &options.mountpoint, false).await;
     let result = match mounted {
         Ok(mounted) => serve(mounted).await,
         Err(error) => Err(error),
@@ -93,21 +93,22 @@ fn founding(data: &Path) -> anyhow::Result<Founding> {
     })
 }
 
-fn client_config() -> ClientConfig {
+pub(crate) fn client_config(read_only: bool) -> ClientConfig {
     ClientConfig {
         volume: VOLUME.into(),
-        read_only: false,
+        read_only,
         write_back_bytes_max: WRITE_BACK_BYTES_MAX,
     }
 }
 
-async fn mount(
+pub(crate) async fn mount(
     client: ClientHandle,
     root: polyfs_core::place::Ino,
     mountpoint: &Path,
+    read_only: bool,
 ) -> anyhow::Result<Mounted> {
     let path = mountpoint.to_path_buf();
-    let options = polyfs_fuse::Options::default();
+    let options = polyfs_fuse::Options { read_only };
     let made = spawn_blocking(move || {
         let mounted = Mounted::new(client, root, &path, &options)?;
         // It answers: only then it is called mounted.
@@ -119,7 +120,7 @@ async fn mount(
 }
 
 /// Says that it is mounted and waits for the end: a signal, or an unmount from outside.
-async fn serve(mounted: Mounted) -> anyhow::Result<()> {
+pub(crate) async fn serve(mounted: Mounted) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
