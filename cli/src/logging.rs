@@ -1,24 +1,39 @@
-//! Logs: `tracing` events as lines on stderr.
+//! Logs: `tracing` events as lines on stderr, or in a file.
 
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless asked otherwise.
 const DEFAULT: &str = "warn,openraft=error";
 
 /// Starts logging; a filter that makes no sense is said and replaced by the default.
-pub(crate) fn start(filter: Option<&str>) {
+pub(crate) fn start(filter: Option<&str>, file: Option<&Path>) -> anyhow::Result<()> {
     let wanted = filter.unwrap_or(DEFAULT);
     let parsed = EnvFilter::try_new(wanted);
     let bad = parsed.is_err();
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    match file {
+        None => lines.with_writer(std::io::stderr).init(),
+        Some(path) => {
+            let opened = File::options().create(true).append(true).open(path);
+            let opened = opened
+                .with_context(|| format!("the log file {} can't be opened", path.display()))?;
+            lines
+                .with_ansi(false)
+                .with_writer(Mutex::new(opened))
+                .init();
+        }
+    }
     if bad {
         tracing::warn!(
             filter = wanted,
             "this log filter makes no sense and is ignored"
         );
     }
+    Ok(())
 }

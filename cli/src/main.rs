@@ -4,9 +4,17 @@
 //! the protocol: it starts what the other crates own.
 
 mod arguments;
+mod cluster;
 mod configuration;
+mod fsck;
 mod logging;
+mod mount;
+mod node;
+mod serving;
+mod signals;
+mod status;
 mod up;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -17,9 +25,13 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    logging::start(invocation.log.as_deref());
-    match run(invocation) {
-        Ok(()) => ExitCode::SUCCESS,
+    let log_file = match &invocation.command {
+        Command::Mount(options) if !options.daemon => options.log_file.clone(),
+        _ => None,
+    };
+    let done = logging::start(invocation.log.as_deref(), log_file.as_deref());
+    match done.and_then(|()| run(invocation)) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("polyfs: {error:#}");
             ExitCode::FAILURE
@@ -27,13 +39,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(invocation: Invocation) -> anyhow::Result<()> {
+fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     match invocation.command {
-        Command::Up(options) => up::run(&options),
-        Command::Umount(options) => Ok(polyfs_fuse::unmount(&options.mountpoint, options.lazy)?),
-        Command::Completions { shell } => {
-            arguments::completions(shell);
-            Ok(())
-        }
+        Command::Up(options) => up::run(&options)?,
+        Command::Node(options) => node::run(&options)?,
+        Command::Waypoint(options) => waypoint::run(&options)?,
+        Command::Mount(options) => mount::run(&options)?,
+        Command::Umount(options) => polyfs_fuse::unmount(&options.mountpoint, options.lazy)?,
+        Command::Status(options) => return status::run(&options),
+        Command::Fsck(options) => return fsck::run(&options),
+        Command::Completions { shell } => arguments::completions(shell),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -75,8 +75,8 @@ pub enum Request {
         /// Its store.
         store: StoreId,
     },
-    /// Somebody who will not found looks for a cluster: a mount, or a tool.
-    Find,
+    /// A mount or a tool asks who is there; it counts as nothing.
+    Where,
     /// A member is there.
     Register(Member),
     /// A founder claims, or renews its claim.
@@ -329,7 +329,7 @@ impl Waypoint {
                 }
                 self.who(now)
             }
-            Request::Find => self.who(now),
+            Request::Where => self.who(now),
             Request::Register(member) => self.register(now, member),
             Request::Claim(claim) => match self.check_claim(now, &claim) {
                 Ok(()) => {
@@ -608,7 +608,7 @@ fn is_bounded(request: &Request) -> bool {
         Request::Found { claim, member } => {
             claim_ok(claim) && member.address.len() <= ADDRESS_BYTES_MAX
         }
-        Request::Who { .. } | Request::Find | Request::Forget(_) => true,
+        Request::Who { .. } | Request::Where | Request::Forget(_) => true,
     }
 }
 

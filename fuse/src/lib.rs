@@ -11,5 +11,5 @@ mod lock_waits;
 mod mountpoint;
 mod session;
 
-pub use mountpoint::{MountError, unmount};
+pub use mountpoint::{MountError, check, unmount};
 pub use session::{Mounted, Options};

@@ -94,6 +94,15 @@ pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     Ok(path)
 }
 
+/// Whether a filesystem can be mounted at `path`, before anything else is done for it. A dead mount of ours that was
+/// left there is detached.
+///
+/// # Errors
+/// Why it can't.
+pub fn check(path: &Path) -> Result<(), MountError> {
+    prepare(path).map(drop)
+}
+
 /// Detaches a mount of ours whose process is gone (the kernel answers ENOTCONN for it).
 fn detach_dead(path: &Path) -> Result<(), MountError> {
     let dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);

@@ -42,10 +42,7 @@ const FOUNDED: &str = "founded";
 ///
 /// # Errors
 /// As [`found`].
-pub async fn found_once<R: Runtime>(
-    node: &Node<R>,
-    founding: &Founding,
-) -> Result<(), NodeError> {
+pub async fn found_once<R: Runtime>(node: &Node<R>, founding: &Founding) -> Result<(), NodeError> {
     if node.note(FOUNDED)?.is_some() {
         return Ok(());
     }

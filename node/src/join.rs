@@ -153,10 +153,10 @@ pub async fn join<R: Runtime>(
 }
 
 impl<R: Runtime> Joined<R> {
-    /// Keeps the node findable for as long as it runs, and tells the master of this start. The receiver hears why the
-    /// node must not go on, if it must not.
+    /// Keeps the node findable for as long as it runs, and tells the master of this start. What comes back tells why
+    /// the node must not go on, if it must not.
     #[must_use]
-    pub fn stay(self, node: Node<R>) -> oneshot::Receiver<JoinError> {
+    pub fn stay(self, node: Node<R>) -> Broken {
         let (tell, told) = oneshot::channel();
         let announcing = Announcing {
             node: node.clone(),
@@ -165,7 +165,21 @@ impl<R: Runtime> Joined<R> {
         let runtime = self.driver.runtime.clone();
         runtime.spawn(announcing.run(tell));
         runtime.spawn(self.driver.stay(node, self.peers));
-        told
+        Broken(told)
+    }
+}
+
+/// Tells when a node must not go on.
+pub struct Broken(oneshot::Receiver<JoinError>);
+
+impl Broken {
+    /// Completes with the reason, if there ever is one.
+    pub async fn wait(&mut self) -> JoinError {
+        match (&mut self.0).await {
+            Ok(error) => error,
+            // All is well.
+            Err(oneshot::Canceled) => std::future::pending().await,
+        }
     }
 }
 
@@ -307,7 +321,10 @@ impl<R: Runtime> Driver<R> {
         let (runtime, inbox, watched) = (self.runtime.clone(), self.inbox.clone(), node.clone());
         self.runtime.spawn(async move {
             while !watched.is_stopped() {
-                let led = watched.replica(GroupId::MASTER).as_ref().and_then(leader_report);
+                let led = watched
+                    .replica(GroupId::MASTER)
+                    .as_ref()
+                    .and_then(leader_report);
                 let _ = inbox.unbounded_send(Input::Master(led.map(|report| report.term)));
                 runtime.sleep(LOOK_EVERY).await;
             }

@@ -25,6 +25,7 @@ pub mod router;
 pub mod runtime;
 pub mod server;
 pub mod sessions;
+pub mod status;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

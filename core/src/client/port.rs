@@ -9,9 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attr::Name;
-use crate::ids::{
-    BootNumber, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId,
-};
+use crate::ids::{BootNumber, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use crate::master::status::ClusterStatus;
 use crate::place::{Ino, Places};
 use crate::request::{Answer, Leadership, Recall, Request, Space};

@@ -1,0 +1,92 @@
+//! How a cluster is doing, asked from outside: of its master, or of whoever is left.
+//!
+//! Owns what is said when no master answers. Deliberately judges nothing that the master can judge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use polyfs_core::client::port::{MasterReply, MasterRequest};
+use polyfs_core::ids::{ClusterId, GroupId, NodeId};
+use polyfs_core::master::status::ClusterStatus;
+
+use crate::access::Access;
+use crate::runtime::Runtime;
+
+/// A cluster that elects a master is given this long.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What is known of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The master answered.
+    Cluster(ClusterStatus),
+    /// No master answers: these nodes do, and those don't.
+    Headless(Headless),
+}
+
+/// What is left of a cluster without a master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headless {
+    /// Which.
+    pub cluster: ClusterId,
+    /// Nodes that answer, and where.
+    pub reachable: BTreeMap<NodeId, String>,
+    /// Nodes that don't.
+    pub unreachable: BTreeMap<NodeId, String>,
+    /// Groups of which no node that answers knows a leader.
+    pub unled: BTreeSet<GroupId>,
+}
+
+impl Headless {
+    /// Why the cluster is not served, in sentences.
+    #[must_use]
+    pub fn why(&self) -> Vec<String> {
+        let (here, gone) = (self.reachable.len(), self.unreachable.len());
+        let names = |nodes: &BTreeMap<NodeId, String>| {
+            let each = nodes.iter().map(|(node, at)| format!("{node} at {at}"));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let mut why = vec![format!(
+            "no master answers: {here} of {} nodes can be reached, and no majority of the master's group is among them",
+            here + gone
+        )];
+        if gone > 0 {
+            why.push(format!(
+                "not reached: {}; start them again",
+                names(&self.unreachable)
+            ));
+        }
+        let regions = self.unled.iter().filter(|group| **group != GroupId::MASTER);
+        let regions = regions.count();
+        if regions > 0 {
+            why.push(format!("{regions} regions have no leader"));
+        }
+        why
+    }
+}
+
+/// Asks how the cluster is doing.
+pub async fn look<R: Runtime>(access: &Access<R>) -> Known {
+    let give_up = access.runtime().now().mono + PATIENCE;
+    while access.runtime().now().mono < give_up {
+        if let Some(MasterReply::Status(status)) = access.ask_master(MasterRequest::Status).await {
+            return Known::Cluster(status);
+        }
+    }
+    let mut headless = Headless {
+        cluster: access.cluster(),
+        reachable: BTreeMap::new(),
+        unreachable: BTreeMap::new(),
+        unled: BTreeSet::new(),
+    };
+    for (node, address) in access.links().addresses() {
+        match access.members_of(node).await {
+            Some(members) => {
+                headless.reachable.insert(node, address);
+                headless.unled.extend(members.unled);
+            }
+            None => drop(headless.unreachable.insert(node, address)),
+        }
+    }
+    Known::Headless(headless)
+}
