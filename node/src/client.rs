@@ -1,11 +1,12 @@
 //! A mount's client at work: the machine, driven by whoever calls it and by what comes back.
 //!
 //! Owns the driving: calls go into [`polyfs_core::client::Client`] on the caller's own thread and often come back on it;
-//! what the machine wants sent leaves over the node of this machine, in-process, or over its connections. No lock is
+//! what the machine wants sent leaves through [`Access`]: to the node of this process, or over connections. No lock is
 //! held while anything is answered or sent. Deliberately knows no rule of the protocol.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -22,11 +23,11 @@ use polyfs_core::time::Instant;
 use polyfs_core::vfs::{Call, Outcome};
 use thiserror::Error;
 
+use crate::access::{Access, way_to};
 use crate::node::Node;
 use crate::notify::Bell;
 use crate::runtime::Runtime;
-use crate::sessions::Way;
-use crate::wire::{Call as WireCall, Message, Reply};
+use crate::wire::{Message, Reply};
 
 /// A machine that wants nothing is asked again after this.
 const IDLE: core::time::Duration = core::time::Duration::from_secs(1);
@@ -92,9 +93,20 @@ pub async fn open<R: Runtime>(
     node: Node<R>,
     config: ClientConfig,
 ) -> Result<(ClientHandle, Ino), OpenClientError> {
+    open_through(Access::inside(node), config).await
+}
+
+/// Opens a client that reaches the cluster as `access` does; completes once the master has given it a session.
+///
+/// # Errors
+/// When there is no such volume, or the process stops.
+pub async fn open_through<R: Runtime>(
+    access: Access<R>,
+    config: ClientConfig,
+) -> Result<(ClientHandle, Ino), OpenClientError> {
     let volume = config.volume.clone();
     let (mounted, wait) = oneshot::channel();
-    let (seed, now) = (node.runtime().random(), node.runtime().now());
+    let (seed, now) = (access.runtime().random(), access.runtime().now());
     let inner = Inner {
         client: Client::new(config, seed, now),
         waiting: BTreeMap::new(),
@@ -105,12 +117,13 @@ pub async fn open<R: Runtime>(
         over: false,
     };
     let driver = Arc::new(Driver {
-        node: node.clone(),
+        access: access.clone(),
         inner: Mutex::new(inner),
         invalidate: Mutex::new(None),
         bell: Bell::default(),
+        session: AtomicU64::new(SessionId::CLUSTER.0),
     });
-    node.runtime().spawn(Arc::clone(&driver).keep_time());
+    access.runtime().spawn(Arc::clone(&driver).keep_time());
     driver.feed(Input::Tick);
     match wait.await {
         Ok(Ok(root)) => Ok((ClientHandle(Arc::new(driver)), root)),
@@ -133,10 +146,12 @@ struct Inner {
 type Told = Arc<dyn Fn(Ino) + Send + Sync>;
 
 struct Driver<R: Runtime> {
-    node: Node<R>,
+    access: Access<R>,
     inner: Mutex<Inner>,
     invalidate: Mutex<Option<Told>>,
     bell: Bell,
+    /// The session that nodes know this mount by.
+    session: AtomicU64,
 }
 
 /// What is to be done once the machine's lock is free.
@@ -150,7 +165,7 @@ enum Deed {
 impl<R: Runtime> Driver<R> {
     /// Gives the machine an input and does what it wants.
     fn drive(self: &Arc<Self>, give: impl FnOnce(&mut Inner) -> Input) {
-        let now = self.node.runtime().now();
+        let now = self.access.runtime().now();
         let deeds = {
             let mut inner = self.inner.lock();
             let input = give(&mut inner);
@@ -173,7 +188,11 @@ impl<R: Runtime> Driver<R> {
         match deed {
             Deed::Finish(done, outcome) => done(outcome),
             Deed::Mounted(mounted, result) => drop(mounted.send(result)),
-            Deed::Gone(gone) => gone.into_iter().for_each(|gone| gone()),
+            Deed::Gone(gone) => {
+                let session = SessionId(self.session.load(Ordering::Acquire));
+                self.access.sessions().forget(session);
+                gone.into_iter().for_each(|gone| gone());
+            }
             Deed::Do(output) => self.carry_out(output),
         }
     }
@@ -214,46 +233,31 @@ impl<R: Runtime> Driver<R> {
         }
     }
 
-    fn is_here(&self, node: NodeId) -> bool {
-        node == self.node.identity().node
-    }
-
-    /// The way back to this mount, for recalls.
-    fn way(self: &Arc<Self>) -> Way {
-        let (mount, here) = (Arc::downgrade(self), self.node.identity().node);
-        Way::Local(Arc::new(move |message| {
+    /// What nodes say to a session reaches this mount.
+    fn listen_as(self: &Arc<Self>, session: SessionId) {
+        let before = SessionId(self.session.swap(session.0, Ordering::AcqRel));
+        if before == session {
+            return;
+        }
+        self.access.sessions().forget(before);
+        let mount = Arc::downgrade(self);
+        let way = way_to(move |node, message| {
             let Some(mount) = mount.upgrade() else { return };
             match message {
-                Message::Recall { recall, .. } => mount.feed(Input::Recall { node: here, recall }),
+                Message::Recall { recall, .. } => mount.feed(Input::Recall { node, recall }),
                 Message::AskOpen { inos, .. } => mount.feed(Input::AskOpen { inos }),
                 _ => {}
             }
-        }))
+        });
+        self.access.sessions().heard(session, &way);
     }
 
     fn send(self: &Arc<Self>, message: MessageId, node: NodeId, request: Request, payload: Bytes) {
+        self.listen_as(request.header.session);
         let mount = Arc::clone(self);
-        if self.is_here(node) {
-            self.node
-                .sessions()
-                .heard(request.header.session, &self.way());
-            let answer = move |reply, payload| mount.answered(message, reply, payload);
-            return self.node.request(request, payload, Box::new(answer));
-        }
-        let node_here = self.node.clone();
-        self.node.runtime().spawn(async move {
-            let reply = match node_here.links().reach(node).await {
-                None => None,
-                Some(conn) => conn
-                    .call(WireCall::Request(request), vec![payload])
-                    .await
-                    .ok(),
-            };
-            match reply {
-                Some((reply, payload)) => mount.answered(message, reply, payload),
-                None => mount.feed(Input::Undelivered { message }),
-            }
-        });
+        let answer = move |reply, payload| mount.answered(message, reply, payload);
+        self.access
+            .request(node, request, payload, Box::new(answer));
     }
 
     fn answered(self: &Arc<Self>, message: MessageId, reply: Reply, payload: Bytes) {
@@ -268,9 +272,9 @@ impl<R: Runtime> Driver<R> {
     }
 
     fn send_master(self: &Arc<Self>, message: MessageId, request: MasterRequest) {
-        let (mount, node) = (Arc::clone(self), self.node.clone());
-        self.node.runtime().spawn(async move {
-            match node.ask_master(request).await {
+        let mount = Arc::clone(self);
+        self.access.runtime().spawn(async move {
+            match mount.access.ask_master(request).await {
                 Some(reply) => mount.feed(Input::MasterAnswer { message, reply }),
                 None => mount.feed(Input::MasterSilent { message }),
             }
@@ -284,34 +288,22 @@ impl<R: Runtime> Driver<R> {
         session: SessionId,
         renewal: Renewal,
     ) {
+        self.listen_as(session);
         let mount = Arc::clone(self);
         // A frame that is not confirmed is as good as lost: the leases run out.
-        let confirmed = move |reply: Reply| {
+        let confirmed = move |reply, _: Bytes| {
             if let Reply::LeasesRenewed(by) = reply {
                 mount.feed(Input::LeasesRenewed { message, node, by });
             }
         };
-        if self.is_here(node) {
-            self.node.sessions().heard(session, &self.way());
-            let answer = move |reply, _: Bytes| confirmed(reply);
-            return self.node.renew_leases(session, renewal, Box::new(answer));
-        }
-        let node_here = self.node.clone();
-        self.node.runtime().spawn(async move {
-            let Some(conn) = node_here.links().reach(node).await else {
-                return;
-            };
-            let frame = WireCall::RenewLeases { session, renewal };
-            if let Ok((reply, _)) = conn.call(frame, vec![]).await {
-                confirmed(reply);
-            }
-        });
+        self.access
+            .renew_leases(node, session, renewal, Box::new(confirmed));
     }
 
     /// Ticks the machine when it wants to be.
     async fn keep_time(self: Arc<Self>) {
         loop {
-            let now = self.node.runtime().now().mono;
+            let now = self.access.runtime().now().mono;
             let pause = {
                 let mut inner = self.inner.lock();
                 if inner.over {
@@ -320,7 +312,8 @@ impl<R: Runtime> Driver<R> {
                 inner.armed = inner.client.poll_timeout().map(|(at, _)| at);
                 inner.armed.map_or(IDLE, |at| at.since(now).min(IDLE))
             };
-            let slept = R::Async::select2(self.bell.rung(), self.node.runtime().sleep(pause)).await;
+            let slept =
+                R::Async::select2(self.bell.rung(), self.access.runtime().sleep(pause)).await;
             if let Select2::Second(()) = slept {
                 self.feed(Input::Tick);
             }

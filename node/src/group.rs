@@ -426,12 +426,12 @@ impl<R: Runtime> Driver<R> {
                 self.answer(asker, Reply::LeasesRenewed(by), Bytes::new());
             }
             Output::Recall { session, recall } => {
-                self.sessions
-                    .tell(session, Message::Recall { session, recall });
+                let message = Message::Recall { session, recall };
+                self.sessions.tell(session, self.links.me().node, message);
             }
             Output::AskOpen { session, inos } => {
-                self.sessions
-                    .tell(session, Message::AskOpen { session, inos });
+                let message = Message::AskOpen { session, inos };
+                self.sessions.tell(session, self.links.me().node, message);
             }
             Output::AskTxn {
                 token,

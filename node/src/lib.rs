@@ -3,9 +3,11 @@
 //! Deliberately knows neither tokio nor madsim, no clock and no randomness but the runtime's.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod client;
 pub mod conn;
 mod controller;
+pub mod find;
 pub mod founding;
 pub mod frame;
 pub mod group;

@@ -1,4 +1,4 @@
-//! Connections to other nodes: one for each pair, whoever dialled it.
+//! Connections to nodes: one for each pair, whoever dialled it. Whose they are is a node, or a process that is none.
 //!
 //! Owns greetings, addresses, dialling with backoff, and which node holds which replica. Deliberately knows nothing of
 //! what is said over a connection.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
-use polyfs_core::ids::{GroupId, NodeId, ReplicaId};
+use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 use polyfs_core::time::Instant;
 
@@ -25,7 +25,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The greetings of a connection take no longer.
 const GREETING: Duration = Duration::from_secs(2);
 
-/// All links of a node. Cheap to clone.
+/// All links of a node, or of a process that is none: such a one dials and is never dialled. Cheap to clone.
 pub struct Links<R: Runtime> {
     inner: Arc<Inner<R>>,
 }
@@ -40,7 +40,8 @@ impl<R: Runtime> Clone for Links<R> {
 
 struct Inner<R: Runtime> {
     runtime: R,
-    me: NodeIdentity,
+    cluster: ClusterId,
+    me: Option<NodeIdentity>,
     peers: Mutex<BTreeMap<NodeId, PeerLink>>,
     replicas: Mutex<BTreeMap<(GroupId, ReplicaId), NodeId>>,
     incoming: Mutex<Option<Arc<dyn Incoming>>>,
@@ -69,8 +70,19 @@ impl<R: Runtime> Links<R> {
     /// The links of the node `me`.
     #[must_use]
     pub fn new(runtime: R, me: NodeIdentity) -> Self {
+        Self::with(runtime, me.cluster, Some(me))
+    }
+
+    /// The links of a process that is no node of `cluster`: a mount, or a tool.
+    #[must_use]
+    pub fn outside(runtime: R, cluster: ClusterId) -> Self {
+        Self::with(runtime, cluster, None)
+    }
+
+    fn with(runtime: R, cluster: ClusterId, me: Option<NodeIdentity>) -> Self {
         let inner = Inner {
             runtime,
+            cluster,
             me,
             peers: Mutex::default(),
             replicas: Mutex::default(),
@@ -89,9 +101,22 @@ impl<R: Runtime> Links<R> {
     }
 
     /// This node.
+    ///
+    /// # Panics
+    /// On the links of a process that is none.
     #[must_use]
     pub fn me(&self) -> NodeIdentity {
-        self.inner.me
+        self.inner.me.expect("a node's links know their node")
+    }
+
+    /// The cluster they belong to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    fn is_me(&self, node: NodeId) -> bool {
+        self.inner.me.is_some_and(|me| me.node == node)
     }
 
     /// Where a node can be dialled.
@@ -170,7 +195,7 @@ impl<R: Runtime> Links<R> {
             return;
         };
         let stopped = self.inner.stopped.load(Ordering::Acquire);
-        if peer.dialling || now < peer.not_before || stopped || node == self.inner.me.node {
+        if peer.dialling || now < peer.not_before || stopped || self.is_me(node) {
             return;
         }
         peer.dialling = true;
@@ -202,28 +227,38 @@ impl<R: Runtime> Links<R> {
     }
 
     async fn dial(&self, node: NodeId, address: &str) -> Result<(), NetError> {
+        self.greet_at(address, Some(node)).await.map(|_| ())
+    }
+
+    /// Dials an address of which is not known whose it is; the node that answers there can be reached from then on.
+    ///
+    /// # Errors
+    /// When nobody answers there in time, or somebody of another cluster.
+    pub async fn introduce(&self, address: &str) -> Result<NodeId, NetError> {
+        let greeted = R::Async::timeout(GREETING, self.greet_at(address, None)).await;
+        let node = greeted.unwrap_or(Err(NetError::Failed("no greeting in time".into())))?;
+        self.set_address(node, address);
+        Ok(node)
+    }
+
+    async fn greet_at(&self, address: &str, expects: Option<NodeId>) -> Result<NodeId, NetError> {
         let (mut sender, mut receiver) = self.inner.runtime.net().dial(address).await?;
         let hello = Hello {
             version: WIRE_VERSION,
-            cluster: self.inner.me.cluster,
-            expects: Some(node),
-            from: Dialler::Node(self.inner.me),
+            cluster: self.inner.cluster,
+            expects,
+            from: self.inner.me.map_or(Dialler::Mount, Dialler::Node),
         };
-        sender
-            .send(vec![Message::Hello(hello).frame(vec![])])
-            .await?;
-        let frame: Frame = receiver.receive().await?;
-        let Ok((Message::Welcome(welcome), _)) = Message::of(frame) else {
-            return Err(NetError::Garbage("no greeting"));
-        };
-        let refused = |refusal: HelloRefusal| NetError::Failed(refusal.to_string());
-        let identity = welcome.map_err(refused)?;
-        if identity.node != node || identity.cluster != self.inner.me.cluster {
+        let identity = exchange(&mut sender, &mut receiver, hello).await?;
+        let identity = identity.map_err(refused)?;
+        if expects.is_some_and(|node| identity.node != node)
+            || identity.cluster != self.inner.cluster
+        {
             return Err(refused(HelloRefusal::OtherNode(identity.node)));
         }
         self.admit(identity).map_err(refused)?;
         self.begin((sender, receiver), Peer::Node(identity));
-        Ok(())
+        Ok(identity.node)
     }
 
     /// Accepts connections until the listener fails or the links are stopped.
@@ -264,7 +299,7 @@ impl<R: Runtime> Links<R> {
             return Err(NetError::Garbage("no greeting"));
         };
         let judged = self.judge(&hello);
-        let welcome = Message::Welcome(judged.clone().map(|_| self.inner.me));
+        let welcome = Message::Welcome(judged.clone().map(|_| self.me()));
         sender.send(vec![welcome.frame(vec![])]).await?;
         match judged {
             Ok(peer) => self.begin((sender, receiver), peer),
@@ -274,7 +309,7 @@ impl<R: Runtime> Links<R> {
     }
 
     fn judge(&self, hello: &Hello) -> Result<Peer, HelloRefusal> {
-        let me = &self.inner.me;
+        let me = self.me();
         if hello.version != WIRE_VERSION {
             return Err(HelloRefusal::Version(WIRE_VERSION));
         }
@@ -342,5 +377,47 @@ impl<R: Runtime> Links<R> {
             }
         }
         *self.inner.incoming.lock() = None;
+    }
+}
+
+/// Asks whose cluster the node at `address` belongs to.
+///
+/// # Errors
+/// When no node answers there in time.
+pub async fn cluster_at<R: Runtime>(runtime: &R, address: &str) -> Result<ClusterId, NetError> {
+    let asked = async {
+        let (mut sender, mut receiver) = runtime.net().dial(address).await?;
+        let hello = Hello {
+            version: WIRE_VERSION,
+            // Nobody's: the refusal names the node's own.
+            cluster: ClusterId::default(),
+            expects: None,
+            from: Dialler::Mount,
+        };
+        match exchange(&mut sender, &mut receiver, hello).await? {
+            Ok(NodeIdentity { cluster, .. }) | Err(HelloRefusal::Cluster(cluster)) => Ok(cluster),
+            Err(refusal) => Err(refused(refusal)),
+        }
+    };
+    let asked = R::Async::timeout(GREETING, asked).await;
+    asked.unwrap_or(Err(NetError::Failed("no greeting in time".into())))
+}
+
+fn refused(refusal: HelloRefusal) -> NetError {
+    NetError::Failed(refusal.to_string())
+}
+
+async fn exchange(
+    sender: &mut impl FrameSender,
+    receiver: &mut impl FrameReceiver,
+    hello: Hello,
+) -> Result<Result<NodeIdentity, HelloRefusal>, NetError> {
+    sender
+        .send(vec![Message::Hello(hello).frame(vec![])])
+        .await?;
+    let frame: Frame = receiver.receive().await?;
+    match Message::of(frame) {
+        Ok((Message::Welcome(welcome), _)) => Ok(welcome),
+        _ => Err(NetError::Garbage("no greeting")),
     }
 }

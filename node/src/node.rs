@@ -36,7 +36,7 @@ use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
 use crate::store::Store;
-use crate::wire::{NodeIdentity, Reply};
+use crate::wire::{Members, NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -288,6 +288,29 @@ impl<R: Runtime> Node<R> {
         match self.inner.master.get() {
             Some(master) => master.request(request, answer),
             None => answer(Reply::NotMaster { leader: None }, Bytes::new()),
+        }
+    }
+
+    /// What is known here of the other nodes, and of who leads.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let mut addresses = self.links().addresses();
+        let mine = self.address();
+        addresses.entry(self.identity().node).or_insert(mine);
+        let leader = |group: &Group<R>| {
+            let replica = group.replica();
+            let leader = replica.raft().metrics().borrow_watched().current_leader?;
+            if leader == replica.id().0 {
+                return Some(self.identity().node);
+            }
+            self.links().node_of(replica.group(), ReplicaId(leader))
+        };
+        let groups = self.groups();
+        let unled = groups.iter().filter(|group| leader(group).is_none());
+        Members {
+            addresses,
+            master: self.master_node(),
+            unled: unled.map(|group| group.replica().group()).collect(),
         }
     }
 

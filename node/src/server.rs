@@ -109,6 +109,7 @@ impl<R: Runtime> Server<R> {
                 let answer = move |reply, payload| from.reply(id, reply, payload);
                 self.node.master(request, Box::new(answer));
             }
+            Call::Members => from.reply(id, Reply::Members(self.node.members()), Bytes::new()),
             Call::Heartbeat(_) | Call::Direct(_) | Call::EndSessions { .. } => {
                 self.cluster_call(from, id, body);
             }
@@ -158,8 +159,10 @@ impl<R: Runtime> Incoming for Server<R> {
                 tracing::warn!("a peer greets twice: the connection ends");
                 from.close();
             }
-            Message::Recall { .. } | Message::AskOpen { .. } => {
-                tracing::debug!("a recall for a mount that is not here");
+            Message::Recall { session, .. } | Message::AskOpen { session, .. } => {
+                if let Peer::Node(peer) = from.peer() {
+                    self.node.sessions().deliver(session, peer.node, message);
+                }
             }
             Message::Reply { .. } | Message::Appended { .. } => {
                 unreachable!("a connection keeps answers to itself")

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use polyfs_core::ids::SessionId;
+use polyfs_core::ids::{NodeId, SessionId};
 
 use crate::conn::Conn;
 use crate::wire::Message;
@@ -17,8 +17,8 @@ use crate::wire::Message;
 pub enum Way {
     /// Over a connection.
     Conn(Arc<Conn>),
-    /// In this process.
-    Local(Arc<dyn Fn(Message) + Send + Sync>),
+    /// In this process: takes what a node says.
+    Local(Arc<dyn Fn(NodeId, Message) + Send + Sync>),
 }
 
 /// All ways to mounts.
@@ -39,14 +39,31 @@ impl Sessions {
         self.0.lock().retain(|_, way| !here(way));
     }
 
-    /// Tells a mount something, if there is a way to it.
-    pub fn tell(&self, session: SessionId, message: Message) {
+    /// A mount in this process is over.
+    pub fn forget(&self, session: SessionId) {
+        self.0.lock().remove(&session);
+    }
+
+    /// Another node tells a mount in this process something.
+    pub fn deliver(&self, session: SessionId, from: NodeId, message: Message) {
+        let way = self.0.lock().get(&session).cloned();
+        match way {
+            Some(Way::Local(deliver)) => deliver(from, message),
+            // What is not for this process is not passed on: it could go round for ever.
+            Some(Way::Conn(_)) | None => {
+                tracing::debug!(%session, "a message for a mount that is not here");
+            }
+        }
+    }
+
+    /// The node `from`, this one, tells a mount something, if there is a way to it.
+    pub fn tell(&self, session: SessionId, from: NodeId, message: Message) {
         // Delivered without the lock: a mount in this process may ask something at once.
         let way = self.0.lock().get(&session).cloned();
         match way {
             // A way that broke meanwhile: the lease's end covers it.
             Some(Way::Conn(conn)) => drop(conn.send(&message, vec![]).ok()),
-            Some(Way::Local(deliver)) => deliver(message),
+            Some(Way::Local(deliver)) => deliver(from, message),
             None => tracing::debug!(%session, "no way to a mount"),
         }
     }

@@ -3,6 +3,8 @@
 //! Owns the format between nodes, and between mounts and nodes. Bulk bytes follow a header as the frame's payload.
 //! Deliberately knows neither runtime nor openraft's request types, which name one: [`crate::raft`] translates.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use polyfs_core::client::port::{MasterReply, MasterRequest};
 use polyfs_core::codec::{self, DecodeError};
@@ -167,6 +169,8 @@ pub enum Call {
     },
     /// To the master.
     Master(MasterRequest),
+    /// To any node: where the others are, as far as it knows.
+    Members,
     /// A node to the master.
     Heartbeat(Heartbeat),
     /// The master to a node.
@@ -178,6 +182,17 @@ pub enum Call {
         /// Which sessions.
         sessions: Vec<SessionId>,
     },
+}
+
+/// What a node knows of its cluster without asking anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Where nodes can be dialled.
+    pub addresses: BTreeMap<NodeId, String>,
+    /// Who leads group 0.
+    pub master: Option<NodeId>,
+    /// Groups with a replica there whose leader is not known.
+    pub unled: Vec<GroupId>,
 }
 
 /// Answers.
@@ -196,6 +211,8 @@ pub enum Reply {
         /// Where, if known.
         leader: Option<NodeId>,
     },
+    /// What a node knows of the others.
+    Members(Members),
     /// Of whoever got a heartbeat.
     Heard(Heard),
     /// The directives have arrived.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod cluster;
+pub(crate) mod handmade;
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
