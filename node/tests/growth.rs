@@ -3,13 +3,16 @@
     clippy::disallowed_methods,
     reason = "the tests' own runtime waits on paused time"
 )]
+#![allow(clippy::print_stdout, reason = "tests tell what they did")]
 
 mod support;
 
 use std::collections::BTreeSet;
 
-use polyfs_core::ids::{GroupId, NodeId};
+use polyfs_core::ids::{GroupId, NodeId, ReplicaId};
+use polyfs_core::master::controller::Directive;
 use polyfs_core::master::controller::health::Verdict;
+use polyfs_core::master::entry::Entry;
 use polyfs_core::master::status::NodeState;
 
 use support::cluster::Cluster;
@@ -110,4 +113,54 @@ async fn group_zero_has_five_members_at_most() {
     assert_eq!(status.regions.meta + status.regions.data, 4);
     let leader = cluster.leader(GroupId::MASTER).expect("there is one");
     assert_eq!(status.master, NodeId(leader));
+}
+
+/// Waits until a node has so many replicas, and says which.
+async fn replicas(cluster: &Cluster, node: u64, count: usize) -> Vec<(GroupId, ReplicaId)> {
+    for _ in 0..600 {
+        let groups = cluster.nodes[&node].groups();
+        let held = groups.iter().map(|group| group.replica());
+        let held: Vec<_> = held.map(|held| (held.group(), held.id())).collect();
+        if held.len() == count {
+            return held;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("node {node} never has {count} replicas");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destroyed_replica_never_comes_back() {
+    let mut cluster = Cluster::found(4).await;
+    let mount = cluster.mount(1).await;
+    mount.write(mount.root, "file", &content(3)).await;
+    let node = NodeId(cluster.join().await);
+    let old = replicas(&cluster, 2, 5).await;
+    let drain = |draining| Entry::SetDraining { node, draining };
+    cluster.propose(drain(true)).await;
+    replicas(&cluster, 2, 0).await;
+    for restarted in [false, true] {
+        if restarted {
+            cluster.kill(2).await;
+            cluster.start(2).await;
+        }
+        // Directives that were late on their way.
+        let late = old.iter().map(|(group, replica)| Directive::CreateReplica {
+            group: *group,
+            replica: *replica,
+        });
+        cluster.nodes[&2].obey(late.collect());
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!(
+            cluster.nodes[&2].groups().len(),
+            0,
+            "restarted: {restarted}"
+        );
+    }
+    cluster.propose(drain(false)).await;
+    let new = replicas(&cluster, 2, 5).await;
+    for (group, replica) in &new {
+        assert!(!old.contains(&(*group, *replica)), "a new id");
+        assert_eq!(cluster.assert_same(*group).await, 2, "{group}");
+    }
 }

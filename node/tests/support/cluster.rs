@@ -299,8 +299,14 @@ impl Mount {
     pub(crate) async fn call(&self, call: Call) -> Outcome {
         let (done, wait) = oneshot::channel();
         let told = move |outcome| drop(done.send(outcome));
+        let (begin, what) = (tokio::time::Instant::now(), format!("{call:.60?}"));
         self.client.call(call, Box::new(told));
-        wait.await.expect("a call has an outcome")
+        let outcome = wait.await.expect("a call has an outcome");
+        if begin.elapsed() > Duration::from_secs(1) {
+            let what: String = what.chars().take(100).collect();
+            println!("{:?} for {what}", begin.elapsed());
+        }
+        outcome
     }
 
     pub(crate) async fn make_dir(&self, name: &str) -> Ino {
@@ -404,5 +410,72 @@ impl Mount {
         }
         self.release(ino, handle).await;
         all.into()
+    }
+
+    /// Opens a file that others write too, appends, syncs and closes.
+    pub(crate) async fn append_shared(&self, dir: Ino, name: &str, content: &[u8]) {
+        let found = self
+            .call(Call::Lookup {
+                dir,
+                name: name.into(),
+            })
+            .await;
+        let Ok(Reply::Attr(attr)) = found else {
+            panic!("{name}: {found:?}")
+        };
+        let ino = attr.ino;
+        let flags = OpenFlags {
+            append: true,
+            ..read_write()
+        };
+        let opened = self.call(Call::Open { ino, flags }).await;
+        let Ok(Reply::Opened(handle)) = opened else {
+            panic!("{name}: {opened:?}")
+        };
+        let data = Bytes::copy_from_slice(content);
+        let wrote = self
+            .call(Call::Write {
+                ino,
+                handle,
+                offset: 0,
+                data,
+            })
+            .await;
+        assert!(wrote.is_ok(), "{name}: {wrote:?}");
+        let data_only = false;
+        let synced = self.call(Call::Sync { ino, data_only }).await;
+        assert_eq!(synced, Ok(Reply::Done), "{name}");
+        self.release(ino, handle).await;
+    }
+
+    /// How many names a directory has.
+    pub(crate) async fn names(&self, ino: Ino) -> usize {
+        let opened = self.call(Call::OpenDir { ino }).await;
+        let Ok(Reply::Opened(handle)) = opened else {
+            panic!("opendir: {opened:?}")
+        };
+        let (mut count, mut cookie) = (0, polyfs_core::place::Cookie(0));
+        loop {
+            let read = self
+                .call(Call::ReadDir {
+                    ino,
+                    handle,
+                    cookie,
+                    limit: 100,
+                    plus: false,
+                })
+                .await;
+            let Ok(Reply::Entries(entries)) = read else {
+                panic!("readdir: {read:?}")
+            };
+            let Some(last) = entries.last() else { break };
+            cookie = last.cookie;
+            let real = |name: &[u8]| name != b"." && name != b"..";
+            count += entries.iter().filter(|entry| real(&entry.name)).count();
+        }
+        self.call(Call::ReleaseDir { handle })
+            .await
+            .expect("closes");
+        count
     }
 }

@@ -1,6 +1,7 @@
 //! Machines in memory for tests of whole nodes: paused time, a network that can be cut, disks that lose power.
 
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::print_stdout, reason = "tests tell what they did")]
 
 pub(crate) mod cluster;
 pub(crate) mod handmade;
