@@ -3,6 +3,7 @@
 //! Owns their names and their help. What a configuration file says is added as flags that were not typed.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -33,6 +34,10 @@ pub(crate) struct Invocation {
 pub(crate) enum Command {
     /// Start a filesystem of its own in this process and mount it: nothing else is needed.
     Up(Up),
+    /// Run this machine's part of a cluster.
+    Node(NodeOptions),
+    /// Run the discovery service by which nodes and mounts find a cluster.
+    Waypoint(WaypointOptions),
     /// Mount a cluster's filesystem on this machine.
     Mount(Mount),
     /// Unmount a filesystem.
@@ -56,6 +61,91 @@ pub(crate) struct Up {
     /// Where to keep data [default: /var/lib/polyfs as root, else ~/.local/share/polyfs].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// How many nodes to run, all in this process.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+    /// Let other machines join: run the waypoint at this address and the nodes at the ports after it [default: only
+    /// this process].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// `polyfs node`.
+#[derive(Args, Debug)]
+pub(crate) struct NodeOptions {
+    /// Where to keep data: a directory on a local disk.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where to listen, host:port.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: String,
+    /// Where others reach this node [default: where it listens].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// The waypoints of the cluster, host:port each; a node that is a member already can do without.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "POLYFS_WAYPOINT",
+        value_delimiter = ','
+    )]
+    pub(crate) waypoint: Vec<String>,
+    /// What fails together with this machine: a rack, a room. Replicas are kept in different zones.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) zone: Option<String>,
+    /// How much of the disk to offer, such as 500GB or 2TiB [default: all of it].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) capacity: Option<u64>,
+    /// Found a new cluster only when so many fresh nodes are there.
+    #[arg(long, value_name = "N", conflicts_with = "join_only")]
+    pub(crate) expect: Option<u32>,
+    /// Never found a new cluster.
+    #[arg(long)]
+    pub(crate) join_only: bool,
+    /// Also mount the filesystem here.
+    #[arg(long, value_name = "MOUNTPOINT")]
+    pub(crate) mount: Option<PathBuf>,
+}
+
+/// Bytes, as people write them.
+fn size(text: &str) -> Result<u64, String> {
+    let size: bytesize::ByteSize = text.parse()?;
+    Ok(size.as_u64())
+}
+
+/// `polyfs waypoint`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct WaypointOptions {
+    /// Where to listen, host:port.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Remember in this file which cluster was here, so that after a restart nobody founds a second one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<WaypointCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum WaypointCommand {
+    /// Say that a lost cluster won't come back, so that a new one can be founded.
+    Forget(Forget),
+}
+
+/// `polyfs waypoint forget`.
+#[derive(Args, Debug)]
+pub(crate) struct Forget {
+    /// The cluster's id, as the nodes that wait for it print it.
+    pub(crate) cluster: String,
+    /// Which waypoints to tell, host:port each.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "POLYFS_WAYPOINT",
+        value_delimiter = ','
+    )]
+    pub(crate) waypoint: Vec<String>,
 }
 
 /// Where the cluster is.

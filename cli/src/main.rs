@@ -9,8 +9,12 @@ mod configuration;
 mod fsck;
 mod logging;
 mod mount;
+mod node;
+mod serving;
+mod signals;
 mod status;
 mod up;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
     match invocation.command {
         Command::Up(options) => up::run(&options)?,
+        Command::Node(options) => node::run(&options)?,
+        Command::Waypoint(options) => waypoint::run(&options)?,
         Command::Mount(options) => mount::run(&options)?,
         Command::Umount(options) => polyfs_fuse::unmount(&options.mountpoint, options.lazy)?,
         Command::Status(options) => return status::run(&options),

@@ -3,26 +3,24 @@
 //! Owns the order of coming up and going down: data directory, node, founding, client, mount, and back. Run again on the
 //! same data it resumes.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use polyfs_core::client::ClientConfig;
-use polyfs_core::ids::{ClusterId, NodeId};
 use polyfs_core::limits::WRITE_BACK_BYTES_MAX;
 use polyfs_fuse::Mounted;
 use polyfs_node::client::{self, ClientHandle};
-use polyfs_node::founding::{self, Founding};
-use polyfs_node::node::Node;
-use polyfs_node::store::{Store, StoreConfig};
-use polyfs_node::{Runtime as _, identity, machines};
-use polyfs_runtime_tokio::{TokioDir, TokioRuntime, lock_data_dir};
-use tokio::signal::unix::{SignalKind, signal};
+use polyfs_node::join::JoinConfig;
+use polyfs_node::waypoint::{self, WaypointConfig};
+use polyfs_runtime_tokio::TokioRuntime;
 use tokio::task::spawn_blocking;
 
 use crate::arguments::Up;
+use crate::serving::{Ground, Serving, warn_if_open};
+use crate::{cluster, signals};
 
 /// The volume that every cluster is founded with.
 const VOLUME: &str = "default";
@@ -31,66 +29,112 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until told to stop.
 pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
+    polyfs_fuse::check(&options.mountpoint)?;
     let data = data_dir(options.data.as_deref())?;
-    std::fs::create_dir_all(&data)
-        .with_context(|| format!("the data directory {} can't be made", data.display()))?;
     // Raft, the peers and the client share one thread: two were slower.
-    let executor = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let result = executor.block_on(up(options, &data));
-    // Reads of the disk that nobody waits for any more do not hold up the end.
-    executor.shutdown_timeout(Duration::from_secs(1));
-    result
+    cluster::block_on(up(options, &data))
 }
 
 async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
-    let _lock = lock_data_dir(data)?;
     let runtime = TokioRuntime::new();
-    let node = start_node(&runtime, data).await?;
-    let (client, root) = client::open(node.clone(), client_config(false)).await?;
-    let mounted = mount(client, root, &options.mountpoint, false).await;
-    let result = match mounted {
-        Ok(mounted) => serve(mounted).await,
-        Err(error) => Err(error),
-    };
-    // What is only in memory is in the log too; a checkpoint makes the next start quick.
-    if let Err(error) = node.checkpoint().await {
-        tracing::warn!(%error, "the last checkpoint could not be made; the next start replays the log");
+    let nodes = start_nodes(&runtime, options, data).await?;
+    let result = mount_and_serve(&nodes, &options.mountpoint).await;
+    for serving in nodes {
+        serving.stop().await;
     }
-    node.stop().await;
     result
 }
 
-/// Opens the data directory's node, or founds a cluster in an empty one.
-async fn start_node(runtime: &TokioRuntime, data: &Path) -> anyhow::Result<Node<TokioRuntime>> {
-    let opened = TokioDir::open(data);
-    let dir = opened.with_context(|| format!("the data directory {}", data.display()))?;
-    let dir = Arc::new(dir);
-    let mut store = Store::open(runtime, Arc::clone(&dir), StoreConfig::default())
-        .await
-        .with_context(|| format!("the data in {}", data.display()))?;
-    if store.identity.member.is_none() {
-        let drawn = u128::from(runtime.random()) << 64 | u128::from(runtime.random());
-        store.identity.member = Some((ClusterId(drawn), NodeId(1)));
-        identity::write(&*dir, &store.identity)?;
-    }
-    let machines = Arc::new(machines::of_group);
-    let node = Node::start(runtime.clone(), store, "127.0.0.1:0", machines).await?;
-    let founding = founding(data)?;
-    founding::found(&node, &founding).await?;
-    Ok(node)
+async fn mount_and_serve(nodes: &[Serving], mountpoint: &Path) -> anyhow::Result<()> {
+    let first = nodes.first().context("there is at least one node")?;
+    let (client, root) = client::open(first.node.clone(), client_config(false)).await?;
+    let mounted = mount(client, root, mountpoint, false).await?;
+    serve(mounted).await
 }
 
-/// The root directory belongs to the user who founds.
-fn founding(data: &Path) -> anyhow::Result<Founding> {
-    let owner = std::fs::metadata(data)?;
-    Ok(Founding {
-        uid: owner.uid(),
-        gid: owner.gid(),
+/// The first node's data lie in the directory itself, so that it can go on alone; those of the others below it.
+async fn start_nodes(
+    runtime: &TokioRuntime,
+    options: &Up,
+    data: &Path,
+) -> anyhow::Result<Vec<Serving>> {
+    let addresses = Addresses::of(options)?;
+    let mut first = Ground::open(runtime, data, &addresses.node(0)?, None).await?;
+    // Nobody else can be founding: the only waypoint of this cluster does not answer yet.
+    if !first.is_member() {
+        first.found_alone()?;
+    }
+    let waypoints = match addresses.waypoint() {
+        None => Vec::new(),
+        Some(listen) => {
+            let config = WaypointConfig {
+                state: None,
+                // Others may ask at once where --listen lets them: they wait until our members are registered.
+                skip_warm_up: options.listen.is_none(),
+            };
+            vec![waypoint::serve(runtime, &listen, config).await?]
+        }
+    };
+    let config = |address: &str| JoinConfig {
+        waypoints: waypoints.clone(),
+        address: address.to_owned(),
         zone: String::new(),
         capacity: 0,
-    })
+        expect: 1,
+        // The first one has founded.
+        join_only: true,
+    };
+    let joining = config(&first.address);
+    let mut nodes = vec![first.serve(joining).await?];
+    for number in 1..options.nodes {
+        let data = data.join(format!("node-{}", number + 1));
+        let ground = Ground::open(runtime, &data, &addresses.node(number)?, None).await?;
+        let joining = config(&ground.address);
+        nodes.push(ground.serve(joining).await?);
+    }
+    Ok(nodes)
+}
+
+/// Where what `up` runs listens: on loopback at any port, or where `--listen` says and at the ports after it.
+struct Addresses {
+    listen: Option<SocketAddr>,
+    alone: bool,
+}
+
+impl Addresses {
+    fn of(options: &Up) -> anyhow::Result<Self> {
+        if let Some(listen) = options.listen {
+            if listen.ip().is_unspecified() {
+                bail!(
+                    "--listen {listen}: give an address of this machine that other machines can dial"
+                );
+            }
+            warn_if_open(&listen.to_string());
+        }
+        Ok(Self {
+            listen: options.listen,
+            alone: options.nodes == 1,
+        })
+    }
+
+    /// Where the waypoint listens, if there is one.
+    fn waypoint(&self) -> Option<String> {
+        match self.listen {
+            Some(listen) => Some(listen.to_string()),
+            None if self.alone => None,
+            None => Some("127.0.0.1:0".into()),
+        }
+    }
+
+    fn node(&self, number: u16) -> anyhow::Result<String> {
+        let Some(listen) = self.listen else {
+            return Ok("127.0.0.1:0".into());
+        };
+        let port = listen.port().checked_add(number + 1);
+        let port =
+            port.context("--listen: the nodes' ports come after this one, and there is none")?;
+        Ok(SocketAddr::new(listen.ip(), port).to_string())
+    }
 }
 
 pub(crate) fn client_config(read_only: bool) -> ClientConfig {
@@ -121,16 +165,12 @@ pub(crate) async fn mount(
 
 /// Says that it is mounted and waits for the end: a signal, or an unmount from outside.
 pub(crate) async fn serve(mounted: Mounted) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    say_mounted(mounted.path())?;
+    let mut end = signals::end()?;
+    signals::say("mounted", &mounted.path().display().to_string())?;
     loop {
         tokio::select! {
             biased;
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = end.wait() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {
                 if mounted.is_gone() {
                     break;
@@ -140,13 +180,6 @@ pub(crate) async fn serve(mounted: Mounted) -> anyhow::Result<()> {
     }
     spawn_blocking(move || mounted.unmount()).await??;
     Ok(())
-}
-
-fn say_mounted(path: &Path) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout();
-    writeln!(out, "mounted {}", path.display())?;
-    Ok(out.flush()?)
 }
 
 /// Where data is kept: as asked, else the system's place for root and the user's own for others (XDG).

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use openraft_rt::AsyncRuntime;
-use polyfs_core::codec;
 use polyfs_core::ids::ClusterId;
-use polyfs_core::waypoint::{Answer, Reply, Request};
+use polyfs_core::waypoint::{Answer, Request};
 use thiserror::Error;
 
 use crate::links::cluster_at;
-use crate::runtime::{Frame, FrameReceiver, FrameSender, Net, NetError, Runtime};
+use crate::runtime::Runtime;
+use crate::waypoint::ask;
 
 /// A cluster that is not found by then is not found.
 pub const FIND_DEADLINE: Duration = Duration::from_secs(4);
@@ -226,19 +226,6 @@ impl<R: Runtime> Finder<R> {
         all.rotate_left(usize::try_from(by).unwrap_or(0));
         all
     }
-}
-
-/// One question to a waypoint, over a connection of its own.
-async fn ask<R: Runtime>(runtime: &R, waypoint: &str, request: Request) -> Result<Reply, NetError> {
-    let (mut sender, mut receiver) = runtime.net().dial(waypoint).await?;
-    let frame = Frame {
-        header: codec::encode(&request).into(),
-        payload: vec![],
-    };
-    sender.send(vec![frame]).await?;
-    let frame = receiver.receive().await?;
-    codec::decode("waypoint reply", &frame.header)
-        .map_err(|_| NetError::Garbage("no waypoint's answer"))
 }
 
 #[cfg(test)]

@@ -27,11 +27,29 @@ pub struct Founding {
     pub zone: String,
     /// Bytes the founder offers.
     pub capacity: u64,
+    /// Drawn by the founder's process (P1).
+    pub process: u128,
 }
 
 /// The root directory of the first volume: the first number of a bucket that lies in the first meta region.
 const ROOT: Ino = Ino::new(Place::new(Bucket(1), 0), 1);
 const ROOT_MODE: u16 = 0o755;
+
+/// A founder's store says here that the founding is through: it never makes a group 0 again, whatever became of its own.
+const FOUNDED: &str = "founded";
+
+/// Founds unless this store has done so before.
+///
+/// # Errors
+/// As [`found`].
+pub async fn found_once<R: Runtime>(node: &Node<R>, founding: &Founding) -> Result<(), NodeError> {
+    if node.note(FOUNDED)?.is_some() {
+        return Ok(());
+    }
+    found(node, founding).await?;
+    node.set_note(FOUNDED, &[1]).await?;
+    node.checkpoint().await
+}
 
 /// Makes everything that a cluster of one node consists of, as far as it is not there yet.
 ///
@@ -44,7 +62,7 @@ pub async fn found<R: Runtime>(node: &Node<R>, founding: &Founding) -> Result<()
     let founder = Founder {
         store: me.store,
         boot: me.boot,
-        process: u128::from(runtime.random()) << 64 | u128::from(runtime.random()),
+        process: founding.process,
         address: node.address(),
         zone: founding.zone.clone(),
         capacity: founding.capacity,

@@ -14,6 +14,7 @@ pub mod fsck;
 pub mod group;
 pub mod heartbeat;
 pub mod identity;
+pub mod join;
 pub mod links;
 pub mod machines;
 pub mod master;
@@ -29,6 +30,7 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub mod waypoint;
 pub mod wire;
 
 pub use runtime::Runtime;

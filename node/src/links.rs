@@ -295,8 +295,13 @@ impl<R: Runtime> Links<R> {
         mut sender: impl FrameSender,
         mut receiver: impl FrameReceiver,
     ) -> Result<(), NetError> {
-        let Ok((Message::Hello(hello), _)) = Message::of(receiver.receive().await?) else {
-            return Err(NetError::Garbage("no greeting"));
+        let hello = match Message::of(receiver.receive().await?) {
+            Ok((Message::Hello(hello), _)) => hello,
+            Ok((Message::Ask { .. }, _)) => {
+                let told = Message::Told(Err(HelloRefusal::IsNode));
+                return sender.send(vec![told.frame(vec![])]).await;
+            }
+            Ok(_) | Err(_) => return Err(NetError::Garbage("no greeting")),
         };
         let judged = self.judge(&hello);
         let welcome = Message::Welcome(judged.clone().map(|_| self.me()));

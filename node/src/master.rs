@@ -10,7 +10,7 @@ use bytes::Bytes;
 use openraft::ReadPolicy;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
-use polyfs_core::client::port::{MasterReply, MasterRequest, RegionLine};
+use polyfs_core::client::port::{Joiner, MasterReply, MasterRequest, RegionLine};
 use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Renewal, SessionId};
 use polyfs_core::master::entry::{Entry, Reply as Applied};
@@ -133,6 +133,35 @@ impl<R: Runtime> Master<R> {
             MasterRequest::Status => {
                 self.read_index().await?;
                 Some(MasterReply::Status(self.cluster_status()?))
+            }
+            MasterRequest::Join(joiner) => self.join(joiner).await,
+        }
+    }
+
+    /// A store joins, or has started again (P1); asked twice, it is told the same.
+    async fn join(&self, joiner: Joiner) -> Option<MasterReply> {
+        let Joiner {
+            store,
+            boot,
+            process,
+            address,
+            zone,
+            capacity,
+        } = joiner;
+        let entry = Entry::Join {
+            store,
+            boot,
+            process,
+            address,
+            zone,
+            capacity,
+        };
+        match self.propose(entry).await? {
+            Applied::Joined(node) => Some(MasterReply::Joined(node)),
+            Applied::ComeBackEmpty => Some(MasterReply::ComeBackEmpty),
+            other => {
+                tracing::warn!(?other, "a store could not join");
+                None
             }
         }
     }

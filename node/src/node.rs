@@ -175,6 +175,21 @@ impl<R: Runtime> Node<R> {
         listen: &str,
         machines: Machines,
     ) -> Result<Self, NodeError> {
+        let listener = runtime.net().listen(listen).await?;
+        let address = crate::runtime::Listener::address(&listener);
+        Self::start_on(runtime, store, (listener, address), machines).await
+    }
+
+    /// The same with a listener that is there already, and the address at which others reach it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(
+        runtime: R,
+        store: Store<R>,
+        listener: (<R::Net as Net>::Listener, String),
+        machines: Machines,
+    ) -> Result<Self, NodeError> {
         let (cluster, node) = store.identity.member.ok_or(NodeError::NoMember)?;
         let (store_id, boot) = (store.identity.store, store.identity.boot);
         let me = NodeIdentity {
@@ -212,8 +227,8 @@ impl<R: Runtime> Node<R> {
         node.remember_peers()?;
         node.open_replicas(store.torn).await?;
         node.clear_away()?;
-        let listener = runtime.net().listen(listen).await?;
-        *node.inner.address.lock() = crate::runtime::Listener::address(&listener);
+        let (listener, address) = listener;
+        *node.inner.address.lock() = address;
         node.links()
             .set_incoming(Arc::new(Server::new(node.clone())));
         node.links().serve(listener);
@@ -400,6 +415,17 @@ impl<R: Runtime> Node<R> {
         let router = self.router();
         let started = Group::start(self.runtime(), replica, machine, links, sessions, router);
         self.inner.groups.lock().insert(group, started);
+    }
+
+    /// What this node has written down under a name.
+    pub(crate) fn note(&self, name: &str) -> Result<Option<Vec<u8>>, NodeError> {
+        Ok(self.inner.ground.state.get_node(name)?)
+    }
+
+    /// Writes it down; durable with the next checkpoint.
+    pub(crate) async fn set_note(&self, name: &str, bytes: &[u8]) -> Result<(), NodeError> {
+        self.inner.ground.state.set_node(name, bytes).await?;
+        Ok(())
     }
 
     /// Takes note of where nodes and replicas are; durable with the next checkpoint.

@@ -155,7 +155,7 @@ impl<R: Runtime> Incoming for Server<R> {
             Message::AppendEnd { stream } => {
                 self.streams.lock().remove(&(from.number(), stream));
             }
-            Message::Hello(_) | Message::Welcome(_) => {
+            Message::Hello(_) | Message::Welcome(_) | Message::Ask { .. } | Message::Told(_) => {
                 tracing::warn!("a peer greets twice: the connection ends");
                 from.close();
             }

@@ -14,6 +14,7 @@ use polyfs_core::ids::{
 use polyfs_core::master::controller::Directive;
 use polyfs_core::place::Ino;
 use polyfs_core::request::{Answer, Leadership, Recall, Request};
+use polyfs_core::waypoint;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -80,6 +81,15 @@ pub enum Message {
         /// Which.
         inos: Vec<Ino>,
     },
+    /// The only question on a connection to a waypoint.
+    Ask {
+        /// [`WIRE_VERSION`].
+        version: u16,
+        /// What is asked.
+        request: waypoint::Request,
+    },
+    /// Its answer.
+    Told(Result<waypoint::Reply, HelloRefusal>),
 }
 
 /// Who dials, and whom they think they dial.
@@ -135,6 +145,12 @@ pub enum HelloRefusal {
     /// The dialler and the node are the same.
     #[error("a node does not talk to itself over the network")]
     Myself,
+    /// A node was expected.
+    #[error("that is a waypoint's address: a node's is wanted")]
+    IsWaypoint,
+    /// A waypoint was expected.
+    #[error("that is a node's address: a waypoint's is wanted")]
+    IsNode,
 }
 
 /// Both ends of a Raft message: a receiver that is not exactly `to` refuses (P1).

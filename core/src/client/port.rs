@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attr::Name;
-use crate::ids::{Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId};
+use crate::ids::{BootNumber, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use crate::master::status::ClusterStatus;
 use crate::place::{Ino, Places};
 use crate::request::{Answer, Leadership, Recall, Request, Space};
@@ -80,6 +80,25 @@ pub enum MasterRequest {
     Stats,
     /// How the cluster is doing.
     Status,
+    /// A store wants to be a node, or is one and has started again (P1).
+    Join(Joiner),
+}
+
+/// A store that comes to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joiner {
+    /// Which store.
+    pub store: StoreId,
+    /// Which start of it.
+    pub boot: BootNumber,
+    /// Drawn by this process: another one with the same boot number is a copy.
+    pub process: u128,
+    /// Where it listens.
+    pub address: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// Bytes it offers; 0: what its disk has.
+    pub capacity: u64,
 }
 
 /// What the master answers a mount.
@@ -108,6 +127,10 @@ pub enum MasterReply {
     Stats(FsStats),
     /// How the cluster is doing.
     Status(ClusterStatus),
+    /// The store is this node.
+    Joined(NodeId),
+    /// The store's data is a copy or a rollback: it must come back with an empty data directory (P1).
+    ComeBackEmpty,
 }
 
 /// What happens to a client.

@@ -215,7 +215,7 @@ impl Client {
                 }
             }
             // A mount does not ask how the cluster is.
-            MasterReply::Status(_) => {}
+            MasterReply::Status(_) | MasterReply::Joined(_) | MasterReply::ComeBackEmpty => {}
         }
     }
 

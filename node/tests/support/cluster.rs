@@ -57,6 +57,7 @@ impl Cluster {
         };
         cluster.start(1).await;
         let founding = Founding {
+            process: 1,
             uid: 0,
             gid: 0,
             zone: String::new(),

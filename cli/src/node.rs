@@ -1,0 +1,64 @@
+//! `polyfs node`: this machine's part of a cluster.
+//!
+//! Owns the order of a node's life, with a mount in the same process if one is wanted.
+
+use std::path::Path;
+
+use polyfs_node::client;
+use polyfs_node::join::JoinConfig;
+use polyfs_runtime_tokio::TokioRuntime;
+
+use crate::arguments::NodeOptions;
+use crate::serving::{Ground, Serving, warn_if_open};
+use crate::{cluster, signals, up};
+
+/// Runs until told to stop.
+pub(crate) fn run(options: &NodeOptions) -> anyhow::Result<()> {
+    if let Some(mountpoint) = &options.mount {
+        // What is wrong with the mountpoint is said before anything is started.
+        polyfs_fuse::check(mountpoint)?;
+    }
+    cluster::block_on(serve(options))
+}
+
+async fn serve(options: &NodeOptions) -> anyhow::Result<()> {
+    warn_if_open(&options.listen);
+    let runtime = TokioRuntime::new();
+    let advertise = options.advertise.as_deref();
+    let ground = Ground::open(&runtime, &options.data, &options.listen, advertise).await?;
+    let config = JoinConfig {
+        waypoints: options.waypoint.clone(),
+        address: ground.address.clone(),
+        zone: options.zone.clone().unwrap_or_default(),
+        capacity: options.capacity.unwrap_or(0),
+        expect: options.expect.unwrap_or(1),
+        join_only: options.join_only,
+    };
+    let mut end = signals::end()?;
+    let mut serving = tokio::select! {
+        biased;
+        () = end.wait() => return Ok(()),
+        serving = ground.serve(config) => serving?,
+    };
+    signals::say("ready", &serving.node.address())?;
+    let result = match &options.mount {
+        Some(mountpoint) => with_mount(&serving, mountpoint).await,
+        None => until_end(&mut serving, end).await,
+    };
+    serving.stop().await;
+    result
+}
+
+async fn with_mount(serving: &Serving, mountpoint: &Path) -> anyhow::Result<()> {
+    let (client, root) = client::open(serving.node.clone(), up::client_config(false)).await?;
+    let mounted = up::mount(client, root, mountpoint, false).await?;
+    up::serve(mounted).await
+}
+
+async fn until_end(serving: &mut Serving, mut end: signals::End) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        () = end.wait() => Ok(()),
+        broken = serving.broken.wait() => Err(broken.into()),
+    }
+}
