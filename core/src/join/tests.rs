@@ -85,7 +85,7 @@ fn three_rounds_of_none_found_and_the_record_comes_before_the_claim() {
     let mut join = Join::new(config(Record::Fresh), 1, at(0));
     let seen = run(&mut join, 9000, &mut |request| {
         Some(match request {
-            Request::Who { .. } => Answer::None,
+            Request::Who { .. } | Request::Where => Answer::None,
             Request::Claim(_) => Answer::ClaimGranted,
             Request::Found { .. } => Answer::Founded,
             Request::Register(_) | Request::Withdraw(_) | Request::Forget(_) => Answer::Done,
@@ -220,7 +220,7 @@ fn a_refused_founder_takes_back_its_record() {
     let mut join = Join::new(config(Record::Founding(claim)), 1, at(0));
     let seen = run(&mut join, 3000, &mut |request| {
         Some(match request {
-            Request::Who { .. } => Answer::None,
+            Request::Who { .. } | Request::Where => Answer::None,
             Request::Claim(_) => Answer::ClaimRefused(Refusal::Claimed),
             Request::Withdraw(_) => Answer::Done,
             Request::Found { .. } | Request::Register(_) | Request::Forget(_) => Answer::TooLarge,

@@ -172,7 +172,9 @@ impl Cluster {
                 MasterReply::Closed
             }
             MasterRequest::Map => MasterReply::Map(self.map_for_clients.clone()),
-            MasterRequest::Stats | MasterRequest::Status => MasterReply::Stats(FsStats::default()),
+            MasterRequest::Stats | MasterRequest::Status | MasterRequest::Join(_) => {
+                MasterReply::Stats(FsStats::default())
+            }
         }
     }
 
