@@ -51,11 +51,13 @@ async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
     let (client, root) = client::open(node.clone(), client_config()).await?;
     let mounted = mount(client, root, &options.mountpoint).await;
     let result = match mounted {
-        Ok(mounted) => serve(mounted).await,
+        Ok(mounted) => serve(mounted, &node).await,
         Err(error) => Err(error),
     };
     // What is only in memory is in the log too; a checkpoint makes the next start quick.
-    if let Err(error) = node.checkpoint().await {
+    if node.health().ended().is_none()
+        && let Err(error) = node.checkpoint().await
+    {
         tracing::warn!(%error, "the last checkpoint could not be made; the next start replays the log");
     }
     node.stop().await;
@@ -119,17 +121,23 @@ async fn mount(
 }
 
 /// Says that it is mounted and waits for the end: a signal, or an unmount from outside.
-async fn serve(mounted: Mounted) -> anyhow::Result<()> {
+async fn serve(mounted: Mounted, node: &Node<TokioRuntime>) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
     say_mounted(mounted.path())?;
+    let mut end = None;
+    let mut over = std::pin::pin!(node.health().over());
     loop {
         tokio::select! {
             biased;
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            why = &mut over => {
+                end = Some(why);
+                break;
+            }
             () = tokio::time::sleep(LOOK_EVERY) => {
                 if mounted.is_gone() {
                     break;
@@ -137,8 +145,11 @@ async fn serve(mounted: Mounted) -> anyhow::Result<()> {
             }
         }
     }
-    spawn_blocking(move || mounted.unmount()).await??;
-    Ok(())
+    let unmounted = spawn_blocking(move || mounted.unmount()).await?;
+    match end {
+        Some(why) => Err(why.into()),
+        None => Ok(unmounted?),
+    }
 }
 
 fn say_mounted(path: &Path) -> anyhow::Result<()> {

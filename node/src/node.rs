@@ -3,6 +3,8 @@
 //! Owns the replicas on this machine, their births and ends, checkpoints, and the watch over the disk. Deliberately
 //! knows neither who the master is nor what a client wants: see [`crate::server`].
 
+mod ailing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,22 +19,25 @@ use polyfs_core::ids::{GroupId, Lineage, NodeId, Renewal, ReplicaId, SessionId, 
 use polyfs_core::limits::RAFT_HEARTBEAT;
 use polyfs_core::region::kv::{Kv, KvError};
 use polyfs_core::request::{Answer, Refusal, Request};
+use polyfs_store::disk::DiskError;
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, Pressure, Record};
 use thiserror::Error;
 
 use crate::group::{AllOf, Answerer, Group};
+use crate::health::{Health, NodeEnd};
 use crate::links::Links;
 use crate::master::Master;
 use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::raft::types::LogId;
+use crate::retired::Retired;
 use crate::router::Router;
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
-use crate::store::Store;
+use crate::store::{Found, Store};
 use crate::wire::{NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
@@ -78,6 +83,10 @@ struct Inner<R: Runtime> {
     router: OnceLock<Router<R>>,
     peers: Mutex<Peers>,
     address: Mutex<String>,
+    retired: Mutex<Retired>,
+    /// Replicas that a failed sync silenced, until they are replaced (P10).
+    silenced: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
+    dir: Arc<R::Dir>,
     stopped: AtomicBool,
 }
 
@@ -105,6 +114,15 @@ pub enum NodeError {
     /// The store has not joined a cluster.
     #[error("this store belongs to no cluster yet: join one, or found one")]
     NoMember,
+    /// Its disk has done what it can't go on with.
+    #[error(transparent)]
+    End(#[from] NodeEnd),
+    /// The marks of damage could not be written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A replica id that never speaks again (P1).
+    #[error("replica {1} of {0} was retired here: place another")]
+    Retired(GroupId, ReplicaId),
     /// There is a replica of that group already.
     #[error("{0} has a replica here already")]
     Exists(GroupId),
@@ -156,6 +174,8 @@ pub struct NodeStatus {
     pub log_stalled: bool,
     /// Why it answers nothing more.
     pub failure: Option<String>,
+    /// Replicas whose bytes here are damaged or not to be trusted: they never speak again, and wait to be replaced.
+    pub lost: BTreeMap<(GroupId, ReplicaId), String>,
 }
 
 impl<R: Runtime> Node<R> {
@@ -178,7 +198,13 @@ impl<R: Runtime> Node<R> {
             boot,
         };
         let data = Arc::clone(store.db.data());
-        let log = SharedLog::start(runtime.clone(), store.dir, store.log, data, store.pins);
+        let log = SharedLog::start(
+            runtime.clone(),
+            Arc::clone(&store.dir),
+            store.log,
+            data,
+            store.pins,
+        );
         let state = SharedState::new(runtime.clone(), store.db)?;
         let links = Links::new(runtime.clone(), me);
         let ground = Ground {
@@ -196,13 +222,16 @@ impl<R: Runtime> Node<R> {
             router: OnceLock::new(),
             peers: Mutex::default(),
             address: Mutex::default(),
+            retired: Mutex::new(store.found.retired.clone()),
+            silenced: Mutex::default(),
+            dir: Arc::clone(&store.dir),
             stopped: AtomicBool::new(false),
         };
         let node = Self {
             inner: Arc::new(inner),
         };
         node.remember_peers()?;
-        node.open_replicas(store.torn).await?;
+        node.open_replicas(store.torn, &store.found).await?;
         let listener = runtime.net().listen(listen).await?;
         *node.inner.address.lock() = crate::runtime::Listener::address(&listener);
         node.links()
@@ -211,6 +240,7 @@ impl<R: Runtime> Node<R> {
         let _ = node.inner.master.set(Master::start(node.clone()));
         runtime.spawn(node.clone().checkpoint_often());
         runtime.spawn(node.clone().watch_the_disk());
+        runtime.spawn(node.clone().watch_health());
         Ok(node)
     }
 
@@ -382,8 +412,13 @@ impl<R: Runtime> Node<R> {
         }
     }
 
-    async fn open_replicas(&self, torn: bool) -> Result<(), NodeError> {
+    async fn open_replicas(&self, torn: bool, found: &Found) -> Result<(), NodeError> {
+        self.retire_found(found).await?;
         for (group, record) in self.inner.ground.state.records()? {
+            if self.inner.retired.lock().has(group, record.replica) {
+                self.inner.ground.state.keep_as_is(group, &record);
+                continue;
+            }
             let machine = (self.inner.machines)(group);
             let opened = Replica::open(
                 &self.inner.ground,
@@ -393,12 +428,16 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
+            if let Some(why) = found.poisoned.as_deref().filter(|_| !opened.was_alone()) {
+                self.silence(&opened, why).await;
+                continue;
+            }
             if torn && !opened.was_alone() {
                 self.hold_back(&opened);
             }
             self.take_in(opened, machine);
         }
-        Ok(())
+        self.unpoison(found)
     }
 
     /// P10: a replica that may have lost what it acknowledged starts no election for a while.
@@ -425,6 +464,7 @@ impl<R: Runtime> Node<R> {
         if self.replica(group).is_some() {
             return Err(NodeError::Exists(group));
         }
+        self.make_way(group, id)?;
         let ground = &self.inner.ground;
         let record = ReplicaRecord::blank(id, Lineage(self.runtime().random()));
         ground.state.create(group, &record, fill).await?;
@@ -455,7 +495,7 @@ impl<R: Runtime> Node<R> {
             self.runtime().sleep(CHECKPOINT_EVERY).await;
             match self.checkpoint().await {
                 Ok(()) => self.shorten_logs().await,
-                Err(error) => tracing::warn!(%error, "no checkpoint"),
+                Err(error) => self.checkpoint_failed(&error),
             }
         }
     }
@@ -499,11 +539,13 @@ impl<R: Runtime> Node<R> {
     }
 
     fn failure(&self) -> Option<String> {
-        self.inner
-            .ground
-            .log
-            .failure()
-            .map(|error| error.to_string())
+        self.health().ended().map(|end| end.to_string())
+    }
+
+    /// What its disk has done to it.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        self.inner.ground.log.health()
     }
 
     /// How it is doing.
@@ -519,6 +561,7 @@ impl<R: Runtime> Node<R> {
                 .collect(),
             log_stalled: self.inner.ground.log.stalled(),
             failure: self.failure(),
+            lost: self.lost(),
         }
     }
 

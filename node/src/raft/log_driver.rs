@@ -31,6 +31,7 @@ use polyfs_store::wal::{
 };
 
 use super::types::TypeConfig;
+use crate::health::{Health, NodeEnd};
 use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
 
@@ -63,6 +64,7 @@ struct Inner<R: Runtime> {
     reader: LogReader<R::Dir>,
     work: Bell,
     bulk_work: Bell,
+    health: Health,
     stopped: AtomicBool,
 }
 
@@ -217,6 +219,7 @@ impl<R: Runtime> SharedLog<R> {
             reader: log.reader,
             work: Bell::default(),
             bulk_work: Bell::default(),
+            health: Health::default(),
             stopped: AtomicBool::new(false),
         };
         let shared = Self {
@@ -233,6 +236,12 @@ impl<R: Runtime> SharedLog<R> {
 
     pub(super) fn reader(&self) -> &LogReader<R::Dir> {
         &self.inner.reader
+    }
+
+    /// Where the groups of this node report damage.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.inner.health
     }
 
     pub(super) fn runtime(&self) -> &R {
@@ -294,6 +303,17 @@ impl<R: Runtime> SharedLog<R> {
         }
         self.inner.work.ring();
         told.await.unwrap_or(Err(LogError::Poisoned))
+    }
+
+    /// Queues the end of a group that this node holds no longer, if the log still knows it.
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub fn forget_group(&self, group: GroupId) -> Result<(), LogError> {
+        if self.books().index.group(group).is_some() {
+            self.push(Record::Destroy { group })?;
+        }
+        Ok(())
     }
 
     /// Notes a group's committed log id, to be written along with something else.
@@ -517,7 +537,12 @@ impl<R: Runtime> Inner<R> {
                     let waited = R::Async::timeout(MARK_AFTER, self.work.rung()).await;
                     idle = waited.is_err();
                 }
-                Err(error) => return self.books.lock().fail(&error),
+                Err(error) => {
+                    self.books.lock().fail(&error);
+                    return self
+                        .health
+                        .end(NodeEnd::Poisoned(format!("the log: {error}")));
+                }
             }
         }
     }
@@ -543,8 +568,9 @@ impl<R: Runtime> Inner<R> {
                 Outcome::Written(batch, written) => books.written(batch, written),
                 Outcome::Full(batch) => books.index.put_back(batch),
                 Outcome::Failed(error) => {
-                    tracing::warn!(%error, "the log failed: this node answers nothing more");
                     books.fail(&error);
+                    self.health
+                        .end(NodeEnd::Poisoned(format!("the log: {error}")));
                     return false;
                 }
             }
@@ -591,9 +617,10 @@ impl<R: Runtime> Inner<R> {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a payload could not be stored");
                         books.staged = staged;
                         books.fail(&error);
+                        let why = format!("a payload could not be stored: {error}");
+                        self.health.end(NodeEnd::Poisoned(why));
                         return;
                     }
                 }

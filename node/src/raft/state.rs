@@ -269,6 +269,18 @@ impl<R: Runtime> SharedState<R> {
         self.inner.durable.lock().get(&group).cloned()
     }
 
+    /// A replica that never speaks again keeps its state as it is: no log has to lead there.
+    pub fn keep_as_is(&self, group: GroupId, record: &ReplicaRecord) {
+        let mut kept = self.inner.by_snapshot.lock();
+        kept.insert(group, record.applied_index());
+    }
+
+    /// Why nothing more is to be believed of the state, if so (P10).
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        self.inner.db.poisoned()
+    }
+
     /// Sets what is kept of a replica, together with its first state. Durable with the next checkpoint.
     ///
     /// # Errors
@@ -286,23 +298,6 @@ impl<R: Runtime> SharedState<R> {
         batch.commit()?;
         self.mark_changed();
         Ok(())
-    }
-
-    /// Reads the applied state of a replica, as of one moment.
-    ///
-    /// # Errors
-    /// When the store fails, or `read` does.
-    pub fn read<T>(
-        &self,
-        lineage: Lineage,
-        read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
-    ) -> Result<T, KvError> {
-        let view = self
-            .inner
-            .db
-            .view()
-            .map_err(|error| KvError::Failed(error.to_string()))?;
-        read(&ViewKv::new(&view, lineage))
     }
 
     /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
@@ -409,12 +404,21 @@ impl<R: Runtime> GroupState<R> {
     /// Reads the applied state.
     ///
     /// # Errors
-    /// As [`SharedState::read`].
+    /// When the store fails, or `read` does.
     pub fn read<T>(
         &self,
         read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
     ) -> Result<T, KvError> {
-        self.shared.read(self.record.lock().lineage, read)
+        let lineage = self.record.lock().lineage;
+        let view = self.shared.db().view();
+        let view = view.map_err(|error| KvError::Failed(error.to_string()))?;
+        let kv = ViewKv::new(&view, lineage);
+        let read = read(&kv);
+        if let Some(failure) = kv.failure() {
+            self.log.health().store_failed(self.group, &failure);
+            return Err(super::kv::failed(failure));
+        }
+        read
     }
 
     async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
@@ -445,8 +449,13 @@ impl<R: Runtime> GroupState<R> {
         let mut kv = BatchKv::new(state);
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, responder) in entries {
-            let applied = self.apply_one(&mut kv, &entry, record)?;
-            answers.push((responder, applied));
+            let applied = self.apply_one(&mut kv, &entry, record);
+            if let Some(failure) = kv.failure() {
+                self.log.health().store_failed(self.group, &failure);
+                // Damage that a machine overlooked must not become an answer.
+                return Err(io::Error::other(failure));
+            }
+            answers.push((responder, applied?));
         }
         drop(kv);
         let bytes = record.encode();
