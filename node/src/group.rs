@@ -320,7 +320,10 @@ impl<R: Runtime> Driver<R> {
                     payload,
                     answer,
                 } => {
-                    if let Some(asker) = self.admit(answer) {
+                    if let Some(refusal) = self.no_room_for(&request) {
+                        let refusal = Answer::Refused(refusal);
+                        answer(Reply::Answer(refusal), Bytes::new());
+                    } else if let Some(asker) = self.admit(answer) {
                         inputs.push(Input::Request {
                             asker,
                             request,
@@ -362,6 +365,21 @@ impl<R: Runtime> Driver<R> {
         }
         self.feed(inputs)?;
         Ok(goes_on)
+    }
+
+    /// P10: what a leader whose disk is full does not take; and what has to wait while its log is too full to grow.
+    fn no_room_for(&self, request: &Request) -> Option<Refusal> {
+        if self.leading.is_none() || crate::full::is_taken(&request.body) {
+            return None;
+        }
+        let state = self.replica.state();
+        if state.reserve_only() {
+            Some(Refusal::ReserveOnly)
+        } else if state.log_is_tight() {
+            Some(Refusal::Unavailable("the log is making room".into()))
+        } else {
+            None
+        }
     }
 
     /// Gives whoever asks a name, or refuses.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod conn;
 pub mod founding;
 pub mod frame;
+pub mod full;
 pub mod group;
 pub mod health;
 pub mod identity;

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft_rt::AsyncRuntime;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
 use polyfs_core::client::port::MasterRequest;
@@ -42,6 +43,8 @@ use crate::wire::{NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// ... or when the log needs room, but at most this often.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(20);
 /// A group's log is shortened when it is longer than this.
 const LOG_ENTRIES_MAX: u64 = 8192;
 /// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
@@ -172,6 +175,8 @@ pub struct NodeStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Whether the disk keeps the log waiting (P2).
     pub log_stalled: bool,
+    /// Whether the disk is full but for the reserve (P10).
+    pub reserve_only: bool,
     /// Why it answers nothing more.
     pub failure: Option<String>,
     /// Replicas whose bytes here are damaged or not to be trusted: they never speak again, and wait to be replaced.
@@ -492,7 +497,10 @@ impl<R: Runtime> Node<R> {
 
     async fn checkpoint_often(self) {
         while !self.inner.stopped.load(Ordering::Acquire) {
-            self.runtime().sleep(CHECKPOINT_EVERY).await;
+            // P10: every second, or when the log needs room; then not faster than it can help.
+            self.runtime().sleep(CHECKPOINT_PAUSE).await;
+            let rest = CHECKPOINT_EVERY.saturating_sub(CHECKPOINT_PAUSE);
+            let _ = R::Async::timeout(rest, self.inner.ground.log.needs_room()).await;
             match self.checkpoint().await {
                 Ok(()) => self.shorten_logs().await,
                 Err(error) => self.checkpoint_failed(&error),
@@ -503,6 +511,9 @@ impl<R: Runtime> Node<R> {
     /// Lets openraft purge what a checkpoint has made unnecessary: of long logs, and of all when the log needs room.
     async fn shorten_logs(&self) {
         let tight = self.inner.ground.log.pressure() > Pressure::None;
+        if tight {
+            self.drop_lost_logs();
+        }
         for group in self.groups() {
             let raft = group.replica().raft();
             let (applied, purged) = {
@@ -526,6 +537,9 @@ impl<R: Runtime> Node<R> {
         let mut beating = true;
         while !self.inner.stopped.load(Ordering::Acquire) {
             self.runtime().sleep(RAFT_HEARTBEAT).await;
+            if let Err(error) = self.inner.ground.state.look_at_space().await {
+                tracing::debug!(%error, "how full the disk is can't be told");
+            }
             let well = !self.inner.ground.log.stalled() && self.failure().is_none();
             let beat = well || cfg!(planted = "heartbeats_without_disk");
             if beat != beating {
@@ -560,6 +574,7 @@ impl<R: Runtime> Node<R> {
                 .map(|group| replica_status(group.replica()))
                 .collect(),
             log_stalled: self.inner.ground.log.stalled(),
+            reserve_only: self.inner.ground.state.reserve_only(),
             failure: self.failure(),
             lost: self.lost(),
         }

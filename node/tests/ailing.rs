@@ -292,3 +292,80 @@ async fn a_poisoned_replica_of_three_stays_silent_and_the_others_serve() {
         assert_eq!(world.get(key).await, Some(key + 2));
     }
 }
+
+/// What a leader says to a request.
+async fn ask(
+    node: &Node<Host>,
+    body: polyfs_core::request::RequestBody,
+) -> polyfs_node::wire::Reply {
+    let (sender, told) = futures::channel::oneshot::channel();
+    let answer = move |reply, _: Bytes| drop(sender.send(reply));
+    node.request(request(1, body), Bytes::new(), Box::new(answer));
+    told.await.expect("every request is answered")
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_the_reserve_only_what_frees_space_is_taken() {
+    use polyfs_core::request::{Answer, ContentOp, MetaOp, Refusal, RequestBody};
+    use polyfs_node::wire::Reply;
+
+    let (dir, node) = alone(50).await;
+    let used: usize = polyfs_store::disk::Dir::list(&dir)
+        .expect("it lists")
+        .iter()
+        .map(|name| dir.image(name).len())
+        .sum();
+    dir.set_capacity(used as u64 + (64 << 10));
+    // Requests would be refused in time; these come past the check.
+    for key in 0..200 {
+        if node.status().reserve_only {
+            break;
+        }
+        put(&node, 1001 + 3 * key, 1)
+            .await
+            .expect("what is ordered is stored");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(node.status().reserve_only, "a full disk is noticed");
+    let content = |change| {
+        RequestBody::MetaOp(MetaOp::Content {
+            ino: ROOT,
+            fence: polyfs_core::ids::Fence(0),
+            change,
+        })
+    };
+    let grows = content(ContentOp::Allocate {
+        first: 0,
+        count: 1,
+        size: None,
+    });
+    let full = Reply::Answer(Answer::Refused(Refusal::ReserveOnly));
+    assert_eq!(ask(&node, grows.clone()).await, full);
+    let frees = [
+        content(ContentOp::Truncate { size: 0 }),
+        RequestBody::MetaOp(MetaOp::EndSession {
+            session: polyfs_core::ids::SessionId(9),
+        }),
+    ];
+    for frees in frees {
+        assert_ne!(ask(&node, frees).await, full, "what frees space is taken");
+    }
+    // What it takes the reserve pays for, however often.
+    for _ in 0..200 {
+        let over = RequestBody::MetaOp(MetaOp::EndSession {
+            session: polyfs_core::ids::SessionId(9),
+        });
+        assert_ne!(ask(&node, over).await, full);
+    }
+    node.checkpoint()
+        .await
+        .expect("a full disk takes checkpoints");
+    assert_eq!(node.health().ended(), None);
+    dir.set_capacity(1 << 40);
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!node.status().reserve_only, "room comes back");
+    assert_ne!(ask(&node, grows).await, full);
+    node.stop().await;
+}

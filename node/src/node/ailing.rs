@@ -161,6 +161,18 @@ impl<R: Runtime> Node<R> {
         self.health().silent();
     }
 
+    /// A replica that never speaks again keeps its bytes, but not at the price of a log without room: its state stays,
+    /// its records go.
+    pub(super) fn drop_lost_logs(&self) {
+        for group in self.inner.ground.log.holders() {
+            if self.group(group).is_none() && self.lost().keys().any(|(of, _)| *of == group) {
+                tracing::warn!(%group, "the log needs room: the records of a lost replica are dropped, its state is kept");
+                // A log that has failed needs no room.
+                let _ = self.inner.ground.log.forget_group(group);
+            }
+        }
+    }
+
     /// Any failure of a checkpoint but a full disk ends the node, sooner or later by itself: then now.
     pub(super) fn checkpoint_failed(&self, error: &NodeError) {
         tracing::warn!(%error, "no checkpoint");

@@ -26,8 +26,8 @@ use polyfs_core::time::Instant;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{
-    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure, Record,
-    SyncedExtent, Ticket, Written,
+    Batch, Found, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure,
+    Record, SyncedExtent, Ticket, Written,
 };
 
 use super::types::TypeConfig;
@@ -65,6 +65,7 @@ struct Inner<R: Runtime> {
     work: Bell,
     bulk_work: Bell,
     health: Health,
+    tight: Bell,
     stopped: AtomicBool,
 }
 
@@ -220,6 +221,7 @@ impl<R: Runtime> SharedLog<R> {
             work: Bell::default(),
             bulk_work: Bell::default(),
             health: Health::default(),
+            tight: Bell::default(),
             stopped: AtomicBool::new(false),
         };
         let shared = Self {
@@ -378,6 +380,18 @@ impl<R: Runtime> SharedLog<R> {
         since.is_some_and(|since| now.since(since) >= STALLED_DISK)
     }
 
+    /// Groups whose entries hold the oldest segment.
+    #[must_use]
+    pub fn holders(&self) -> Vec<GroupId> {
+        let holders = self.books().index.holders();
+        holders.into_iter().map(|(group, ..)| group).collect()
+    }
+
+    /// Waits until the log needs room: a checkpoint is due; for one task.
+    pub async fn needs_room(&self) {
+        self.inner.tight.rung().await;
+    }
+
     /// How much room the log has.
     #[must_use]
     pub fn pressure(&self) -> Pressure {
@@ -527,6 +541,7 @@ impl<R: Runtime> Inner<R> {
                     if !self.write_one(batch).await {
                         return;
                     }
+                    self.carry_forward().await;
                     idle = false;
                 }
                 Ok(None) if idle => {
@@ -544,6 +559,32 @@ impl<R: Runtime> Inner<R> {
                         .end(NodeEnd::Poisoned(format!("the log: {error}")));
                 }
             }
+        }
+    }
+
+    /// P10: what quiet groups still need of the oldest segment is copied to the log's end, so that the segment can be
+    /// written anew.
+    async fn carry_forward(self: &Arc<Self>) {
+        if cfg!(planted = "nothing_carried_forward") {
+            return;
+        }
+        let Some(mut plan) = self.books.lock().index.plan_carry() else {
+            return;
+        };
+        let found = std::mem::take(&mut plan.found);
+        let group_of = found.first().and_then(|one| match one {
+            Found::Stored(located) => Some(located.group),
+            Found::Cached(_) => None,
+        });
+        let reader = self.reader.clone();
+        let loaded = self
+            .runtime
+            .blocking(Lane::Read, move || reader.load(found))
+            .await;
+        match loaded {
+            Ok(entries) => self.books.lock().index.carry(&plan, entries),
+            // Purged meanwhile, or damaged: then whoever reads it says so; the next batch tries again.
+            Err(error) => tracing::warn!(%error, ?group_of, "nothing is carried forward"),
         }
     }
 
@@ -565,7 +606,12 @@ impl<R: Runtime> Inner<R> {
             let mut books = self.books.lock();
             books.writing_since = None;
             match outcome {
-                Outcome::Written(batch, written) => books.written(batch, written),
+                Outcome::Written(batch, written) => {
+                    books.written(batch, written);
+                    if books.index.pressure() > Pressure::None {
+                        self.tight.ring();
+                    }
+                }
                 Outcome::Full(batch) => books.index.put_back(batch),
                 Outcome::Failed(error) => {
                     books.fail(&error);

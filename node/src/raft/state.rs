@@ -19,8 +19,8 @@ use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
-use polyfs_store::state::{Checkpoint, GroupRecord, StateDb, StoreError};
-use polyfs_store::wal::LogError;
+use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
+use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -137,6 +137,8 @@ struct Inner<R: Runtime> {
     /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
     turn: futures::lock::Mutex<()>,
     changed: AtomicBool,
+    /// The disk is full but for the reserve (P10).
+    reserve_only: AtomicBool,
     /// What the last checkpoint made durable of each replica: nothing else may be reported to openraft as snapshot.
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
@@ -166,6 +168,7 @@ impl<R: Runtime> SharedState<R> {
             db,
             turn: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
+            reserve_only: AtomicBool::new(false),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
         };
@@ -196,6 +199,36 @@ impl<R: Runtime> SharedState<R> {
             total: usage.used + usage.free + disk,
             free: usage.free + disk,
         }
+    }
+
+    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub async fn look_at_space(&self) -> Result<(), StoreError> {
+        let mut level = self.inner.db.space_level()?;
+        if level == SpaceLevel::Reserve {
+            let db = self.inner.db.clone();
+            let filled = self.inner.runtime.blocking(Lane::Checkpoint, move || {
+                while db.reserve().refill_step()? {}
+                db.space_level()
+            });
+            level = filled.await?;
+        }
+        let full = level == SpaceLevel::Reserve && !cfg!(planted = "reserve_ignored");
+        if self.inner.reserve_only.swap(full, Ordering::AcqRel) != full {
+            tracing::warn!(
+                full,
+                "the disk is full but for the reserve, or has room again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the disk is full but for the reserve: only what frees space is taken (P10).
+    #[must_use]
+    pub fn reserve_only(&self) -> bool {
+        self.inner.reserve_only.load(Ordering::Acquire)
     }
 
     /// What is kept of a replica; `None` when the state has no such group.
@@ -419,6 +452,18 @@ impl<R: Runtime> GroupState<R> {
             return Err(super::kv::failed(failure));
         }
         read
+    }
+
+    /// Whether the disk is full but for the reserve.
+    #[must_use]
+    pub fn reserve_only(&self) -> bool {
+        self.shared.reserve_only()
+    }
+
+    /// Whether the node's log has so little room that new work has to wait (P10).
+    #[must_use]
+    pub fn log_is_tight(&self) -> bool {
+        self.log.pressure() > Pressure::None
     }
 
     async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {

@@ -121,6 +121,7 @@ impl<D: Dir> StateDb<D> {
         )?);
         let (disk, new) = open_file(&*dir)?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&dir), config.reserve)?);
+        data.draw_on(&reserve);
         let sealed = Arc::new(AtomicBool::new(false));
         let backend = Backend::new(
             disk,
