@@ -367,19 +367,13 @@ impl<R: Runtime> Driver<R> {
         Ok(goes_on)
     }
 
-    /// P10: what a leader whose disk is full does not take; and what has to wait while its log is too full to grow.
+    /// P10: what a leader whose disk is full does not take.
     fn no_room_for(&self, request: &Request) -> Option<Refusal> {
         if self.leading.is_none() || crate::full::is_taken(&request.body) {
             return None;
         }
-        let state = self.replica.state();
-        if state.reserve_only() {
-            Some(Refusal::ReserveOnly)
-        } else if state.log_is_tight() {
-            Some(Refusal::Unavailable("the log is making room".into()))
-        } else {
-            None
-        }
+        let full = self.replica.state().reserve_only();
+        full.then_some(Refusal::ReserveOnly)
     }
 
     /// Gives whoever asks a name, or refuses.

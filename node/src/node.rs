@@ -175,6 +175,8 @@ pub struct NodeStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Whether the disk keeps the log waiting (P2).
     pub log_stalled: bool,
+    /// Whether the log needs room (P10).
+    pub log_tight: bool,
     /// Whether the disk is full but for the reserve (P10).
     pub reserve_only: bool,
     /// Why it answers nothing more.
@@ -574,6 +576,7 @@ impl<R: Runtime> Node<R> {
                 .map(|group| replica_status(group.replica()))
                 .collect(),
             log_stalled: self.inner.ground.log.stalled(),
+            log_tight: self.inner.ground.log.pressure() > Pressure::None,
             reserve_only: self.inner.ground.state.reserve_only(),
             failure: self.failure(),
             lost: self.lost(),

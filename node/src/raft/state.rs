@@ -20,7 +20,7 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
 use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
-use polyfs_store::wal::{LogError, Pressure};
+use polyfs_store::wal::LogError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -458,12 +458,6 @@ impl<R: Runtime> GroupState<R> {
     #[must_use]
     pub fn reserve_only(&self) -> bool {
         self.shared.reserve_only()
-    }
-
-    /// Whether the node's log has so little room that new work has to wait (P10).
-    #[must_use]
-    pub fn log_is_tight(&self) -> bool {
-        self.log.pressure() > Pressure::None
     }
 
     async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
