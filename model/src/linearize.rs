@@ -18,8 +18,8 @@ pub enum Verdict {
     Violated {
         /// The longest order found has this many events.
         longest: usize,
-        /// The calls that were open when it could go no further.
-        stuck: Vec<usize>,
+        /// The calls that were open when it could go no further, each with what a filesystem would have answered there.
+        stuck: Vec<(usize, String)>,
     },
     /// The search gave up: too many states.
     TooHard,
@@ -32,7 +32,8 @@ struct Search<'a> {
     events: &'a [Event],
     tried: HashSet<u64, std::hash::RandomState>,
     longest: usize,
-    stuck: Vec<usize>,
+    /// The state at the end of the longest order, and what could not come next there.
+    stuck: Option<(Tree, Vec<usize>)>,
 }
 
 /// Judges a history that began with `start`.
@@ -43,7 +44,7 @@ pub fn check(start: &Tree, history: &History) -> Verdict {
         events,
         tried: HashSet::default(),
         longest: 0,
-        stuck: Vec::new(),
+        stuck: None,
     };
     let mut stack = vec![Frame::new(start.clone(), events)];
     while let Some(frame) = stack.last_mut() {
@@ -60,7 +61,7 @@ pub fn check(start: &Tree, history: &History) -> Verdict {
     }
     Verdict::Violated {
         longest: search.longest,
-        stuck: search.stuck,
+        stuck: search.explain(),
     }
 }
 
@@ -200,8 +201,20 @@ impl Search<'_> {
         let length = frame.placed_below + frame.placed.len();
         if length > self.longest {
             self.longest = length;
-            self.stuck.clone_from(&frame.candidates);
+            self.stuck = Some((frame.tree.clone(), frame.candidates.clone()));
         }
+    }
+
+    fn explain(&self) -> Vec<(usize, String)> {
+        let Some((tree, open)) = &self.stuck else {
+            return Vec::new();
+        };
+        let told = |number: &usize| {
+            let event = &self.events[*number];
+            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+            (*number, tree.expects(event.client, &event.call, outcome))
+        };
+        open.iter().map(told).collect()
     }
 }
 

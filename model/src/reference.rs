@@ -5,6 +5,7 @@
 //! it is seen.
 
 mod calls;
+mod expected;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use polyfs_core::vfs::{
 
 use crate::history::ClientId;
 use calls::{drawn_number, either, subject};
+use expected::Expected;
 use node::{Node, Nodes, Shown};
 
 /// Stand-ins for numbers nobody has seen count down from here; real ones are below 2^63.
@@ -32,9 +34,6 @@ pub struct Tree {
     opens: BTreeMap<(ClientId, Handle), (Ino, bool)>,
     stand_ins: u64,
 }
-
-/// What holds for the reply to a call that succeeds.
-type Expected = Box<dyn Fn(&Reply) -> bool>;
 
 impl Tree {
     /// A tree that holds nothing but its root.
@@ -58,16 +57,11 @@ impl Tree {
     /// With no outcome known, the tree after the call took effect.
     #[must_use]
     pub fn step(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> Option<Self> {
-        let mut after = self.clone();
-        if let Some(Ok(reply)) = outcome {
-            after.bind(call, reply);
-        }
-        let drawn = outcome.and_then(drawn_number);
-        let expected = after.carry_out(client, call, drawn);
+        let (mut after, expected) = self.judge(client, call, outcome);
         match (expected, outcome) {
             (_, None) => Some(after),
             (Ok(fits), Some(Ok(reply))) => {
-                if !fits(reply) {
+                if !fits.admits(reply) {
                     return None;
                 }
                 after.note_open(client, call, reply);
@@ -84,6 +78,27 @@ impl Tree {
             }
             (Err(_), Some(Ok(_))) => None,
         }
+    }
+
+    fn judge(
+        &self,
+        client: ClientId,
+        call: &Call,
+        outcome: Option<&Outcome>,
+    ) -> (Self, Result<Expected, FsError>) {
+        let mut after = self.clone();
+        if let Some(Ok(reply)) = outcome {
+            after.bind(call, reply);
+        }
+        let drawn = outcome.and_then(drawn_number);
+        let expected = after.carry_out(client, call, drawn);
+        (after, expected)
+    }
+
+    /// What a filesystem in this state would answer, for people to read.
+    #[must_use]
+    pub fn expects(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> String {
+        format!("{:?}", self.judge(client, call, outcome).1)
     }
 
     /// An inode that nobody names and this mount does not hold open may be gone for it already, or not yet.
@@ -179,9 +194,7 @@ impl Tree {
             Call::SetAttr { ino, set, size, .. } => self.set_attr(*ino, set, *size),
             Call::ReadLink { ino } => {
                 let target = self.node(*ino)?.target.clone();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == target),
-                ))
+                Ok(Expected::Data(target))
             }
             Call::Make { dir, name, new } => {
                 let ino = self.make(*dir, name, new, drawn)?;
@@ -210,15 +223,13 @@ impl Tree {
             Call::Open { ino, flags } => self.open(*ino, *flags),
             Call::OpenDir { ino } => {
                 self.directory(*ino)?;
-                Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+                Ok(Expected::Opened)
             }
             Call::Read {
                 ino, offset, size, ..
             } => {
                 let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == bytes),
-                ))
+                Ok(Expected::Data(bytes))
             }
             Call::Write {
                 ino,
@@ -233,10 +244,7 @@ impl Tree {
                 let node = self.node_mut(*ino)?;
                 let offset = if append { node.content.len() } else { *offset };
                 node.write(offset, data);
-                let bytes = data.len();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Written(n) if *n as usize == bytes),
-                ))
+                Ok(Expected::Written(data.len()))
             }
             Call::Allocate {
                 ino,
@@ -247,11 +255,11 @@ impl Tree {
             } => self.allocate(*ino, *offset, *len, *mode),
             Call::Release { .. } | Call::Flush { .. } => {
                 self.free_locks(client, call);
-                Ok(done())
+                Ok(Expected::Done)
             }
-            Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(done()),
+            Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(Expected::Done),
             Call::ReadDir { ino, .. } => self.read_dir(*ino),
-            Call::StatFs => Ok(expect(|reply| matches!(reply, Reply::Stats(_)))),
+            Call::StatFs => Ok(Expected::Stats),
             Call::GetXattr { ino, name } => {
                 let value = self
                     .node(*ino)?
@@ -259,16 +267,11 @@ impl Tree {
                     .get(name)
                     .cloned()
                     .ok_or(FsError::NoData)?;
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Data(data) if *data == value),
-                ))
+                Ok(Expected::Data(value))
             }
             Call::ListXattr { ino } => {
                 let names: BTreeSet<Name> = self.node(*ino)?.xattrs.keys().cloned().collect();
-                Ok(expect(move |reply| match reply {
-                    Reply::Names(found) => found.iter().cloned().collect::<BTreeSet<_>>() == names,
-                    _ => false,
-                }))
+                Ok(Expected::Names(names))
             }
             Call::SetXattr {
                 ino,
@@ -282,7 +285,7 @@ impl Tree {
                     (XattrMode::Replace, false) => Err(FsError::NoData),
                     _ => {
                         xattrs.insert(name.clone(), value.to_vec());
-                        Ok(done())
+                        Ok(Expected::Done)
                     }
                 }
             }
@@ -291,13 +294,11 @@ impl Tree {
                     .xattrs
                     .remove(name)
                     .ok_or(FsError::NoData)?;
-                Ok(done())
+                Ok(Expected::Done)
             }
             Call::TestLock { ino, owner, lock } => {
                 let free = self.lock_in_the_way(client, *ino, *owner, *lock)?.is_none();
-                Ok(expect(
-                    move |reply| matches!(reply, Reply::Lock(held) if held.is_none() == free),
-                ))
+                Ok(Expected::Lock { free })
             }
             Call::SetLock {
                 ino, owner, lock, ..
@@ -309,10 +310,10 @@ impl Tree {
                 end,
             } => {
                 self.unlock(client, *ino, *owner, *start, *end);
-                Ok(done())
+                Ok(Expected::Done)
             }
             // Where holes are is the filesystem's own affair; only that data is never called a hole is promised.
-            Call::Seek { .. } => Ok(expect(|reply| matches!(reply, Reply::Offset(_)))),
+            Call::Seek { .. } => Ok(Expected::Offset),
         }
     }
 
@@ -348,9 +349,7 @@ impl Tree {
 
     fn expect_attr(&self, ino: Ino) -> Result<Expected, FsError> {
         let shown = self.shown(ino)?;
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Attr(attr) if shown.is(attr)),
-        ))
+        Ok(Expected::Attr(shown))
     }
 
     /// Attributes that come beside an answer nobody called stat for: no flush recall is sent for them (P8), so what
@@ -360,9 +359,7 @@ impl Tree {
             size: None,
             ..self.shown(ino)?
         };
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Attr(attr) if shown.is(attr)),
-        ))
+        Ok(Expected::Attr(shown))
     }
 
     fn shown(&self, ino: Ino) -> Result<Shown, FsError> {
@@ -468,8 +465,11 @@ impl Tree {
         let ino = match self.find(dir, name) {
             Ok(_) if flags.exclusive => return Err(FsError::Exists),
             Ok(ino) => {
-                if self.node(ino)?.kind == FileKind::Directory {
-                    return Err(FsError::IsDirectory);
+                match self.node(ino)?.kind {
+                    FileKind::Regular => {}
+                    FileKind::Directory => return Err(FsError::IsDirectory),
+                    // The kernel looks again, and follows or opens what it finds itself.
+                    _ => return Err(FsError::Stale),
                 }
                 if flags.truncate {
                     self.node_mut(ino)?.resize(0);
@@ -481,20 +481,21 @@ impl Tree {
         };
         let mut shown = self.shown(ino)?;
         shown.size = shown.size.filter(|_| flags.truncate);
-        Ok(expect(
-            move |reply| matches!(reply, Reply::Created(attr, _) if shown.is(attr)),
-        ))
+        Ok(Expected::Created(shown))
     }
 
     fn open(&mut self, ino: Ino, flags: OpenFlags) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
-        if node.kind == FileKind::Directory && flags.write {
-            return Err(FsError::IsDirectory);
+        match node.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory),
+            FileKind::Symlink => return Err(FsError::Loop),
+            _ => return Err(FsError::NoSuchAddress),
         }
         if flags.truncate {
             node.resize(0);
         }
-        Ok(expect(|reply| matches!(reply, Reply::Opened(_))))
+        Ok(Expected::Opened)
     }
 
     fn set_attr(
@@ -531,7 +532,7 @@ impl Tree {
         }
         self.remove(dir, name);
         self.drop_link(ino);
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn drop_link(&mut self, ino: Ino) {
@@ -550,7 +551,7 @@ impl Tree {
         }
         self.remove(dir, name);
         self.drop_dir(ino);
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn drop_dir(&mut self, ino: Ino) {
@@ -609,7 +610,7 @@ impl Tree {
             _ => {}
         }
         if target == Some(source) {
-            return Ok(done());
+            return Ok(Expected::Done);
         }
         let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
         if is_dir(self, source) && self.is_below(to.0, source) {
@@ -624,7 +625,7 @@ impl Tree {
             self.remove(to.0, to.1);
             self.insert(from.0, from.1, target);
             self.insert(to.0, to.1, source);
-            return Ok(done());
+            return Ok(Expected::Done);
         }
         if let Some(target) = target {
             match (is_dir(self, source), is_dir(self, target)) {
@@ -646,7 +647,7 @@ impl Tree {
                 self.drop_link(target)
             }
         }
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
@@ -654,20 +655,7 @@ impl Tree {
         if node.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
-        // One call shows a part of the directory; the whole is checked where the workload reads it in one call.
-        let entries = node.entries.clone();
-        let shown = move |name: &Name, ino: Ino| {
-            entries
-                .get(name)
-                .is_some_and(|named| *named == ino || named.0 > i64::MAX as u64)
-        };
-        Ok(expect(move |reply| match reply {
-            Reply::Entries(found) => found
-                .iter()
-                .filter(|entry| entry.name != b"." && entry.name != b"..")
-                .all(|entry| shown(&entry.name, entry.ino)),
-            _ => false,
-        }))
+        Ok(Expected::Entries(node.entries.clone()))
     }
 
     fn allocate(
@@ -688,7 +676,7 @@ impl Tree {
         ) {
             node.content.zero(start, end);
         }
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn lock_in_the_way(
@@ -719,7 +707,7 @@ impl Tree {
         }
         self.unlock(client, ino, owner, lock.start, lock.end);
         self.node_mut(ino)?.locks.insert((client, owner, lock));
-        Ok(done())
+        Ok(Expected::Done)
     }
 
     fn unlock(&mut self, client: ClientId, ino: Ino, owner: LockOwner, start: u64, end: u64) {
@@ -766,12 +754,4 @@ impl Tree {
             _ => {}
         }
     }
-}
-
-fn expect(fits: impl Fn(&Reply) -> bool + 'static) -> Expected {
-    Box::new(fits)
-}
-
-fn done() -> Expected {
-    expect(|reply| matches!(reply, Reply::Done))
 }

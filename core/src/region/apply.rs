@@ -244,7 +244,10 @@ fn done(reply: MetaReply) -> Result<Applied, KvError> {
 /// An operation on names: at once when all of it is here, else as a transaction.
 fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError> {
     let (steps, reply) = match plan(state, here.places, op, here.time)? {
-        Plan::Answer(reply) => return done(reply),
+        Plan::Answer(reply) => {
+            let blocked = super::intent::blocks_answer(state, op, &reply)?;
+            return blocked.map_or_else(|| done(reply), |txn| Ok(Applied::Blocked(txn)));
+        }
         Plan::Against(against) => {
             let blocked = super::intent::blocks_failure(state, here.places, op)?;
             let refused = || Applied::Answer(txn::refused(against));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead, Pair};
 use crate::place::{Ino, NameHash, Places, Salt};
-use crate::request::MetaOp;
+use crate::request::{MetaOp, MetaReply};
 use crate::time::Timestamp;
 use crate::txn::{Step, TxnId};
 
@@ -140,6 +140,41 @@ pub(super) fn blocks_listing(
     past: &[TxnId],
 ) -> Result<Option<TxnId>, KvError> {
     Ok(first_but(&on_names(state, places, dir)?, past))
+}
+
+/// Whose intent is in the way of answering an operation on names that changes nothing, because of what its names say:
+/// they may be committed to say something else already (P7).
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a broken law, whatever else it is"
+)]
+pub(super) fn blocks_answer(
+    state: &dyn KvRead,
+    op: &MetaOp,
+    reply: &MetaReply,
+) -> Result<Option<TxnId>, KvError> {
+    let found = match op {
+        MetaOp::Make {
+            dir, salt, name, ..
+        } => blocks_name(state, *dir, *salt, name, &[])?,
+        MetaOp::Rename {
+            dir,
+            salt,
+            name,
+            to_dir,
+            to_salt,
+            to_name,
+            ..
+        } => match blocks_name(state, *dir, *salt, name, &[])? {
+            None => blocks_name(state, *to_dir, *to_salt, to_name, &[])?,
+            found @ Some(_) => found,
+        },
+        other => panic!("only a make or a rename has nothing to do, not {other:?}"),
+    };
+    match (found, reply) {
+        (None, MetaReply::Made { attr, .. }) => blocks_inode(state, attr.ino, &[]),
+        (found, _) => Ok(found),
+    }
 }
 
 /// Whose intent is in the way of saying that an operation on names fails: what it found missing or there may be

@@ -316,8 +316,15 @@ fn existing(
     if in_the_way {
         return fail(FsError::Exists);
     }
-    if found.kind == FileKind::Directory {
-        return fail(FsError::IsDirectory);
+    match found.kind {
+        FileKind::Regular => {}
+        FileKind::Directory => return fail(FsError::IsDirectory),
+        // Not a file's to open: the kernel looks the name up again and follows or opens what it finds itself.
+        FileKind::Symlink
+        | FileKind::Fifo
+        | FileKind::Socket
+        | FileKind::CharDevice
+        | FileKind::BlockDevice => return fail(FsError::Stale),
     }
     let seen = Seen {
         ino: found.child,

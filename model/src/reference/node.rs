@@ -29,7 +29,7 @@ pub(super) struct Node {
 }
 
 /// The attributes that a local filesystem would promise; times are judged elsewhere.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) ino: Option<Ino>,
     pub(super) kind: FileKind,

@@ -19,14 +19,23 @@ use super::world::World;
 use crate::generate::Workload;
 use crate::history::ClientId;
 
+/// A call under way.
+struct UnderWay {
+    /// Which event of the history.
+    event: usize,
+    thread: u32,
+    call: Call,
+    /// Since when, in simulated nanoseconds.
+    since: u64,
+}
+
 /// One mount.
 pub(super) struct Mount {
     client: Client,
     /// There once the mount is up.
     workload: Option<Workload>,
     next_call: u64,
-    /// Calls under way: which event of the history, whose thread, what.
-    calls: BTreeMap<CallId, (usize, u32, Call)>,
+    calls: BTreeMap<CallId, UnderWay>,
     /// Lease frames under way: parts not yet answered, and who has confirmed.
     frames: BTreeMap<MessageId, (NodeId, usize, Vec<Leadership>)>,
 }
@@ -36,7 +45,7 @@ impl Mount {
     pub(super) fn open_calls(&self) -> impl Iterator<Item = String> {
         self.calls
             .iter()
-            .map(|(id, (_, _, call))| format!("{id:?} {call:?}"))
+            .map(|(id, open)| format!("{id:?} {:?} since {}", open.call, open.since))
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
@@ -325,18 +334,33 @@ impl World {
         mount.next_call += 1;
         let id = CallId(mount.next_call);
         let event = self.history.invoke(client, call.clone());
-        mount.calls.insert(id, (event, thread, call.clone()));
+        let under_way = UnderWay {
+            event,
+            thread,
+            call: call.clone(),
+            since: self.schedule.now(),
+        };
+        mount.calls.insert(id, under_way);
         self.give_client(client, Input::Call { id, call });
     }
 
     fn ended(&mut self, client: ClientId, id: CallId, outcome: Outcome) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let (event, thread, call) = mount
+        let UnderWay {
+            event,
+            thread,
+            call,
+            since,
+        } = mount
             .calls
             .remove(&id)
             .expect("a call has exactly one outcome");
         if let Some(workload) = &mut mount.workload {
             workload.learn(&call, &outcome);
+        }
+        let took = Duration::from_nanos(self.schedule.now() - since);
+        if took > self.slowest.0 {
+            self.slowest = (took, event);
         }
         // EIO at the deadline says nothing about what happened.
         if outcome != Err(polyfs_core::error::FsError::Io) {

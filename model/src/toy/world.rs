@@ -74,6 +74,8 @@ pub struct World {
     pub(super) master: Master,
     pub(super) clients: BTreeMap<ClientId, Mount>,
     pub(super) history: History,
+    /// How long the slowest call took, and which event of the history it is.
+    pub(super) slowest: (Duration, usize),
     pub(super) calls_left: u32,
     /// Nodes nobody can reach.
     pub(super) cut_off: BTreeSet<NodeId>,
@@ -128,6 +130,7 @@ impl World {
             master: Master::new(root),
             clients: BTreeMap::new(),
             history: History::default(),
+            slowest: (Duration::ZERO, 0),
             cut_off: BTreeSet::new(),
             down: BTreeSet::new(),
             faults_left: true,
@@ -211,6 +214,12 @@ impl World {
     #[must_use]
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// How much simulated time the slowest call took, and which event of the history it is.
+    #[must_use]
+    pub const fn slowest(&self) -> (Duration, usize) {
+        self.slowest
     }
 
     /// The tree as it was in the beginning, for the checker.

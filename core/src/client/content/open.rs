@@ -2,7 +2,7 @@
 //!
 //! Owns who has what open here.
 
-use super::file::ContentCall;
+use super::file::{ContentCall, FileState};
 use super::{Opened, Opening};
 use crate::attr::{Attr, FileKind, SetAttr};
 use crate::client::Client;
@@ -20,6 +20,18 @@ pub(in super::super) const fn lease_for(flags: OpenFlags) -> LeaseKind {
         LeaseKind::Exclusive
     } else {
         LeaseKind::Shared
+    }
+}
+
+/// Why something can't be opened as a file. The kernel follows links and opens pipes and devices itself.
+const fn not_a_file(kind: FileKind) -> Option<FsError> {
+    match kind {
+        FileKind::Regular => None,
+        FileKind::Directory => Some(FsError::IsDirectory),
+        FileKind::Symlink => Some(FsError::Loop),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Some(FsError::NoSuchAddress)
+        }
     }
 }
 
@@ -77,8 +89,8 @@ impl Client {
         created: Option<bool>,
     ) {
         let flags = opening.flags;
-        if created == Some(false) && attr.kind == FileKind::Directory {
-            return self.reply(call, Err(FsError::IsDirectory));
+        if let Some(error) = not_a_file(attr.kind) {
+            return self.reply(call, Err(error));
         }
         let ino = attr.ino;
         let handle = self.give_handle(ino, flags, false);
@@ -91,7 +103,7 @@ impl Client {
                 self.install(ino, grant, &route);
             }
         }
-        let cuts = flags.truncate && created != Some(true) && attr.kind == FileKind::Regular;
+        let cuts = flags.truncate && created != Some(true);
         let size = if cuts { 0 } else { attr.size };
         let reply = match created {
             None => Reply::Opened(handle),
@@ -197,10 +209,14 @@ impl Client {
         self.sync(opened.ino, None);
     }
 
-    /// Attributes with what this mount has written and not yet committed.
+    /// Attributes with what this mount has written and not yet committed, or committed while they were on their way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
+        let newer = |file: &FileState| {
+            let known = file.content.attr.as_ref();
+            known.is_some_and(|known| known.change > attr.change)
+        };
         if let Some(file) = self.files.by_ino.get(&attr.ino)
-            && file.is_dirty()
+            && (file.is_dirty() || newer(file))
         {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);
@@ -223,10 +239,7 @@ impl Client {
     }
 
     pub(in super::super) fn files_are_quiet(&self) -> bool {
-        self.files
-            .by_ino
-            .values()
-            .all(super::file::FileState::is_quiet)
+        self.files.by_ino.values().all(FileState::is_quiet)
     }
 
     /// At unmount: a lease goes back.

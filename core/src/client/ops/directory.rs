@@ -84,6 +84,8 @@ impl Op for Make {
             Got::Meta(Ok(MetaReply::Elsewhere { seen })) => match self.lease {
                 None => Next::fail(FsError::Exists),
                 Some(_) if seen.kind == FileKind::Directory => Next::fail(FsError::IsDirectory),
+                // The kernel looks again, and follows or opens what it finds itself.
+                Some(_) if seen.kind != FileKind::Regular => Next::fail(FsError::Stale),
                 Some(lease) => Next::Ask(RequestBody::MetaQuery(MetaQuery::Open {
                     ino: seen.ino,
                     lease,

@@ -1,0 +1,62 @@
+//! What a local filesystem would reply to a call that succeeds.
+//!
+//! Owns the comparison with what was replied. Data and not code, so that a failure can be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyfs_core::attr::Name;
+use polyfs_core::place::Ino;
+use polyfs_core::vfs::Reply;
+
+use super::node::Shown;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum Expected {
+    Done,
+    Attr(Shown),
+    Created(Shown),
+    Opened,
+    Data(Vec<u8>),
+    Written(usize),
+    /// In any order.
+    Names(BTreeSet<Name>),
+    /// One call may show a part of the directory, so only what it shows is judged.
+    Entries(BTreeMap<Name, Ino>),
+    /// Whether nothing is in the way.
+    Lock {
+        free: bool,
+    },
+    /// Any.
+    Offset,
+    /// Any.
+    Stats,
+}
+
+impl Expected {
+    /// Whether a local filesystem may have replied that.
+    pub(super) fn admits(&self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (Self::Done, Reply::Done)
+            | (Self::Opened, Reply::Opened(_))
+            | (Self::Offset, Reply::Offset(_))
+            | (Self::Stats, Reply::Stats(_)) => true,
+            (Self::Attr(shown), Reply::Attr(attr))
+            | (Self::Created(shown), Reply::Created(attr, _)) => shown.is(attr),
+            (Self::Data(bytes), Reply::Data(data)) => data == bytes,
+            (Self::Written(len), Reply::Written(written)) => usize::try_from(*written) == Ok(*len),
+            (Self::Names(names), Reply::Names(found)) => {
+                found.iter().cloned().collect::<BTreeSet<_>>() == *names
+            }
+            (Self::Lock { free }, Reply::Lock(held)) => held.is_none() == *free,
+            (Self::Entries(entries), Reply::Entries(found)) => found
+                .iter()
+                .filter(|entry| entry.name != b"." && entry.name != b"..")
+                .all(|entry| {
+                    let named = entries.get(&entry.name);
+                    named.is_some_and(|named| *named == entry.ino || named.0 > i64::MAX as u64)
+                }),
+            _ => false,
+        }
+    }
+}
