@@ -15,7 +15,7 @@ use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::ids::NodeId;
-use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
+use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
     Answer, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
@@ -315,9 +315,12 @@ impl Client {
             .and_then(|file| file.lease.held)
             .filter(|held| held.serial <= serial);
         let Some(held) = held else {
-            if let Some(file) = self.files.by_ino.get_mut(&ino) {
-                file.lease.revoked = file.lease.revoked.max(serial);
-            }
+            // The grant may still be on its way, of a file that this mount does not even know yet.
+            let now = self.now.mono;
+            let file = self.file(ino);
+            file.lease.revoked = file.lease.revoked.max(serial);
+            file.idle_since = file.idle_since.max(now);
+            self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
             return self.lease_done(LeaseDone::Released(ino, serial));
         };
         let file = self.file(ino);
