@@ -39,6 +39,7 @@ struct Search<'a> {
 /// Judges a history that began with `start`.
 #[must_use]
 pub fn check(start: &Tree, history: &History) -> Verdict {
+    let history = history.in_order();
     let events = history.events();
     let mut search = Search {
         events,
@@ -145,11 +146,10 @@ impl Frame {
     fn place_what_changes_nothing(&mut self, events: &[Event]) {
         let fits = |frame: &Self, number: &usize| {
             let event = &events[*number];
-            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            outcome.is_some()
+            event.ended.is_some()
                 && frame
                     .tree
-                    .step(event.client, &event.call, outcome)
+                    .after(event)
                     .is_some_and(|after| after == frame.tree)
         };
         while let Some(number) = self
@@ -176,12 +176,11 @@ impl Search<'_> {
     fn next(&mut self, frame: &mut Frame) -> Option<Frame> {
         while let Some(number) = frame.candidates.pop() {
             let event = &self.events[number];
-            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            let Some(tree) = frame.tree.step(event.client, &event.call, outcome) else {
+            let Some(tree) = frame.tree.after(event) else {
                 continue;
             };
             // Nobody learnt of it and nobody would see it.
-            if outcome.is_none() && tree == frame.tree {
+            if event.ended.is_none() && tree == frame.tree {
                 continue;
             }
             let next = frame.with(number, tree, self.events);
