@@ -299,6 +299,9 @@ pub struct Grant {
     pub serial: LeaseSerial,
     /// The inode; its fence is in it.
     pub attr: Attr,
+    /// What the inode's change number was after the last change of its content: what a mount wrote under a lease that
+    /// ran out is still good while this stands (P8). Attributes and names that changed since don't matter.
+    pub content: u64,
     /// The whole content, when it is kept with the inode.
     pub inline: Option<Bytes>,
     /// The chunk map from its start ...

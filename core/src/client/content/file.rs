@@ -129,6 +129,8 @@ pub(super) struct LeaseState {
 pub(super) struct Content {
     /// As a region last told.
     pub(super) attr: Option<Attr>,
+    /// The inode's change number after the last change of content that is known here.
+    pub(super) number: u64,
     pub(super) inline: Option<Bytes>,
     pub(super) map: ChunkMap,
     /// A cut to be carried out before the file grows.

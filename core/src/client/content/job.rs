@@ -80,6 +80,7 @@ impl Content {
             self.map.set(*run);
         }
         self.mtime = self.mtime.max(attr.mtime);
+        self.number = attr.change;
         self.attr = Some(attr);
     }
 

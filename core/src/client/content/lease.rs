@@ -93,23 +93,18 @@ impl Client {
         if grant.serial <= file.lease.revoked || grant.serial < old {
             return;
         }
-        // A job holds on to the content it was planned for; its own end will ask again.
-        if file.job.is_some() {
-            file.lease.revoked = grant.serial;
-            let done = LeaseDone::Released(ino, grant.serial);
-            file.lease.held = None;
-            return self.lease_done(done);
-        }
-        let known = file.content.attr.as_ref().map(|attr| attr.change);
-        let changed = known != Some(grant.attr.change);
-        let valid = file.lease.held.filter(|held| now < held.until);
-        let alone = valid.is_some_and(|held| held.kind == LeaseKind::Exclusive);
-        if valid.is_some() && known >= Some(grant.attr.change) {
-            // Granted before what this mount did or learnt since: only the term is new.
+        if file.lease.held.is_some_and(|held| now < held.until) {
+            // Under a lease that never ran out nobody else changed content: only the term is new.
             return self.prolong(ino, &grant, route);
         }
-        // Under a lease that never ran out nobody else changed content: chmod and the like raise the number too.
-        if file.is_dirty() && changed && !alone && !cfg!(planted = "change_unchecked") {
+        // A job holds on to the content it was planned for, and its end will ask again. Until then the grant is held and
+        // not used: given back now, it would go to somebody else while the job's requests are still on their way.
+        // So it is with a grant that was on its way while this mount changed content itself.
+        if file.job.is_some() || grant.content < file.content.number {
+            return self.hold_unused(ino, &grant, route);
+        }
+        let changed = grant.content != file.content.number;
+        if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
         let file = self.file(ino);
@@ -131,6 +126,7 @@ impl Client {
         }
         file.content = Content {
             attr: Some(grant.attr),
+            number: grant.content,
             inline: grant.inline,
             map,
             cut: grant.cut,
@@ -159,8 +155,25 @@ impl Client {
                 until: held.until.max(term_end(route.sent)),
             };
         }
+        let known = file.content.attr.as_ref().map(|attr| attr.change);
+        if known < Some(grant.attr.change) {
+            file.content.attr = Some(grant.attr.clone());
+        }
         self.overtake_recall(ino, grant.serial);
         self.drive_leases();
+    }
+
+    /// A lease that is held for its leader's eyes only: it is recalled and given back as any other.
+    fn hold_unused(&mut self, ino: Ino, grant: &Grant, route: &Route) {
+        let now = self.now.mono;
+        self.file(ino).lease.held = Some(Held {
+            kind: grant.kind,
+            serial: grant.serial,
+            node: route.node,
+            since: now,
+            until: now,
+        });
+        self.overtake_recall(ino, grant.serial);
     }
 
     /// A recall of an earlier grant is history once a later one is held.
@@ -265,10 +278,7 @@ impl Client {
             .and_then(|file| file.lease.held)
             .filter(|held| held.serial <= serial);
         let Some(held) = held else {
-            if let Some(file) = self.files.by_ino.get_mut(&ino) {
-                file.lease.revoked = file.lease.revoked.max(serial);
-            }
-            return self.lease_done(LeaseDone::Released(ino, serial));
+            return self.recalled_unheld(recall);
         };
         let file = self.file(ino);
         // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours.
@@ -298,6 +308,25 @@ impl Client {
             self.out.push_back(Output::Invalidate { ino });
         }
         self.pump(ino);
+    }
+
+    /// A lease is recalled that this mount does not know of, or knows no more. "Given back" means that nothing is on the
+    /// way under it: what still is ends first.
+    fn recalled_unheld(&mut self, recall: Recall) {
+        let (ino, serial) = (recall.ino, recall.serial);
+        if let Some(file) = self.files.by_ino.get_mut(&ino) {
+            file.lease.revoked = file.lease.revoked.max(serial);
+            if file.lease.held.is_none() && (file.job.is_some() || file.reads > 0) {
+                file.lease.recall = Some(Recalling {
+                    want: RecallKind::Release,
+                    serial,
+                    stage: RecallStage::Draining,
+                    target: 0,
+                });
+                return;
+            }
+        }
+        self.lease_done(LeaseDone::Released(ino, serial));
     }
 
     /// The kernel has dropped its pages of a file.
