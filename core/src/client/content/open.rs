@@ -209,10 +209,11 @@ impl Client {
         self.sync(opened.ino, None);
     }
 
-    /// Attributes with what this mount has written and not yet committed.
+    /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer
+    /// that brought them was on its way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
         if let Some(file) = self.files.by_ino.get(&attr.ino)
-            && file.is_dirty()
+            && (file.is_dirty() || file.content.number > attr.change)
         {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);
