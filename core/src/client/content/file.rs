@@ -117,6 +117,8 @@ pub(super) struct Recalling {
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
     pub(super) held: Option<Held>,
+    /// One that a leader did not know of, never given back: a new leader can be told.
+    pub(super) lapsed: Option<Held>,
     pub(super) acquiring: Option<LeaseKind>,
     /// More of the map is being asked for.
     pub(super) mapping: bool,
@@ -130,6 +132,8 @@ pub(super) struct LeaseState {
 pub(super) struct Content {
     /// As a region last told.
     pub(super) attr: Option<Attr>,
+    /// The inode's change number after the last change of content that is known here.
+    pub(super) number: u64,
     pub(super) inline: Option<Bytes>,
     pub(super) map: ChunkMap,
     /// A cut to be carried out before the file grows.

@@ -81,6 +81,7 @@ impl Content {
             self.map.set(*run);
         }
         self.mtime = self.mtime.max(attr.mtime);
+        self.number = attr.change;
         self.attr = Some(attr);
     }
 
@@ -239,7 +240,8 @@ impl Client {
 
     fn job_lost(&mut self, ino: Ino, finish: Finish) {
         let file = self.file(ino);
-        file.lease.held = None;
+        // Perhaps only its leader has gone: the next is told what was held.
+        file.lease.lapsed = file.lease.held.take().or(file.lease.lapsed);
         match finish {
             Finish::WriteBack(_) => {
                 let flying = file.back.flying.take();

@@ -209,14 +209,11 @@ impl Client {
         self.sync(opened.ino, None);
     }
 
-    /// Attributes with what this mount has written and not yet committed, or committed while they were on their way.
+    /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer
+    /// that brought them was on its way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
-        let newer = |file: &FileState| {
-            let known = file.content.attr.as_ref();
-            known.is_some_and(|known| known.change > attr.change)
-        };
         if let Some(file) = self.files.by_ino.get(&attr.ino)
-            && (file.is_dirty() || newer(file))
+            && (file.is_dirty() || file.content.number > attr.change)
         {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);

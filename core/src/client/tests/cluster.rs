@@ -20,6 +20,8 @@ use crate::vfs::{DirEntry, FsStats, XattrMode};
 #[derive(Debug)]
 pub(super) struct Inode {
     pub attr: Attr,
+    /// The change number after the last change of content.
+    pub content: u64,
     pub entries: BTreeMap<Name, Ino>,
     pub inline: Option<Bytes>,
     pub map: BTreeMap<u64, (u64, bool)>,
@@ -144,6 +146,7 @@ impl Cluster {
         let time = self.time();
         let attr = new_attr(ino, new, time, parent, salt);
         let inode = Inode {
+            content: attr.change,
             attr: attr.clone(),
             entries: BTreeMap::new(),
             inline: Some(Bytes::new()),
@@ -471,6 +474,7 @@ impl Cluster {
         let time = self.time();
         let inode = self.inodes.get_mut(&ino).ok_or(FsError::NotFound)?;
         inode.attr.change += 1;
+        inode.content = inode.attr.change;
         let version = inode.attr.change;
         let grows = |inode: &Inode, size: u64| {
             assert!(
@@ -576,6 +580,7 @@ impl Cluster {
             kind,
             serial,
             attr: inode.attr.clone(),
+            content: inode.content,
             inline: inode.inline.clone(),
             map: inode.map.iter().take(half).map(run).collect(),
             map_complete: half == inode.map.len(),
