@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::{Got, Next, Op, View};
 use crate::attr::Name;
 use crate::error::FsError;
-use crate::place::{Ino, Salt};
+use crate::place::{Ino, NameHash, Salt};
 use crate::request::{MetaOp, MetaQuery, MetaReply, RequestBody, Seen};
 use crate::vfs::{RenameMode, Reply};
 
@@ -19,6 +19,8 @@ enum Stage {
     Source,
     Target,
     Rename,
+    /// It ends so without having changed anything, if the target is still what it was taken for.
+    Verify(Result<(), FsError>, Option<Seen>),
 }
 
 /// A rename.
@@ -89,6 +91,22 @@ impl Rename {
         next
     }
 
+    /// Whether the region that answered changed nothing, could not see the target and took the mount's word for it.
+    fn was_blind(&self, view: &View<'_>, result: &Result<MetaReply, FsError>) -> bool {
+        let source = view.caches.name(self.from.0, &self.from.1).flatten();
+        let target = view.caches.name(self.to.0, &self.to.1).flatten();
+        let nothing = match result {
+            Ok(_) => source.map(|seen| seen.ino) == target.map(|seen| seen.ino),
+            Err(error) => *error != FsError::Io,
+        };
+        if !nothing {
+            return false;
+        }
+        let salt = view.caches.salt(self.to.0);
+        let place = salt.map(|salt| NameHash::of(salt, &self.to.1).place(self.to.0));
+        place.is_some_and(|place| !view.answered.is_some_and(|here| here.contains(place)))
+    }
+
     fn forget(&self, view: &mut View<'_>) {
         view.caches.forget_name(self.from.0, &self.from.1);
         view.caches.forget_name(self.to.0, &self.to.1);
@@ -103,6 +121,18 @@ impl Rename {
             Stage::Source => view.caches.note_name(self.from.0, &self.from.1, seen),
             Stage::Target => view.caches.note_name(self.to.0, &self.to.1, seen),
             Stage::Rename => unreachable!("a rename is not answered with an inode's name"),
+            Stage::Verify(result, target) => {
+                if seen == target {
+                    self.forget(view);
+                    return Next::Done(result.map(|()| Reply::Done));
+                }
+                self.looks += 1;
+                if self.looks > LOOKS_MAX {
+                    return Next::fail(FsError::Io);
+                }
+                view.caches.forget_name(self.from.0, &self.from.1);
+                view.caches.note_name(self.to.0, &self.to.1, seen);
+            }
         }
         self.ask(view)
     }
@@ -122,6 +152,14 @@ impl Op for Rename {
                     return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
                 }
                 self.ask(view)
+            }
+            Got::Meta(result) if self.stage == Stage::Rename && self.was_blind(view, &result) => {
+                let target = view.caches.name(self.to.0, &self.to.1).flatten();
+                let salt = view.caches.salt(self.to.0).unwrap_or_default();
+                let stage = Stage::Verify(result.map(|_| ()), target);
+                let next;
+                (self.stage, next) = Self::look(stage, salt, &self.to);
+                next
             }
             Got::Meta(result) if self.stage == Stage::Rename => {
                 self.forget(view);

@@ -45,6 +45,8 @@ struct File {
     queue: VecDeque<Waiter>,
     /// Those who wait for the exclusive holder to commit what it has.
     flushes: Vec<Ticket>,
+    /// Those who came after it was asked: what it commits now may miss what they must see, so it is asked once more.
+    next_flushes: Vec<Ticket>,
 }
 
 /// All leases of one region.
@@ -157,6 +159,7 @@ impl LeaseTable {
         let file = self.files.get_mut(&ino)?;
         let exclusive = |(_, held): &(&SessionId, &mut Holder)| held.kind == LeaseKind::Exclusive;
         let (session, held) = file.holders.iter_mut().find(exclusive)?;
+        file.flushes.append(&mut file.next_flushes);
         if file.flushes.is_empty() || held.recalled.is_some() {
             return None;
         }
@@ -230,6 +233,7 @@ impl LeaseTable {
         if let Some(file) = self.files.get_mut(&ino) {
             file.queue.retain(|waiter| waiter.ticket != ticket);
             file.flushes.retain(|waiting| *waiting != ticket);
+            file.next_flushes.retain(|waiting| *waiting != ticket);
         }
         self.tidy(ino);
     }
@@ -279,8 +283,10 @@ impl LeaseTable {
             .holders
             .iter_mut()
             .find(|(_, held)| held.kind == LeaseKind::Exclusive)?;
-        // A flush that is already under way began before this request and may miss what came in between: the next
-        // ticket asks once more.
+        if !file.flushes.is_empty() {
+            file.next_flushes.push(ticket);
+            return None;
+        }
         file.flushes.push(ticket);
         held.recalled = held.recalled.max(Some(RecallKind::Flush));
         Some(RecallOut {
@@ -291,17 +297,29 @@ impl LeaseTable {
         })
     }
 
-    /// A flush recall was answered, or its holder is gone: those who waited for it.
-    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId) -> Vec<Ticket> {
+    /// A flush recall was answered, or its holder is gone: those who waited for it, and the recall for those who came
+    /// later.
+    pub(super) fn flushed(
+        &mut self,
+        ino: Ino,
+        session: SessionId,
+    ) -> (Vec<Ticket>, Option<RecallOut>) {
         let Some(file) = self.files.get_mut(&ino) else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
         if let Some(held) = file.holders.get_mut(&session)
             && held.recalled == Some(RecallKind::Flush)
         {
             held.recalled = None;
         }
-        core::mem::take(&mut file.flushes)
+        let mut over = core::mem::take(&mut file.flushes);
+        let mut held = file.holders.values();
+        if !held.any(|held| held.kind == LeaseKind::Exclusive) {
+            over.append(&mut file.next_flushes);
+        }
+        let recall = self.flush_anew(ino);
+        self.tidy(ino);
+        (over, recall)
     }
 
     /// Holders that are recalled and whose term is over: to be shut out by a takeover.
@@ -372,7 +390,10 @@ impl LeaseTable {
 
     fn tidy(&mut self, ino: Ino) {
         let idle = |file: &File| {
-            file.holders.is_empty() && file.queue.is_empty() && file.flushes.is_empty()
+            file.holders.is_empty()
+                && file.queue.is_empty()
+                && file.flushes.is_empty()
+                && file.next_flushes.is_empty()
         };
         if self.files.get(&ino).is_some_and(idle) {
             self.files.remove(&ino);
@@ -481,6 +502,18 @@ mod tests {
             (recalls[0].serial, recalls[0].want),
             (serial, RecallKind::Share)
         );
+    }
+
+    #[test]
+    fn who_comes_while_a_flush_is_under_way_waits_for_the_next() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        assert!(table.wait_flush(file(), 1).is_some());
+        assert_eq!(table.wait_flush(file(), 2), None);
+        let (over, recall) = table.flushed(file(), A);
+        assert_eq!(over, [1]);
+        assert_eq!(recall.map(|recall| recall.want), Some(RecallKind::Flush));
+        assert_eq!(table.flushed(file(), A), (std::vec![2], None));
     }
 
     #[test]

@@ -301,13 +301,15 @@ impl Leader {
     }
 
     fn gave_back(&mut self, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
-        self.flushed(ino, session);
         self.leases.table.released(ino, session, keeps);
+        self.flushed(ino, session);
         self.next_turns(ino);
     }
 
     fn flushed(&mut self, ino: Ino, session: SessionId) {
-        for ticket in self.leases.table.flushed(ino, session) {
+        let (over, recall) = self.leases.table.flushed(ino, session);
+        self.send_recalls(recall.into_iter().collect());
+        for ticket in over {
             self.run_again(ticket);
         }
     }
