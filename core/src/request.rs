@@ -86,12 +86,26 @@ pub enum LeaseKind {
     Exclusive,
 }
 
-/// Which grant of a lease a message is about: each grant by a leader has a higher one, so that giving back an old one
-/// can't take a new one away.
+/// Which grant of a lease a message is about: each grant has a higher one than those before it, those of earlier
+/// leaders included, so that giving back an old one can't take a new one away.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
-pub struct LeaseSerial(pub u64);
+pub struct LeaseSerial {
+    /// The term of the leadership that granted.
+    pub term: u64,
+    /// Which of its grants.
+    pub number: u64,
+}
+
+/// One leadership of one region: leases are good only while that one which granted them confirms them (P8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The region.
+    pub group: GroupId,
+    /// The leader's term.
+    pub term: u64,
+}
 
 /// Queries of a meta region. None changes replicated state; those that ask for a lease change the leader's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,11 +122,13 @@ pub enum MetaQuery {
     /// An inode's attributes, after its exclusive holder (if it is not the asker) has committed what it has.
     GetAttr { ino: Ino },
     /// An inode, its content lease, and what the lease says; waits until others have given theirs back. `patient`
-    /// is false when the answer may come without the lease, at once.
+    /// is false when the answer may come without the lease, at once. `held` is the grant under which the asker holds at
+    /// least this lease already: a new leader learns so what its predecessor gave.
     Open {
         ino: Ino,
         lease: LeaseKind,
         patient: bool,
+        held: Option<LeaseSerial>,
     },
     /// More of a file's chunk map, from a chunk number on.
     Map { ino: Ino, from: u64 },

@@ -47,7 +47,10 @@ impl Workload {
         match (call, outcome) {
             (_, Ok(Reply::Created(attr, handle))) => {
                 self.know(attr.ino, attr.kind);
-                self.open.push((attr.ino, *handle));
+                // A create may meet a symbolic link; the kernel does not give that to its caller.
+                if attr.kind == FileKind::Regular {
+                    self.open.push((attr.ino, *handle));
+                }
             }
             (Call::Lookup { .. } | Call::Make { .. }, Ok(Reply::Attr(attr))) => {
                 self.know(attr.ino, attr.kind);

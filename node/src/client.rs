@@ -286,8 +286,8 @@ impl<R: Runtime> Driver<R> {
         let mount = Arc::clone(self);
         // A frame that is not confirmed is as good as lost: the leases run out.
         let confirmed = move |reply: Reply| {
-            if reply == Reply::LeasesRenewed(true) {
-                mount.feed(Input::LeasesRenewed { message, node });
+            if let Reply::LeasesRenewed(by) = reply {
+                mount.feed(Input::LeasesRenewed { message, node, by });
             }
         };
         if self.is_here(node) {

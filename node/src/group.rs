@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use polyfs_core::ids::{GroupId, NodeId, Renewal, ReplicaId, SessionId};
 use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
-use polyfs_core::request::{Answer, Refusal, Request};
+use polyfs_core::request::{Answer, Leadership, Refusal, Request};
 use polyfs_core::time::{Instant, Now};
 
 use crate::links::Links;
@@ -277,10 +277,11 @@ impl<R: Runtime> Driver<R> {
         if settled && self.leading.is_none() {
             let (now, seed) = (self.runtime.now(), self.runtime.random());
             let group = self.replica.group();
+            let leadership = Leadership { group, term };
             let made = self
                 .replica
                 .state()
-                .read(|state| self.machine.lead(group, seed, now, state));
+                .read(|state| self.machine.lead(leadership, seed, now, state));
             match made {
                 Ok(leading) => {
                     self.leadership += 1;
@@ -420,8 +421,9 @@ impl<R: Runtime> Driver<R> {
             } => {
                 self.answer(asker, Reply::Answer(answer), payload);
             }
-            Output::Renewed { asker, good } => {
-                self.answer(asker, Reply::LeasesRenewed(good), Bytes::new());
+            Output::Renewed { asker, by } => {
+                let by = by.into_iter().collect();
+                self.answer(asker, Reply::LeasesRenewed(by), Bytes::new());
             }
             Output::Recall { session, recall } => {
                 self.sessions

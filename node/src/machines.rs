@@ -14,6 +14,7 @@ use polyfs_core::region::command::Command;
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Input, Output};
 use polyfs_core::region::leader::{Config, Leader};
+use polyfs_core::request::Leadership;
 use polyfs_core::time::{Instant, Now};
 
 use crate::group::Leading;
@@ -47,13 +48,14 @@ impl Machine for Region {
 
     fn lead(
         &self,
-        group: GroupId,
+        leadership: Leadership,
         seed: u64,
         now: Now,
         state: &dyn KvRead,
     ) -> Result<Option<Box<dyn Leading>>, KvError> {
         let config = Config {
-            group,
+            group: leadership.group,
+            term: leadership.term,
             requests_max: REQUESTS_MAX,
         };
         Ok(Some(Box::new(Leader::new(config, seed, now, state)?)))

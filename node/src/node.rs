@@ -302,16 +302,24 @@ impl<R: Runtime> Node<R> {
         self.inner.ground.state.room()
     }
 
-    /// A mount's lease frame: every region led here must confirm it (P8).
+    /// A mount's lease frame: the answer says which of the regions led here confirm it (P8).
     pub fn renew_leases(&self, session: SessionId, renewal: Renewal, answer: Answerer) {
         let leads = |group: &Group<R>| group.replica().raft().is_leader();
         let groups: Vec<_> = self.groups().into_iter().filter(leads).collect();
-        let done = |good| answer(Reply::LeasesRenewed(good), Bytes::new());
+        let confirmed = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&confirmed);
+        let done = move |_| {
+            let by = core::mem::take(&mut *confirmed.lock());
+            answer(Reply::LeasesRenewed(by), Bytes::new());
+        };
         let all = AllOf::new(groups.len(), Box::new(done));
         for group in groups {
-            let all = Arc::clone(&all);
-            let part = move |reply, _| {
-                all.lock().part(matches!(reply, Reply::LeasesRenewed(true)));
+            let (all, heard) = (Arc::clone(&all), Arc::clone(&heard));
+            let part = move |reply, _: Bytes| {
+                if let Reply::LeasesRenewed(by) = reply {
+                    heard.lock().extend(by);
+                }
+                all.lock().part(true);
             };
             group.renew(session, renewal, Box::new(part));
         }

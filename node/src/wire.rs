@@ -10,7 +10,7 @@ use polyfs_core::ids::{
     BootNumber, ClusterId, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId,
 };
 use polyfs_core::place::Ino;
-use polyfs_core::request::{Answer, Recall, Request};
+use polyfs_core::request::{Answer, Leadership, Recall, Request};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -174,8 +174,8 @@ pub enum Reply {
     Raft(RaftReply),
     /// Of a region; bytes read are the frame's payload.
     Answer(Answer),
-    /// Whether all regions led here confirmed the frame.
-    LeasesRenewed(bool),
+    /// The leaderships here that confirmed the frame.
+    LeasesRenewed(Vec<Leadership>),
     /// Of the master.
     Master(MasterReply),
     /// The master is elsewhere.

@@ -115,7 +115,9 @@ impl Client {
             Input::Undelivered { message } => self.undelivered(message),
             Input::MasterAnswer { message, reply } => self.master_answer(message, reply),
             Input::MasterSilent { message } => self.master_silent(message),
-            Input::LeasesRenewed { message, node } => self.leases_renewed(message, node),
+            Input::LeasesRenewed { message, node, by } => {
+                self.leases_renewed(message, node, &by);
+            }
             Input::Recall { node, recall } => {
                 let _: NodeId = node;
                 self.recalled(recall);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::attr::Name;
 use crate::ids::{Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId};
 use crate::place::{Ino, Places};
-use crate::request::{Answer, Recall, Request, Space};
+use crate::request::{Answer, Leadership, Recall, Request, Space};
 use crate::vfs::{Call, FsStats, Outcome};
 
 /// The driver's name for a call that waits for its outcome: each gets exactly one.
@@ -152,6 +152,8 @@ pub enum Input {
         message: MessageId,
         /// By whom.
         node: NodeId,
+        /// For which of its leaderships: leases that others granted are not renewed.
+        by: Vec<Leadership>,
     },
     /// A leader wants a lease back.
     Recall {

@@ -53,6 +53,7 @@ pub(super) enum Owner {
 #[derive(Clone, Debug)]
 pub(super) struct Route {
     pub(super) node: NodeId,
+    pub(super) group: GroupId,
     pub(super) sent: Instant,
     pub(super) places: Places,
     pub(super) payload: Bytes,
@@ -400,6 +401,7 @@ impl Client {
         }
         let route = Route {
             node: flight.node,
+            group: flight.group,
             sent: flight.sent,
             places: flight.places,
             payload,
@@ -414,6 +416,7 @@ impl Client {
             Refusal::Fenced | Refusal::NoLease | Refusal::Changed => {
                 let route = Route {
                     node: flight.node,
+                    group: flight.group,
                     sent: flight.sent,
                     places: flight.places,
                     payload: Bytes::new(),

@@ -281,7 +281,7 @@ fn on_inode(
     ino: Ino,
     operate: impl FnOnce(&mut dyn Kv) -> Result<Answer, KvError>,
 ) -> Result<Applied, KvError> {
-    if let Some(txn) = super::intent::blocks_inode(state, ino)? {
+    if let Some(txn) = super::intent::blocks_inode(state, ino, &[])? {
         return Ok(Applied::Blocked(txn));
     }
     Ok(Applied::Answer(operate(state)?))

@@ -103,8 +103,19 @@ fn exactly(state: &dyn KvRead, guarded: &[u8]) -> Result<Option<Intent>, KvError
 }
 
 /// Whose intent is in the way of reading an inode.
-pub(super) fn blocks_inode(state: &dyn KvRead, ino: Ino) -> Result<Option<TxnId>, KvError> {
-    Ok(on_inode(state, ino)?.first().map(|intent| intent.txn))
+///
+/// `past` are transactions that are not.
+pub(super) fn blocks_inode(
+    state: &dyn KvRead,
+    ino: Ino,
+    past: &[TxnId],
+) -> Result<Option<TxnId>, KvError> {
+    Ok(first_but(&on_inode(state, ino)?, past))
+}
+
+fn first_but(intents: &[Intent], past: &[TxnId]) -> Option<TxnId> {
+    let mut names = intents.iter().map(|intent| intent.txn);
+    names.find(|txn| !past.contains(txn))
 }
 
 /// Whose intent is in the way of reading a name.
@@ -113,8 +124,12 @@ pub(super) fn blocks_name(
     dir: Ino,
     salt: Salt,
     name: &[u8],
+    past: &[TxnId],
 ) -> Result<Option<TxnId>, KvError> {
-    Ok(exactly(state, &name_key(dir, salt, name))?.map(|intent| intent.txn))
+    let intent = exactly(state, &name_key(dir, salt, name))?;
+    Ok(intent
+        .map(|intent| intent.txn)
+        .filter(|txn| !past.contains(txn)))
 }
 
 /// Whose intent is in the way of listing a directory.
@@ -122,10 +137,9 @@ pub(super) fn blocks_listing(
     state: &dyn KvRead,
     places: Places,
     dir: Ino,
+    past: &[TxnId],
 ) -> Result<Option<TxnId>, KvError> {
-    Ok(on_names(state, places, dir)?
-        .first()
-        .map(|intent| intent.txn))
+    Ok(first_but(&on_names(state, places, dir)?, past))
 }
 
 /// Whose intent is in the way of answering an operation on names that changes nothing, because of what its names say:
@@ -142,7 +156,7 @@ pub(super) fn blocks_answer(
     let found = match op {
         MetaOp::Make {
             dir, salt, name, ..
-        } => blocks_name(state, *dir, *salt, name)?,
+        } => blocks_name(state, *dir, *salt, name, &[])?,
         MetaOp::Rename {
             dir,
             salt,
@@ -151,14 +165,14 @@ pub(super) fn blocks_answer(
             to_salt,
             to_name,
             ..
-        } => match blocks_name(state, *dir, *salt, name)? {
-            None => blocks_name(state, *to_dir, *to_salt, to_name)?,
+        } => match blocks_name(state, *dir, *salt, name, &[])? {
+            None => blocks_name(state, *to_dir, *to_salt, to_name, &[])?,
             found @ Some(_) => found,
         },
         other => panic!("only a make or a rename has nothing to do, not {other:?}"),
     };
     match (found, reply) {
-        (None, MetaReply::Made { attr, .. }) => blocks_inode(state, attr.ino),
+        (None, MetaReply::Made { attr, .. }) => blocks_inode(state, attr.ino, &[]),
         (found, _) => Ok(found),
     }
 }
@@ -196,7 +210,7 @@ pub(super) fn blocks_failure(
         let fragment = exactly(state, &key::fragment(dir, places))?.map(|intent| intent.txn);
         let found = match fragment {
             Some(txn) => Some(txn),
-            None => blocks_listing(state, places, dir)?.or(blocks_inode(state, dir)?),
+            None => blocks_listing(state, places, dir, &[])?.or(blocks_inode(state, dir, &[])?),
         };
         if found.is_some() {
             return Ok(found);
@@ -227,9 +241,11 @@ pub(super) fn blocks_step(
             found.extend(exactly(state, &name_key(*dir, *salt, name))?);
             // A directory that is about to die takes no part in anything new.
             found.extend(exactly(state, &key::fragment(*dir, places))?);
+            found.extend(making(state, *dir)?);
         }
         Step::Kill { dir } => {
             found.extend(exactly(state, &key::fragment(*dir, places))?);
+            found.extend(making(state, *dir)?);
             found.extend(on_names(state, places, *dir)?);
         }
         Step::Subdirs { dir, .. } => {
@@ -256,6 +272,14 @@ pub(super) fn blocks_step(
         }
     }
     Ok(found.into_iter().find(foreign).map(|intent| intent.txn))
+}
+
+/// The intent to make a directory: its names can't be called missing while that may be committed already.
+fn making(state: &dyn KvRead, dir: Ino) -> Result<Option<Intent>, KvError> {
+    let all = on_inode(state, dir)?;
+    Ok(all
+        .into_iter()
+        .find(|held| matches!(held.step, Step::Create { .. })))
 }
 
 /// Leaves an intent.

@@ -25,15 +25,6 @@ const RUNS_PER_GRANT: usize = 512;
 /// Records of one audit answer at most.
 const AUDIT_MAX: u32 = 4096;
 
-/// What to do about an intent that is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intents {
-    /// Say whose it is, so that its outcome can be asked for.
-    Resolve,
-    /// Take the old value: the outcome is undecided (P7).
-    OldValues,
-}
-
 /// Why a query has no reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Miss {
@@ -51,31 +42,32 @@ impl From<FsError> for Miss {
     }
 }
 
-/// A query under way: the state, what the region holds, what to do about intents.
+/// A query under way: the state, what the region holds, whose intents are read past.
 struct Reader<'a> {
     state: &'a dyn KvRead,
     places: Places,
-    intents: Intents,
+    past: &'a [TxnId],
     session: SessionId,
 }
 
 type Replied<T> = Result<Result<T, Miss>, KvError>;
 
-/// Answers a query of a meta region.
+/// Answers a query of a meta region. Of the transactions in `past` the old values are taken: they are undecided (P7);
+/// any other intent in the way is a miss that says whose it is.
 ///
 /// # Errors
 /// As [`KvError`]; the inner error says why there is no reply.
 pub fn meta(
     state: &dyn KvRead,
     query: &MetaQuery,
-    intents: Intents,
+    past: &[TxnId],
     session: SessionId,
 ) -> Replied<MetaReply> {
     let places = super::descriptor(state)?.places;
     Reader {
         state,
         places,
-        intents,
+        past,
         session,
     }
     .answer(query)
@@ -135,24 +127,26 @@ impl Reader<'_> {
 
     /// Whose intent is in the way, if that matters to this query.
     fn blocked(&self, found: Result<Option<TxnId>, KvError>) -> Replied<()> {
-        Ok(match (found?, self.intents) {
-            (Some(txn), Intents::Resolve) => Err(Miss::Blocked(txn)),
-            (Some(_) | None, _) => Ok(()),
-        })
+        Ok(found?.map_or(Ok(()), |txn| Err(Miss::Blocked(txn))))
     }
 
     fn attr(&self, ino: Ino) -> Replied<Attr> {
         if !self.places.contains(ino.place()) {
             return Ok(Err(Miss::Refused(Refusal::NoRegion)));
         }
-        if let Err(miss) = self.blocked(intent::blocks_inode(self.state, ino))? {
+        if let Err(miss) = self.blocked(intent::blocks_inode(self.state, ino, self.past))? {
             return Ok(Err(miss));
         }
         let Some(inode) = inode::get(self.state, ino)? else {
             return Ok(Err(FsError::NotFound.into()));
         };
         if inode.kind == FileKind::Directory
-            && let Err(miss) = self.blocked(intent::blocks_listing(self.state, self.places, ino))?
+            && let Err(miss) = self.blocked(intent::blocks_listing(
+                self.state,
+                self.places,
+                ino,
+                self.past,
+            ))?
         {
             return Ok(Err(miss));
         }
@@ -163,7 +157,9 @@ impl Reader<'_> {
         if name.len() > NAME_BYTES_MAX {
             return Ok(Err(FsError::NameTooLong.into()));
         }
-        if let Err(miss) = self.blocked(intent::blocks_name(self.state, dir, salt, name))? {
+        if let Err(miss) =
+            self.blocked(intent::blocks_name(self.state, dir, salt, name, self.past))?
+        {
             return Ok(Err(miss));
         }
         if entry::fragment(self.state, self.places, dir)?.is_none() {
@@ -202,7 +198,12 @@ impl Reader<'_> {
         limit: u32,
         plus: bool,
     ) -> Replied<MetaReply> {
-        if let Err(miss) = self.blocked(intent::blocks_listing(self.state, self.places, dir))? {
+        if let Err(miss) = self.blocked(intent::blocks_listing(
+            self.state,
+            self.places,
+            dir,
+            self.past,
+        ))? {
             return Ok(Err(miss));
         }
         // A directory that is gone but still open reads as empty.

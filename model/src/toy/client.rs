@@ -10,7 +10,7 @@ use bytes::Bytes;
 use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
-use polyfs_core::request::Answer;
+use polyfs_core::request::{Answer, Leadership};
 use polyfs_core::vfs::{Call, Outcome};
 use rand::{Rng as _, RngExt as _};
 
@@ -36,8 +36,8 @@ pub(super) struct Mount {
     workload: Option<Workload>,
     next_call: u64,
     calls: BTreeMap<CallId, UnderWay>,
-    /// Lease frames under way: parts not yet confirmed, and whether all so far were good.
-    frames: BTreeMap<MessageId, (NodeId, usize, bool)>,
+    /// Lease frames under way: parts not yet answered, and who has confirmed.
+    frames: BTreeMap<MessageId, (NodeId, usize, Vec<Leadership>)>,
 }
 
 impl Mount {
@@ -54,7 +54,7 @@ impl Mount {
 
     /// A lease frame reached a node that leads so many groups; true when that leaves nothing to confirm.
     pub(super) fn frame(&mut self, message: MessageId, node: NodeId, groups: usize) -> bool {
-        self.frames.insert(message, (node, groups, true));
+        self.frames.insert(message, (node, groups, Vec::new()));
         groups == 0
     }
 }
@@ -88,8 +88,9 @@ impl World {
                 client,
                 message,
                 node,
+                by,
             } => {
-                self.give_client(client, Input::LeasesRenewed { message, node });
+                self.give_client(client, Input::LeasesRenewed { message, node, by });
             }
             Event::Recall {
                 client,
@@ -174,20 +175,20 @@ impl World {
         client: ClientId,
         message: MessageId,
         node: NodeId,
-        good: bool,
+        by: Option<Leadership>,
     ) {
         let mount = self.clients.get_mut(&client).expect("a known client");
-        let Some((_, parts, all_good)) = mount.frames.get_mut(&message) else {
+        let Some((_, parts, confirmed)) = mount.frames.get_mut(&message) else {
             return;
         };
         *parts -= 1;
-        *all_good &= good;
-        let (parts, all_good) = (*parts, *all_good);
-        if parts > 0 {
+        confirmed.extend(by);
+        if *parts > 0 {
             return;
         }
+        let by = std::mem::take(confirmed);
         mount.frames.remove(&message);
-        if all_good && self.reachable(node) && !self.is_lost() {
+        if self.reachable(node) && !self.is_lost() {
             let delay = self.delay();
             self.schedule.after(
                 delay,
@@ -195,6 +196,7 @@ impl World {
                     client,
                     message,
                     node,
+                    by,
                 },
             );
         }

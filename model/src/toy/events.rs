@@ -10,7 +10,7 @@ use polyfs_core::client::port::{CallId, MasterReply, MasterRequest, MessageId};
 use polyfs_core::ids::{GroupId, NodeId, Renewal, SessionId};
 use polyfs_core::place::Ino;
 use polyfs_core::region::leader::port::{Asker, Token};
-use polyfs_core::request::{Answer, Recall, Request};
+use polyfs_core::request::{Answer, Leadership, Recall, Request};
 use polyfs_core::txn::TxnReply;
 use polyfs_core::vfs::Outcome;
 
@@ -62,6 +62,7 @@ pub(super) enum Event {
         client: ClientId,
         message: MessageId,
         node: NodeId,
+        by: Vec<Leadership>,
     },
     /// A recall reaches a client.
     Recall {

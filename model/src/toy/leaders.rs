@@ -84,6 +84,7 @@ impl World {
                     client,
                     message,
                     node,
+                    by: Vec::new(),
                 },
             );
         }
@@ -197,9 +198,9 @@ impl World {
                     self.send_answer(node, origin, answer, payload);
                 }
             }
-            Output::Renewed { asker, good } => {
+            Output::Renewed { asker, by } => {
                 if let Some(Origin::Lease(client, message)) = self.take_asker(group, node, asker) {
-                    self.lease_part(client, message, node, good);
+                    self.lease_part(client, message, node, by);
                 }
             }
             Output::AskTxn {
@@ -379,6 +380,7 @@ impl World {
         replica.leads_from = None;
         let config = Config {
             group,
+            term: replica.term,
             requests_max: 1000,
         };
         let leader = Leader::new(config, seed, now, &replica.state);

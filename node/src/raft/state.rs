@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
+use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
 use polyfs_store::state::{Checkpoint, GroupRecord, StateDb, StoreError};
 use polyfs_store::wal::LogError;
@@ -58,12 +59,12 @@ pub trait Machine: Send + Sync + 'static {
     /// When the state can't be read.
     fn lead(
         &self,
-        group: GroupId,
+        leadership: Leadership,
         seed: u64,
         now: Now,
         state: &dyn KvRead,
     ) -> Result<Option<Box<dyn Leading>>, KvError> {
-        let _ = (group, seed, now, state);
+        let _ = (leadership, seed, now, state);
         Ok(None)
     }
 }

@@ -17,7 +17,7 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::{Root, found};
 use polyfs_core::request::{
-    Answer, ChunkName, Header, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
+    Answer, ChunkName, Header, Leadership, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
 };
 use polyfs_core::time::{Instant, Now, Timestamp};
 use polyfs_node::group::Leading;
@@ -63,7 +63,7 @@ pub(crate) fn put_key(key: u64) -> Vec<u8> {
 impl Machine for Puts {
     fn lead(
         &self,
-        _: GroupId,
+        _: Leadership,
         _: u64,
         _: Now,
         _: &dyn KvRead,
@@ -148,7 +148,11 @@ impl Leading for Clerk {
             }
             Input::ReadReady { token } => {
                 match self.waiting.remove(&token).expect("it was asked") {
-                    (asker, true) => Output::Renewed { asker, good: true },
+                    (asker, true) => {
+                        let (group, term) = (GroupId(1), 1);
+                        let by = Some(Leadership { group, term });
+                        Output::Renewed { asker, by }
+                    }
                     (asker, false) => {
                         let value = state.get(&put_key(1 << 40))?.unwrap_or_default();
                         let answer = Answer::Meta(Ok(MetaReply::Bytes(value.into())));

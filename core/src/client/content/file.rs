@@ -10,7 +10,7 @@ use super::dirty::Dirty;
 use super::job::Job;
 use super::map::ChunkMap;
 use crate::attr::{Attr, SetAttr};
-use crate::ids::NodeId;
+use crate::ids::{GroupId, NodeId};
 use crate::limits::CHUNK_BYTES;
 use crate::request::{ChunkName, LeaseKind, LeaseSerial, RecallKind};
 use crate::time::{Instant, Timestamp};
@@ -85,8 +85,9 @@ impl ContentCall {
 pub(super) struct Held {
     pub(super) kind: LeaseKind,
     pub(super) serial: LeaseSerial,
-    /// Whose lease frame renews it.
+    /// Whose lease frame renews it, while it leads that region in the term of the grant.
     pub(super) node: NodeId,
+    pub(super) group: GroupId,
     /// It is of this mount's since then: only frames sent later renew it.
     pub(super) since: Instant,
     /// It may be used until then.

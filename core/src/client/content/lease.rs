@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
 
-use super::file::{Content, Held, RecallStage, Recalling};
+use super::file::{Content, FileState, Held, RecallStage, Recalling};
 use super::map::ChunkMap;
 use crate::client::Client;
 use crate::client::port::{MessageId, Output};
@@ -15,11 +15,11 @@ use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::ids::NodeId;
-use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
+use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall, RecallKind,
-    RequestBody,
+    Answer, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
+    RecallKind, RequestBody,
 };
 use crate::time::Instant;
 
@@ -34,15 +34,19 @@ fn term_end(sent: Instant) -> Instant {
 impl Client {
     /// Asks for a lease and waits until others have given theirs back.
     pub(super) fn acquire(&mut self, ino: Ino, kind: LeaseKind) {
+        let now = self.now.mono;
         let file = self.file(ino);
         if file.lease.acquiring.is_some() || file.lease.mapping {
             return;
         }
         file.lease.acquiring = Some(kind);
+        let valid = file.lease.held.filter(|held| now < held.until);
+        let held = valid.filter(|held| held.kind >= kind);
         let query = MetaQuery::Open {
             ino,
             lease: kind,
             patient: true,
+            held: held.map(|held| held.serial),
         };
         self.ask(
             Owner::Acquire(ino),
@@ -112,6 +116,7 @@ impl Client {
             kind: grant.kind,
             serial: grant.serial,
             node: route.node,
+            group: route.group,
             since: now,
             until: term_end(route.sent),
         });
@@ -151,6 +156,7 @@ impl Client {
                 kind: held.kind.max(grant.kind),
                 serial: grant.serial,
                 node: route.node,
+                group: route.group,
                 since: now,
                 until: held.until.max(term_end(route.sent)),
             };
@@ -168,6 +174,7 @@ impl Client {
         let now = self.now.mono;
         self.file(ino).lease.held = Some(Held {
             kind: grant.kind,
+            group: route.group,
             serial: grant.serial,
             node: route.node,
             since: now,
@@ -228,6 +235,18 @@ impl Client {
         if nodes.is_empty() {
             return;
         }
+        let unheard = |file: &FileState| {
+            let held = file.lease.held;
+            held.is_some_and(|held| now < held.until && held.until < now + LEASE_RENEWAL * 2)
+        };
+        let files = self.files.by_ino.iter();
+        let unheard: Vec<Ino> = files
+            .filter(|(_, file)| unheard(file))
+            .map(|(ino, _)| *ino)
+            .collect();
+        for ino in unheard {
+            self.assert_anew(ino);
+        }
         for node in nodes {
             let message = self.questions.fresh_message();
             self.files.frames.insert(message, (node, now));
@@ -243,7 +262,12 @@ impl Client {
         self.timers.set(next, Wake::Leases);
     }
 
-    pub(in super::super) fn leases_renewed(&mut self, message: MessageId, node: NodeId) {
+    pub(in super::super) fn leases_renewed(
+        &mut self,
+        message: MessageId,
+        node: NodeId,
+        by: &[Leadership],
+    ) {
         let Some((asked, sent)) = self.files.frames.remove(&message) else {
             return;
         };
@@ -251,15 +275,38 @@ impl Client {
             return;
         }
         let now = self.now.mono;
-        for file in self.files.by_ino.values_mut() {
+        let mut deposed = Vec::new();
+        for (ino, file) in &mut self.files.by_ino {
             // One that has run out may be somebody else's by now: a late confirmation doesn't bring it back.
             if let Some(held) = &mut file.lease.held
                 && held.node == node
                 && now < held.until
                 && held.since <= sent
             {
-                held.until = held.until.max(term_end(sent));
+                let leadership = Leadership {
+                    group: held.group,
+                    term: held.serial.term,
+                };
+                if by.contains(&leadership) {
+                    held.until = held.until.max(term_end(sent));
+                } else {
+                    deposed.push(*ino);
+                }
             }
+        }
+        for ino in deposed {
+            self.assert_anew(ino);
+        }
+    }
+
+    /// A lease in use whose leader does not confirm it any more: its successor is told, while the term lasts (P8).
+    fn assert_anew(&mut self, ino: Ino) {
+        let now = self.now.mono;
+        let file = self.file(ino);
+        let used = file.opens > 0 || !file.is_quiet();
+        let held = file.lease.held.filter(|held| now < held.until);
+        if let Some(held) = held.filter(|_| used) {
+            self.acquire(ino, held.kind);
         }
     }
 
@@ -314,17 +361,21 @@ impl Client {
     /// way under it: what still is ends first.
     fn recalled_unheld(&mut self, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
-        if let Some(file) = self.files.by_ino.get_mut(&ino) {
-            file.lease.revoked = file.lease.revoked.max(serial);
-            if file.lease.held.is_none() && (file.job.is_some() || file.reads > 0) {
-                file.lease.recall = Some(Recalling {
-                    want: RecallKind::Release,
-                    serial,
-                    stage: RecallStage::Draining,
-                    target: 0,
-                });
-                return;
-            }
+        // The grant may still be on its way, of a file that this mount does not even know yet.
+        let now = self.now.mono;
+        let file = self.file(ino);
+        file.lease.revoked = file.lease.revoked.max(serial);
+        file.idle_since = file.idle_since.max(now);
+        self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
+        let file = self.file(ino);
+        if file.lease.held.is_none() && (file.job.is_some() || file.reads > 0) {
+            file.lease.recall = Some(Recalling {
+                want: RecallKind::Release,
+                serial,
+                stage: RecallStage::Draining,
+                target: 0,
+            });
+            return;
         }
         self.lease_done(LeaseDone::Released(ino, serial));
     }

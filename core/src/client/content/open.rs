@@ -2,7 +2,7 @@
 //!
 //! Owns who has what open here.
 
-use super::file::ContentCall;
+use super::file::{ContentCall, FileState};
 use super::{Opened, Opening};
 use crate::attr::{Attr, FileKind, SetAttr};
 use crate::client::Client;
@@ -236,10 +236,7 @@ impl Client {
     }
 
     pub(in super::super) fn files_are_quiet(&self) -> bool {
-        self.files
-            .by_ino
-            .values()
-            .all(super::file::FileState::is_quiet)
+        self.files.by_ino.values().all(FileState::is_quiet)
     }
 
     /// At unmount: a lease goes back.

@@ -12,9 +12,9 @@ use crate::client::Client;
 use crate::client::ops::{Single, Then};
 use crate::client::timers::Wake;
 use crate::error::FsError;
-use crate::limits::{FILE_BYTES_MAX, WRITE_BACK_AGE};
+use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, WRITE_BACK_AGE};
 use crate::place::Ino;
-use crate::request::{LeaseKind, MetaOp, RecallKind};
+use crate::request::{LeaseKind, LeaseSerial, MetaOp, RecallKind};
 use crate::vfs::Reply;
 
 /// A lease nobody used for this long is given back.
@@ -351,6 +351,13 @@ impl Client {
             return;
         }
         self.release_lease(ino);
+        // What was given back before it came is remembered as long as it may come.
+        let file = self.file(ino);
+        let until = file.idle_since + CALL_DEADLINE;
+        if file.lease.revoked > LeaseSerial::default() && now < until {
+            self.timers.set(until, Wake::File(ino));
+            return;
+        }
         self.files.by_ino.remove(&ino);
     }
 }

@@ -90,6 +90,7 @@ impl Op for Make {
                     ino: seen.ino,
                     lease,
                     patient: false,
+                    held: None,
                 })),
             },
             Got::Meta(Ok(MetaReply::Inode { attr, grant })) => Next::Opened {

@@ -83,6 +83,7 @@ impl Single {
             ino,
             lease,
             patient: false,
+            held: None,
         };
         Self {
             opens: true,

@@ -216,6 +216,7 @@ impl Cluster {
                 ino,
                 lease,
                 patient,
+                held: _,
             }) => self.open(header.session, *ino, *lease, *patient, reply_to),
             RequestBody::MetaQuery(query) => Some(Answer::Meta(self.query(query))),
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
@@ -561,7 +562,10 @@ impl Cluster {
 
     fn grant(&mut self, session: SessionId, ino: Ino, kind: LeaseKind) -> Grant {
         self.serial += 1;
-        let serial = LeaseSerial(self.serial);
+        let serial = LeaseSerial {
+            term: 1,
+            number: self.serial,
+        };
         let leases = self.leases.entry(ino).or_default();
         leases.holders.insert(session, (kind, serial));
         let inode = &self.inodes[&ino];
@@ -754,5 +758,16 @@ impl Cluster {
     /// All leases have run out, as far as the leaders know.
     pub(super) fn drop_leases(&mut self) {
         self.leases.clear();
+    }
+}
+
+impl Cluster {
+    /// All its leaderships: nobody is ever deposed here.
+    pub(super) fn leaderships(&self) -> Vec<Leadership> {
+        let leads = |line: &RegionLine| Leadership {
+            group: line.group,
+            term: 1,
+        };
+        self.lines.iter().map(leads).collect()
     }
 }

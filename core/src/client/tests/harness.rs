@@ -129,9 +129,10 @@ impl Net {
                 }
                 Output::RenewLeases { message, node, .. } => {
                     if !self.cut_off {
+                        let by = self.cluster.leaderships();
                         self.at(
                             delay,
-                            Event::Input(client, Input::LeasesRenewed { message, node }),
+                            Event::Input(client, Input::LeasesRenewed { message, node, by }),
                         );
                     }
                 }

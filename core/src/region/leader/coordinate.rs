@@ -614,7 +614,9 @@ impl Leader {
 
     /// Gives up an undecided transaction as soon as its participants have answered.
     fn give_up(&mut self, txn: TxnId) {
-        if let Some(running) = self.txns.get_mut(&txn) {
+        if let Some(running) = self.txns.get_mut(&txn)
+            && running.decision.is_none()
+        {
             running.failure.get_or_insert(TxnFailure::Conflict);
         }
     }
@@ -646,17 +648,23 @@ impl Leader {
                     if is_old(now, &txn) {
                         self.give_up(txn);
                     }
-                    self.give_up_blocked(now, txn);
+                    self.give_up_blocked(now, state, txn)?;
                 }
             },
         }
         Ok(())
     }
 
-    pub(super) fn resolved(&mut self, now: Now, txn: TxnId, answer: Option<TxnReply>) {
+    pub(super) fn resolved(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+        answer: Option<TxnReply>,
+    ) -> Result<(), KvError> {
         match answer {
             Some(TxnReply::Decided(decision)) => self.finish_here(now, txn, decision),
-            Some(TxnReply::Undecided) => self.give_up_blocked(now, txn),
+            Some(TxnReply::Undecided) => return self.give_up_blocked(now, state, txn),
             Some(
                 TxnReply::Prepared
                 | TxnReply::Failed(_)
@@ -666,6 +674,7 @@ impl Leader {
             )
             | None => self.refuse_blocked(txn),
         }
+        Ok(())
     }
 
     fn finish_here(&mut self, now: Now, txn: TxnId, decision: Decision) {

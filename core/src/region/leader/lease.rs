@@ -56,6 +56,13 @@ pub(super) struct LeaseTable {
     last_serial: LeaseSerial,
 }
 
+impl LeaseSerial {
+    fn next(&mut self) -> Self {
+        self.number += 1;
+        *self
+    }
+}
+
 impl File {
     fn conflicts(&self, session: SessionId, kind: LeaseKind) -> bool {
         self.holders.iter().any(|(holder, held)| {
@@ -109,6 +116,14 @@ impl File {
 }
 
 impl LeaseTable {
+    /// The table of a leader in this term; nobody holds anything yet.
+    pub(super) fn new(term: u64) -> Self {
+        Self {
+            last_serial: LeaseSerial { term, number: 0 },
+            ..Self::default()
+        }
+    }
+
     /// A session was heard of: its leases are good until `until`.
     pub(super) fn alive(&mut self, session: SessionId, until: Instant) {
         let term = self.terms.entry(session).or_insert(until);
@@ -130,8 +145,7 @@ impl LeaseTable {
         if !holds && (file.conflicts(session, kind) || file.others_first(session)) {
             return None;
         }
-        self.last_serial.0 += 1;
-        let serial = self.last_serial;
+        let serial = self.last_serial.next();
         let held = file.hold(session, kind, serial);
         let mut recalls = self.recall_for_first(ino);
         recalls.extend(self.flush_anew(ino));
@@ -203,8 +217,8 @@ impl LeaseTable {
                     break;
                 }
                 let first = file.queue.pop_front().expect("the queue has a front");
-                self.last_serial.0 += 1;
-                file.hold(first.session, first.kind, self.last_serial);
+                let serial = self.last_serial.next();
+                file.hold(first.session, first.kind, serial);
                 tickets.push(first.ticket);
             }
         }
@@ -322,6 +336,16 @@ impl LeaseTable {
         next
     }
 
+    /// A session is over: what it held is to be taken over at once.
+    pub(super) fn condemn(&mut self, session: SessionId) {
+        self.terms.remove(&session);
+        for file in self.files.values_mut() {
+            if let Some(held) = file.holders.get_mut(&session) {
+                held.recalled = Some(RecallKind::Release);
+            }
+        }
+    }
+
     /// The inodes a session holds or awaits.
     pub(super) fn of_session(&self, session: SessionId) -> Vec<Ino> {
         let concerns = |file: &File| {
@@ -375,7 +399,7 @@ mod tests {
 
     #[test]
     fn readers_share_and_a_writer_is_alone() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         assert_eq!(
             take(&mut table, A, LeaseKind::Shared),
             Some(LeaseKind::Shared)
@@ -396,7 +420,7 @@ mod tests {
 
     #[test]
     fn nobody_overtakes_one_who_waits() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         table.try_take(file(), A, LeaseKind::Shared);
         table.wait(file(), B, LeaseKind::Exclusive, 1);
         assert_eq!(
@@ -418,7 +442,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_waits_only_for_others() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         table.try_take(file(), A, LeaseKind::Shared);
         assert_eq!(
             take(&mut table, A, LeaseKind::Exclusive),
@@ -432,7 +456,7 @@ mod tests {
 
     #[test]
     fn only_a_recalled_holder_whose_term_is_over_is_overdue() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         table.alive(A, Instant(100));
         table.try_take(file(), A, LeaseKind::Exclusive);
         assert_eq!(table.overdue(Instant(200)), []);
@@ -443,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_recall_is_sent_anew_when_its_holder_is_granted_again() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         table.try_take(file(), A, LeaseKind::Exclusive);
         table.wait_flush(file(), 9);
         let (_, serial, recalls) = table.try_take(file(), A, LeaseKind::Exclusive).unwrap();
@@ -461,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_repeated_wait_keeps_its_turn() {
-        let mut table = LeaseTable::default();
+        let mut table = LeaseTable::new(1);
         table.try_take(file(), A, LeaseKind::Exclusive);
         assert_eq!(table.wait(file(), B, LeaseKind::Shared, 1).1, None);
         table.wait(file(), C, LeaseKind::Shared, 2);

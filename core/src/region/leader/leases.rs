@@ -16,7 +16,9 @@ use crate::limits::LEASE_TERM;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
 use crate::region::kv::{KvError, KvRead};
-use crate::request::{Answer, Grant, LeaseDone, LeaseKind, MetaOp, Recall, Refusal};
+use crate::request::{
+    Answer, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
+};
 use crate::time::{Instant, Now};
 
 /// The leader's side of all leases of a region.
@@ -29,8 +31,15 @@ pub(super) struct Leases {
     admitting: BTreeMap<SessionId, Vec<Query>>,
     /// Until then leases given by an earlier leader may still be in use; none from then on.
     inherited_until: Option<Instant>,
-    /// Sessions that were there before this leader and have not yet said what they hold.
-    silent: BTreeSet<SessionId>,
+    /// Sessions that were there before this leader: they may hold leases that it does not know of.
+    before: BTreeSet<SessionId>,
+    /// Inodes of which nobody can hold a lease that this leader does not know of, and nothing done under one can be on
+    /// its way: made since, asserted anew by their holder, or fenced.
+    settled: BTreeSet<Ino>,
+    /// Queries that wait until their inode is settled.
+    settling: BTreeMap<Ino, Vec<Query>>,
+    /// The term this leader leads in.
+    term: u64,
     /// Queries that wait for a lease or a flush.
     waiting: BTreeMap<Ticket, (Ino, Query)>,
     next_ticket: Ticket,
@@ -38,11 +47,14 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    pub(super) fn new(now: Instant, admitted: BTreeSet<SessionId>) -> Self {
+    pub(super) fn new(now: Instant, term: u64, admitted: BTreeSet<SessionId>) -> Self {
         let inherited_until = (!admitted.is_empty()).then(|| now + LEASE_TERM);
         Self {
-            table: LeaseTable::default(),
-            silent: admitted.clone(),
+            table: LeaseTable::new(term),
+            before: admitted.clone(),
+            settled: BTreeSet::new(),
+            settling: BTreeMap::new(),
+            term,
             admitted,
             admitting: BTreeMap::new(),
             inherited_until,
@@ -62,7 +74,24 @@ impl Leases {
 
     /// Whether somebody other than `session` may still hold a lease that an earlier leader gave.
     fn inherited(&self, session: SessionId) -> bool {
-        self.inherited_until.is_some() && self.silent.iter().any(|silent| *silent != session)
+        self.inherited_until.is_some() && self.others_before(session)
+    }
+
+    fn others_before(&self, session: SessionId) -> bool {
+        self.before.iter().any(|before| *before != session)
+    }
+
+    /// Whether somebody else may have held a lease of the inode that this leader never knew of: what was done under it
+    /// may still be on its way, so a fence comes first (P8).
+    fn unsettled(&self, ino: Ino, session: SessionId) -> bool {
+        self.others_before(session) && !self.settled.contains(&ino)
+    }
+
+    /// An inode was made under this leadership.
+    pub(super) fn nobody_held(&mut self, ino: Ino) {
+        if !self.before.is_empty() {
+            self.settled.insert(ino);
+        }
     }
 
     pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
@@ -90,18 +119,35 @@ impl Leader {
     /// Gives a lease when nobody stands against it and the session is admitted; asks for its admission otherwise.
     pub(super) fn grant_if_free(
         &mut self,
+        now: Now,
         state: &dyn KvRead,
         ino: Ino,
         session: SessionId,
         kind: LeaseKind,
     ) -> Result<Option<Grant>, KvError> {
-        if !self.leases.admitted.contains(&session) || self.leases.inherited(session) {
+        if !self.leases.admitted.contains(&session)
+            || self.leases.inherited(session)
+            || self.leases.unsettled(ino, session)
+        {
             return Ok(None);
         }
+        self.take_lease(now, state, ino, session, kind)
+    }
+
+    fn take_lease(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        ino: Ino,
+        session: SessionId,
+        kind: LeaseKind,
+    ) -> Result<Option<Grant>, KvError> {
         let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
         self.send_recalls(recalls);
+        // The mount counts its term from when it asked, which was earlier.
+        self.leases.table.alive(session, now.mono + LEASE_TERM);
         crate::region::query::grant(state, ino, held, serial)
     }
 
@@ -115,12 +161,25 @@ impl Leader {
         patient: bool,
         query: Query,
     ) -> Result<Wish, KvError> {
+        let asserted = held_before(&query, self.leases.term);
         let session = query.request.header.session;
         if !self.leases.admitted.contains(&session) {
             self.ask_admission(now, session, query);
             return Ok(Wish::Waits);
         }
-        if let Some(grant) = self.grant_if_free(state, ino, session, kind)? {
+        // Until the last lease of an earlier leader has run out its holder is alone with it, and says so.
+        if asserted
+            && self.leases.inherited_until.is_some()
+            && let Some(grant) = self.take_lease(now, state, ino, session, kind)?
+        {
+            self.leases.settled.insert(ino);
+            return Ok(Wish::Granted(query.asker, grant));
+        }
+        if !self.leases.inherited(session) && self.leases.unsettled(ino, session) {
+            self.settle(now, ino, query);
+            return Ok(Wish::Waits);
+        }
+        if let Some(grant) = self.grant_if_free(now, state, ino, session, kind)? {
             return Ok(Wish::Granted(query.asker, grant));
         }
         if !patient {
@@ -149,6 +208,31 @@ impl Leader {
         let recall = self.leases.table.wait_flush(ino, ticket);
         self.send_recalls(recall.into_iter().collect());
         None
+    }
+
+    /// Shuts out whoever held a lease of the inode before this leadership.
+    fn settle(&mut self, now: Now, ino: Ino, query: Query) {
+        let waiters = self.leases.settling.entry(ino).or_default();
+        waiters.push(query);
+        if waiters.len() == 1 {
+            let dead = SessionId::CLUSTER;
+            let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
+            let command = self.own_command(now, None, body);
+            self.propose(Job::Settle { ino }, command, Bytes::new());
+        }
+    }
+
+    pub(super) fn settled(&mut self, ino: Ino) {
+        self.leases.settled.insert(ino);
+        for query in self.leases.settling.remove(&ino).unwrap_or_default() {
+            self.read_index(Job::Query(query));
+        }
+    }
+
+    pub(super) fn settling_failed(&mut self, ino: Ino) {
+        for query in self.leases.settling.remove(&ino).unwrap_or_default() {
+            self.refuse(query.asker, Refusal::NotLeader { leader: None });
+        }
     }
 
     fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
@@ -244,7 +328,6 @@ impl Leader {
             .is_some_and(|until| until <= now.mono)
         {
             self.leases.inherited_until = None;
-            self.leases.silent.clear();
             let waiting: Vec<Ticket> = self.leases.waiting.keys().copied().collect();
             for ticket in waiting {
                 self.wait_again(ticket);
@@ -273,16 +356,25 @@ impl Leader {
         self.gave_back(ino, dead, None);
     }
 
-    pub(super) fn leases_of_ended(&mut self, session: SessionId) {
+    /// What a session held is shut out by a fence before it goes to others: its writes may still be on their way.
+    pub(super) fn leases_of_ended(&mut self, now: Now, session: SessionId) {
         self.leases.admitted.remove(&session);
-        self.leases.silent.remove(&session);
         for ino in self.leases.table.of_session(session) {
             for ticket in self.leases.table.drop_waits(ino, session) {
                 if let Some((_, query)) = self.leases.waiting.remove(&ticket) {
                     self.answer(query.asker, Answer::Refused(Refusal::SessionEnded));
                 }
             }
-            self.gave_back(ino, session, None);
         }
+        self.leases.table.condemn(session);
+        self.take_over_the_dead(now);
     }
+}
+
+/// Whether the query's session holds what it asks for by the grant of an earlier leader.
+fn held_before(query: &Query, term: u64) -> bool {
+    let RequestBody::MetaQuery(MetaQuery::Open { held, .. }) = &query.request.body else {
+        return false;
+    };
+    held.is_some_and(|serial| serial.term < term)
 }

@@ -31,7 +31,7 @@ use crate::place::Places;
 use crate::region::command::{Applied, Command, CommandBody, Descriptor};
 use crate::region::key::{self, Kind};
 use crate::region::kv::{KvError, KvRead};
-use crate::request::{Answer, Refusal, Request, RequestBody, SlotUse};
+use crate::request::{Answer, Leadership, Refusal, Request, RequestBody, SlotUse};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{TxnId, TxnRequest};
 
@@ -43,6 +43,8 @@ use port::{Asker, Input, Output, Token};
 pub struct Config {
     /// Its region.
     pub group: GroupId,
+    /// The term it leads in: higher than that of any leader before it.
+    pub term: u64,
     /// Requests it takes on at a time; more are refused as unavailable.
     pub requests_max: usize,
 }
@@ -72,6 +74,8 @@ enum Job {
         ino: crate::place::Ino,
         dead: SessionId,
     },
+    /// Whoever held leases of an inode before this leadership is being shut out.
+    Settle { ino: crate::place::Ino },
     /// Garbage is being deleted in the data regions, then struck off here.
     Reclaim {
         chunks: Vec<crate::request::ChunkName>,
@@ -115,7 +119,7 @@ impl Leader {
             jobs: BTreeMap::new(),
             outputs: VecDeque::new(),
             renewals: BTreeMap::new(),
-            leases: leases::Leases::new(now.mono, read_admitted(state)?),
+            leases: leases::Leases::new(now.mono, config.term, read_admitted(state)?),
             txns: BTreeMap::new(),
             blocked: BTreeMap::new(),
             reclaim: reclaim::Reclaim::new(now.mono),
@@ -139,10 +143,7 @@ impl Leader {
                 asker,
                 request,
                 payload,
-            } => {
-                self.admit(now, asker, request, payload);
-                Ok(())
-            }
+            } => self.admit(now, state, asker, request, payload),
             Input::Applied { token, applied } => self.applied(now, state, token, applied),
             Input::Unknown { token } => {
                 self.unknown(token);
@@ -195,39 +196,50 @@ impl Leader {
     }
 
     /// Whether a request may go on at all; work saved, since apply checks again (P5).
-    fn admit(&mut self, now: Now, asker: Asker, request: Request, payload: Bytes) {
+    fn admit(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        asker: Asker,
+        request: Request,
+        payload: Bytes,
+    ) -> Result<(), KvError> {
         let header = &request.header;
         let current = self.descriptor.epoch;
         if header.group != self.config.group {
-            return self.refuse(asker, Refusal::NoRegion);
+            self.refuse(asker, Refusal::NoRegion);
+            return Ok(());
         }
         if header.epoch != current && !cfg!(planted = "epoch_unchecked") {
             let places = self.descriptor.places;
-            return self.refuse(
+            self.refuse(
                 asker,
                 Refusal::Epoch {
                     epoch: current,
                     places,
                 },
             );
+            return Ok(());
         }
         self.heard(header.session, header.renewal);
         let heard = self.renewals.get(&header.session);
         if heard.is_some_and(|(_, last_but_one)| header.renewal < *last_but_one) {
-            return self.refuse(asker, Refusal::Renewal);
+            self.refuse(asker, Refusal::Renewal);
+            return Ok(());
         }
         if self.jobs.len() >= self.config.requests_max {
-            return self.refuse(
+            self.refuse(
                 asker,
                 Refusal::Unavailable("too many requests at once".into()),
             );
+            return Ok(());
         }
         match request.body {
             RequestBody::MetaQuery(_) | RequestBody::DataQuery(_) => {
                 self.start_query(asker, request);
             }
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
-                self.start_operation(now, asker, request, payload);
+                return self.start_operation(now, state, asker, request, payload);
             }
             RequestBody::LeaseDone(done) => {
                 self.lease_done(now, request.header.session, done);
@@ -235,6 +247,7 @@ impl Leader {
             }
             RequestBody::Txn(txn) => self.start_txn_request(now, asker, request.header, txn),
         }
+        Ok(())
     }
 
     fn heard(&mut self, session: SessionId, renewal: Renewal) {
@@ -273,6 +286,10 @@ impl Leader {
                 self.taken_over(ino, dead);
                 Ok(())
             }
+            Some(Job::Settle { ino }) => {
+                self.settled(ino);
+                Ok(())
+            }
             Some(Job::Unawaited) | None => Ok(()),
             Some(
                 job @ (Job::Query(_)
@@ -293,6 +310,7 @@ impl Leader {
             Some(Job::FinishHere { txn }) => self.refuse_blocked(txn),
             Some(Job::Admit { session }) => self.admission_failed(session),
             Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
+            Some(Job::Settle { ino }) => self.settling_failed(ino),
             Some(Job::Query(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)
             | None => {}
@@ -303,9 +321,15 @@ impl Leader {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
             Some(Job::Renew { asker, session }) => {
-                self.leases.table.alive(session, now.mono + LEASE_TERM);
-                self.outputs
-                    .push_back(Output::Renewed { asker, good: true });
+                let over = crate::region::session::is_over(state, session)?;
+                let by = (!over).then_some(Leadership {
+                    group: self.config.group,
+                    term: self.config.term,
+                });
+                if by.is_some() {
+                    self.leases.table.alive(session, now.mono + LEASE_TERM);
+                }
+                self.outputs.push_back(Output::Renewed { asker, by });
                 Ok(())
             }
             None => Ok(()),
@@ -317,8 +341,7 @@ impl Leader {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.query_failed(query),
             Some(Job::Renew { asker, .. }) => {
-                self.outputs
-                    .push_back(Output::Renewed { asker, good: false });
+                self.outputs.push_back(Output::Renewed { asker, by: None });
             }
             None => {}
             Some(job) => panic!("a read index answers a query, not {job:?}"),
@@ -333,7 +356,7 @@ impl Leader {
         answer: Option<crate::txn::TxnReply>,
     ) -> Result<(), KvError> {
         match self.jobs.remove(&token) {
-            Some(Job::Resolve { txn }) => self.resolved(now, txn, answer),
+            Some(Job::Resolve { txn }) => return self.resolved(now, state, txn, answer),
             Some(Job::Coordinate { txn, stage }) => {
                 self.participant_answered(now, state, txn, stage, answer);
             }

@@ -12,6 +12,7 @@ use crate::ids::SessionId;
 use crate::place::Ino;
 use crate::region::command::{Applied, CommandBody};
 use crate::region::kv::{KvError, KvRead};
+use crate::region::slot;
 use crate::request::{
     Answer, DataOp, Header, LeaseKind, MetaOp, MetaReply, Refusal, Request, RequestBody, SlotUse,
 };
@@ -40,13 +41,19 @@ impl Leader {
     pub(super) fn start_operation(
         &mut self,
         now: Now,
+        state: &dyn KvRead,
         asker: Asker,
         request: Request,
         payload: Bytes,
-    ) {
+    ) -> Result<(), KvError> {
         let Request { header, body } = request;
         if let Some(refusal) = self.lacks_lease(header.session, &body) {
-            return self.refuse(asker, refusal);
+            // What was done under an earlier leader is no less done (P6).
+            match slot::earlier(state, header.session, header.slot)? {
+                Some(answer) => self.answer(asker, answer),
+                None => self.refuse(asker, refusal),
+            }
+            return Ok(());
         }
         let body = match body {
             RequestBody::MetaOp(op) => CommandBody::Meta(op),
@@ -59,7 +66,7 @@ impl Leader {
         if let Some(slot) = header.slot
             && self.join(asker, header.session, slot)
         {
-            return;
+            return Ok(());
         }
         let waiting = Waiting::Client(asker);
         self.propose_operation(
@@ -71,6 +78,7 @@ impl Leader {
                 payload,
             },
         );
+        Ok(())
     }
 
     pub(super) fn propose_operation(&mut self, now: Now, operation: Operation) {
@@ -120,9 +128,14 @@ impl Leader {
         applied: Applied,
     ) -> Result<(), KvError> {
         match (applied, operation.waiting) {
-            (Applied::Answer(answer), Waiting::Client(asker)) => {
-                self.operation_done(state, asker, &operation.header, &operation.body, answer)
-            }
+            (Applied::Answer(answer), Waiting::Client(asker)) => self.operation_done(
+                now,
+                state,
+                asker,
+                &operation.header,
+                &operation.body,
+                answer,
+            ),
             (Applied::Answer(Answer::Refused(refusal)), Waiting::Query(query)) => {
                 self.refuse(query.asker, refusal);
                 Ok(())
@@ -156,6 +169,7 @@ impl Leader {
     /// Answers a client; a file that was just made comes with its lease when that was asked for.
     fn operation_done(
         &mut self,
+        now: Now,
         state: &dyn KvRead,
         asker: Asker,
         header: &Header,
@@ -165,9 +179,16 @@ impl Leader {
         if let CommandBody::Meta(MetaOp::Make {
             lease: Some(kind), ..
         }) = body
-            && let Answer::Meta(Ok(MetaReply::Made { attr, grant, .. })) = &mut answer
+            && let Answer::Meta(Ok(MetaReply::Made {
+                attr,
+                existed,
+                grant,
+            })) = &mut answer
         {
-            *grant = self.grant_if_free(state, attr.ino, header.session, *kind)?;
+            if !*existed {
+                self.leases.nobody_held(attr.ino);
+            }
+            *grant = self.grant_if_free(now, state, attr.ino, header.session, *kind)?;
         }
         self.answer(asker, answer);
         Ok(())
@@ -229,20 +250,23 @@ impl Leader {
         clippy::wildcard_enum_match_arm,
         reason = "a broken law, whatever else it is"
     )]
-    pub(super) fn give_up_blocked(&mut self, _now: Now, txn: TxnId) {
+    pub(super) fn give_up_blocked(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+    ) -> Result<(), KvError> {
         for job in self.take_blocked(txn) {
             match job {
                 Job::Operation(operation) => match operation.waiting {
                     Waiting::Client(asker) => self.refuse(asker, Refusal::Busy),
                     Waiting::Query(query) => self.refuse(query.asker, Refusal::Busy),
                 },
-                Job::Query(mut query) => {
-                    query.old_values = true;
-                    self.read_index(Job::Query(query));
-                }
+                Job::Query(query) => self.read_past(now, state, query, txn)?,
                 job => panic!("only requests are blocked, not {job:?}"),
             }
         }
+        Ok(())
     }
 
     /// What became of the transaction in the way can't be learnt now: it may be committed, so nobody may take the old
@@ -277,7 +301,7 @@ impl Leader {
         let body = CommandBody::Meta(MetaOp::EndSession { session });
         let command = self.own_command(now, None, body);
         self.propose(Job::Unawaited, command, Bytes::new());
-        self.leases_of_ended(session);
+        self.leases_of_ended(now, session);
     }
 
     pub(super) fn ask_open(&mut self, session: SessionId, inos: Vec<Ino>) {

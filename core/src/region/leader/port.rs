@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::ids::{Renewal, SessionId};
 use crate::place::{Ino, Place, Places};
 use crate::region::command::{Applied, Command};
-use crate::request::{Answer, ChunkName, MetaQuery, Recall, Request};
+use crate::request::{Answer, ChunkName, Leadership, MetaQuery, Recall, Request};
 use crate::txn::{TxnReply, TxnRequest};
 
 /// The driver's name for one request that waits for an answer: each gets exactly one.
@@ -141,12 +141,12 @@ pub enum Output {
         /// Which.
         chunks: Vec<ChunkName>,
     },
-    /// A lease frame is confirmed as far as this region goes: `good` says whether the session's leases here live on.
+    /// A lease frame is confirmed as far as this region goes.
     Renewed {
         /// Whose.
         asker: Asker,
-        /// False when leadership could not be confirmed or the session is over.
-        good: bool,
+        /// The leadership whose leases live on; none when it could not be confirmed or the session is over.
+        by: Option<Leadership>,
     },
     /// Ask a mount which of these inodes, whose last names are gone, it does not hold open; it answers with
     /// `MetaOp::NotOpen`.

@@ -3,6 +3,7 @@
 //! Owns the order of these steps. What a query reads is `region::query`'s business.
 
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::leases::Wish;
@@ -11,22 +12,30 @@ use super::{Job, Leader};
 use crate::attr::FileKind;
 use crate::place::Ino;
 use crate::region::kv::{KvError, KvRead};
-use crate::region::query::{self, DataFound, Intents, Miss};
+use crate::region::query::{self, DataFound, Miss};
 use crate::request::{
     Answer, DataOp, DataQuery, LeaseKind, MetaQuery, MetaReply, Refusal, Request, RequestBody,
 };
 use crate::time::Now;
-use crate::txn::TxnRequest;
+use crate::txn::{TxnId, TxnRequest};
 
 /// A query under way.
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) asker: Asker,
     pub(super) request: Request,
-    /// Intents of undecided transactions are read past: the old values hold (P7).
-    pub(super) old_values: bool,
+    /// Intents were in the way of the last reading: what was read past them, until all are known to be undecided.
+    unsure: Option<Unsure>,
     /// Inodes whose exclusive holder has committed what it had since this query arrived.
     flushed: BTreeSet<Ino>,
+}
+
+/// What a query has read past intents. It held at that moment if none of their transactions was decided by then: so each
+/// coordinator is asked afterwards, and nothing that was read later is mixed with it (P7).
+#[derive(Debug)]
+struct Unsure {
+    reply: Result<MetaReply, Miss>,
+    ask: Vec<TxnId>,
 }
 
 impl Leader {
@@ -34,7 +43,7 @@ impl Leader {
         let query = Query {
             asker,
             request,
-            old_values: false,
+            unsure: None,
             flushed: BTreeSet::new(),
         };
         self.read_index(Job::Query(query));
@@ -72,18 +81,61 @@ impl Leader {
         &mut self,
         now: Now,
         state: &dyn KvRead,
-        query: Query,
+        mut query: Query,
         asked: &MetaQuery,
     ) -> Result<(), KvError> {
-        let intents = if query.old_values {
-            Intents::OldValues
-        } else {
-            Intents::Resolve
-        };
         let session = query.request.header.session;
-        let reply = match query::meta(state, asked, intents, session)? {
+        let mut past = Vec::new();
+        let reply = loop {
+            match query::meta(state, asked, &past, session)? {
+                Err(Miss::Blocked(txn)) => past.push(txn),
+                reply => break reply,
+            }
+        };
+        let Some(first) = past.first().copied() else {
+            return self.conclude(now, state, query, asked, reply);
+        };
+        query.unsure = Some(Unsure { reply, ask: past });
+        self.block(now, state, first, Job::Query(query))
+    }
+
+    /// A transaction in the way of a query is undecided: the old values held when they were read.
+    pub(super) fn read_past(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        mut query: Query,
+        txn: TxnId,
+    ) -> Result<(), KvError> {
+        let RequestBody::MetaQuery(asked) = query.request.body.clone() else {
+            panic!("only queries of meta regions meet intents")
+        };
+        let Some(mut unsure) = query.unsure.take() else {
+            self.read_index(Job::Query(query));
+            return Ok(());
+        };
+        unsure.ask.retain(|other| *other != txn);
+        match unsure.ask.first().copied() {
+            None => self.conclude(now, state, query, &asked, unsure.reply),
+            Some(next) => {
+                query.unsure = Some(unsure);
+                self.block(now, state, next, Job::Query(query))
+            }
+        }
+    }
+
+    /// A query has its reply: with a lease and after flushes where it needs them, it is the answer.
+    fn conclude(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        query: Query,
+        asked: &MetaQuery,
+        reply: Result<MetaReply, Miss>,
+    ) -> Result<(), KvError> {
+        let reply = match reply {
             Ok(reply) => reply,
-            Err(Miss::Blocked(txn)) => return self.block(now, state, txn, Job::Query(query)),
+            Err(Miss::Blocked(txn)) => panic!("intents of {txn:?} were read past"),
             Err(Miss::Error(error)) => {
                 self.answer(query.asker, Answer::Meta(Err(error)));
                 return Ok(());
