@@ -211,8 +211,8 @@ impl LeaseTable {
     }
 
     /// Whose turn has come: the tickets of those at the head of the queue that conflict with nobody any more. They are
-    /// taken from the queue and hold their lease from now on.
-    pub(super) fn turns(&mut self, ino: Ino) -> (Vec<Ticket>, Vec<RecallOut>) {
+    /// taken from the queue and hold their lease from now on, until `until` if nothing is heard of them.
+    pub(super) fn turns(&mut self, ino: Ino, until: Instant) -> (Vec<Ticket>, Vec<RecallOut>) {
         let mut tickets = Vec::new();
         if let Some(file) = self.files.get_mut(&ino) {
             while let Some(first) = file.queue.front() {
@@ -222,6 +222,8 @@ impl LeaseTable {
                 let first = file.queue.pop_front().expect("the queue has a front");
                 let serial = self.last_serial.next();
                 file.hold(first.session, first.kind, serial);
+                let term = self.terms.entry(first.session).or_insert(until);
+                *term = (*term).max(until);
                 tickets.push(first.ticket);
             }
         }
@@ -433,9 +435,9 @@ mod tests {
         let (recalls, _) = table.wait(file(), C, LeaseKind::Exclusive, 7);
         assert_eq!(recalls.len(), 2, "both readers are asked");
         table.released(file(), A, None);
-        assert_eq!(table.turns(file()).0, []);
+        assert_eq!(table.turns(file(), Instant(100)).0, []);
         table.released(file(), B, None);
-        assert_eq!(table.turns(file()).0, [7]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [7]);
         assert!(table.holds(file(), C, LeaseKind::Exclusive));
     }
 
@@ -451,14 +453,14 @@ mod tests {
         );
         table.wait(file(), C, LeaseKind::Shared, 2);
         table.released(file(), A, None);
-        let (turns, recalls) = table.turns(file());
+        let (turns, recalls) = table.turns(file(), Instant(100));
         assert_eq!(turns, [1]);
         assert_eq!(
             (recalls[0].session, recalls[0].want),
             (B, RecallKind::Share)
         );
         table.released(file(), B, Some(LeaseKind::Shared));
-        assert_eq!(table.turns(file()).0, [2]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [2]);
     }
 
     #[test]
@@ -504,6 +506,21 @@ mod tests {
         );
     }
 
+    /// Crowded seed 47: a session whose turn had come and of which no lease frame had been heard yet counted as dead when
+    /// the next in the queue recalled its lease, which was then given away under it.
+    #[test]
+    fn one_whose_turn_came_has_a_term() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        table.wait(file(), B, LeaseKind::Exclusive, 1);
+        table.wait(file(), C, LeaseKind::Exclusive, 2);
+        table.released(file(), A, None);
+        let (turns, recalls) = table.turns(file(), Instant(100));
+        assert_eq!((turns, recalls.len()), (alloc::vec![1], 1));
+        assert_eq!(table.overdue(Instant(99)), []);
+        assert_eq!(table.overdue(Instant(100)), [(file(), B)]);
+    }
+
     #[test]
     fn who_comes_while_a_flush_is_under_way_waits_for_the_next() {
         let mut table = LeaseTable::new(1);
@@ -524,6 +541,6 @@ mod tests {
         table.wait(file(), C, LeaseKind::Shared, 2);
         assert_eq!(table.wait(file(), B, LeaseKind::Shared, 3).1, Some(1));
         table.released(file(), A, None);
-        assert_eq!(table.turns(file()).0, [3, 2]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [3, 2]);
     }
 }

@@ -143,6 +143,10 @@ impl Leader {
         session: SessionId,
         kind: LeaseKind,
     ) -> Result<Option<Grant>, KvError> {
+        // One that is being shut out gets nothing new before it is.
+        if self.leases.taking_over.contains(&(ino, session)) {
+            return Ok(None);
+        }
         let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
@@ -286,7 +290,7 @@ impl Leader {
     }
 
     /// A mount reports of a lease.
-    pub(super) fn lease_done(&mut self, _now: Now, session: SessionId, done: LeaseDone) {
+    pub(super) fn lease_done(&mut self, now: Now, session: SessionId, done: LeaseDone) {
         let (LeaseDone::Released(ino, serial)
         | LeaseDone::Downgraded(ino, serial)
         | LeaseDone::Flushed(ino, serial)) = done;
@@ -294,16 +298,16 @@ impl Leader {
             return;
         }
         match done {
-            LeaseDone::Released(..) => self.gave_back(ino, session, None),
-            LeaseDone::Downgraded(..) => self.gave_back(ino, session, Some(LeaseKind::Shared)),
+            LeaseDone::Released(..) => self.gave_back(now, ino, session, None),
+            LeaseDone::Downgraded(..) => self.gave_back(now, ino, session, Some(LeaseKind::Shared)),
             LeaseDone::Flushed(..) => self.flushed(ino, session),
         }
     }
 
-    fn gave_back(&mut self, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
+    fn gave_back(&mut self, now: Now, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
         self.leases.table.released(ino, session, keeps);
         self.flushed(ino, session);
-        self.next_turns(ino);
+        self.next_turns(now, ino);
     }
 
     fn flushed(&mut self, ino: Ino, session: SessionId) {
@@ -316,8 +320,8 @@ impl Leader {
 
     /// Lets those whose turn has come go on. They hold the lease already; running their query again after a fresh
     /// read index confirms that this leader still leads when it says so.
-    fn next_turns(&mut self, ino: Ino) {
-        let (turns, recalls) = self.leases.table.turns(ino);
+    fn next_turns(&mut self, now: Now, ino: Ino) {
+        let (turns, recalls) = self.leases.table.turns(ino, now.mono + LEASE_TERM);
         self.send_recalls(recalls);
         for ticket in turns {
             self.run_again(ticket);
@@ -380,9 +384,9 @@ impl Leader {
         }
     }
 
-    pub(super) fn taken_over(&mut self, ino: Ino, dead: SessionId) {
+    pub(super) fn taken_over(&mut self, now: Now, ino: Ino, dead: SessionId) {
         self.leases.taking_over.remove(&(ino, dead));
-        self.gave_back(ino, dead, None);
+        self.gave_back(now, ino, dead, None);
     }
 
     /// What a session held is shut out by a fence before it goes to others: its writes may still be on their way.
