@@ -31,6 +31,8 @@ pub(in super::super) struct Rename {
     mode: RenameMode,
     stage: Stage,
     looks: u32,
+    /// Source and target as they were told to the region.
+    told: Option<(Seen, Option<Seen>)>,
 }
 
 impl Rename {
@@ -45,6 +47,7 @@ impl Rename {
             mode,
             stage: Stage::Source,
             looks: 0,
+            told: None,
         }
     }
 
@@ -72,6 +75,7 @@ impl Rename {
             view.caches.name(self.to.0, &self.to.1),
         ) {
             (Some(Some(source)), Some(target)) => {
+                self.told = Some((source, target));
                 let op = MetaOp::Rename {
                     dir: self.from.0,
                     salt,
@@ -93,10 +97,11 @@ impl Rename {
 
     /// Whether the region that answered changed nothing, could not see the target and took the mount's word for it.
     fn was_blind(&self, view: &View<'_>, result: &Result<MetaReply, FsError>) -> bool {
-        let source = view.caches.name(self.from.0, &self.from.1).flatten();
-        let target = view.caches.name(self.to.0, &self.to.1).flatten();
+        let same = |(source, target): (Seen, Option<Seen>)| {
+            target.is_some_and(|target| target.ino == source.ino)
+        };
         let nothing = match result {
-            Ok(_) => source.map(|seen| seen.ino) == target.map(|seen| seen.ino),
+            Ok(_) => self.told.is_some_and(same),
             Err(error) => *error != FsError::Io,
         };
         if !nothing {
@@ -154,7 +159,7 @@ impl Op for Rename {
                 self.ask(view)
             }
             Got::Meta(result) if self.stage == Stage::Rename && self.was_blind(view, &result) => {
-                let target = view.caches.name(self.to.0, &self.to.1).flatten();
+                let target = self.told.and_then(|(_, target)| target);
                 let salt = view.caches.salt(self.to.0).unwrap_or_default();
                 let stage = Stage::Verify(result.map(|_| ()), target);
                 let next;
