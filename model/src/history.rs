@@ -2,6 +2,7 @@
 //!
 //! Owns the record that checkers judge. Deliberately judges nothing.
 
+use polyfs_core::attr::SetAttr;
 use polyfs_core::place::Ino;
 use polyfs_core::vfs::{Call, Outcome, Reply};
 
@@ -17,6 +18,9 @@ pub enum Kind {
     /// The mount lost the term of its lease with changes of the call's inode uncommitted, and they can't be saved any
     /// more: all, some or none of them are there (P8). At some time between the first of them and now.
     Lost,
+    /// The cutting of what a call opened with O_TRUNC, at some time during the call: open(2) finds the name and cuts the
+    /// file, and does not promise that nobody comes in between.
+    Cut,
 }
 
 /// One call.
@@ -67,6 +71,33 @@ impl History {
             "a call has one outcome: {event:?} and {outcome:?}"
         );
         event.ended = Some((self.steps, outcome));
+        let ino = match (&mut event.call, &event.ended) {
+            (Call::Open { ino, flags }, Some((_, Ok(_)))) if flags.truncate => {
+                flags.truncate = false;
+                *ino
+            }
+            (Call::Create { flags, .. }, Some((_, Ok(Reply::Created(attr, _)))))
+                if flags.truncate =>
+            {
+                flags.truncate = false;
+                attr.ino
+            }
+            _ => return,
+        };
+        let of = event.clone();
+        self.cut(of, ino);
+    }
+
+    /// A call that opened a file and cut it becomes two events.
+    fn cut(&mut self, of: Event, ino: Ino) {
+        let call = Call::SetAttr {
+            ino,
+            set: SetAttr::default(),
+            size: Some(0),
+            handle: None,
+        };
+        let kind = Kind::Cut;
+        self.events.push(Event { kind, call, ..of });
     }
 
     /// A mount has lost uncommitted changes of an inode; who has it open will hear EIO.
