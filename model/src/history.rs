@@ -2,6 +2,8 @@
 //!
 //! Owns the record that checkers judge. Deliberately judges nothing.
 
+mod steps;
+
 use polyfs_core::vfs::{Call, Outcome};
 
 /// One mount of a test.
@@ -53,6 +55,31 @@ impl History {
             "a call has one outcome: {event:?} and {outcome:?}"
         );
         event.ended = Some((self.steps, outcome));
+    }
+
+    /// What is to be judged: all calls in the order in which they were made; those that a local filesystem carries out
+    /// in several steps are cut into these, each of which happened at some time within the call.
+    #[must_use]
+    pub fn judged(&self) -> Vec<Event> {
+        let cut = |event: &Event| {
+            let steps = match &event.ended {
+                Some((at, outcome)) => steps::of(&event.call, outcome)
+                    .into_iter()
+                    .map(|(call, outcome)| (call, (*at, outcome)))
+                    .collect(),
+                None => Vec::new(),
+            };
+            if steps.is_empty() {
+                return vec![event.clone()];
+            }
+            let step = |(call, ended)| Event {
+                call,
+                ended: Some(ended),
+                ..event.clone()
+            };
+            steps.into_iter().map(step).collect()
+        };
+        self.events.iter().flat_map(cut).collect()
     }
 
     /// All calls.

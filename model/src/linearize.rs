@@ -14,7 +14,8 @@ use crate::reference::Tree;
 pub enum Verdict {
     /// There is such an order.
     Linearizable,
-    /// There is none. The events that no order could get past, by number, with those that ended before left out.
+    /// There is none. The events that no order could get past, by number in [`History::judged`], with those that ended
+    /// before left out.
     Violated {
         /// The longest order found has this many events.
         longest: usize,
@@ -39,7 +40,7 @@ struct Search<'a> {
 /// Judges a history that began with `start`.
 #[must_use]
 pub fn check(start: &Tree, history: &History) -> Verdict {
-    let events = history.events();
+    let events = &history.judged()[..];
     let mut search = Search {
         events,
         tried: HashSet::default(),

@@ -127,7 +127,7 @@ fn run(seed: u64, weather: Weather) -> Result<(), String> {
         Verdict::Linearizable => Ok(()),
         Verdict::TooHard => Err("the checker gave up".into()),
         Verdict::Violated { longest, stuck } => {
-            let events = world.history().events();
+            let events = world.history().judged();
             tell(&world);
             let told = |(at, expected): &(usize, String)| {
                 format!("{}\n    expected {}", line(&events[*at]), short(expected))
