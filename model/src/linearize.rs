@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hash};
 
+use polyfs_core::vfs::Call;
+
 use crate::history::{Event, History};
 use crate::reference::Tree;
 
@@ -142,12 +144,13 @@ impl Frame {
         }
     }
 
-    /// A call that may come next, fits and changes nothing comes next: whatever order has it later has it here too.
+    /// A call that may come next, fits and never changes anything comes next: whatever order has it later has it here
+    /// too. A truncation that changes nothing here may be one that changes something later: it is no such call.
     fn place_what_changes_nothing(&mut self, events: &[Event]) {
         let fits = |frame: &Self, number: &usize| {
             let event = &events[*number];
             let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            outcome.is_some()
+            outcome.is_some_and(|outcome| outcome.is_err() || only_looks(&event.call))
                 && frame
                     .tree
                     .step(event.client, &event.call, outcome)
@@ -163,6 +166,41 @@ impl Frame {
             self.place(number);
             self.find_candidates(events);
         }
+    }
+}
+
+/// Whether a call changes nothing, whatever the state.
+const fn only_looks(call: &Call) -> bool {
+    match call {
+        Call::Lookup { .. }
+        | Call::GetAttr { .. }
+        | Call::ReadLink { .. }
+        | Call::Read { .. }
+        | Call::Sync { .. }
+        | Call::OpenDir { .. }
+        | Call::ReadDir { .. }
+        | Call::ReleaseDir { .. }
+        | Call::StatFs
+        | Call::GetXattr { .. }
+        | Call::ListXattr { .. }
+        | Call::TestLock { .. }
+        | Call::Seek { .. } => true,
+        Call::SetAttr { .. }
+        | Call::Make { .. }
+        | Call::Unlink { .. }
+        | Call::RemoveDir { .. }
+        | Call::Rename { .. }
+        | Call::Link { .. }
+        | Call::Open { .. }
+        | Call::Create { .. }
+        | Call::Write { .. }
+        | Call::Flush { .. }
+        | Call::Release { .. }
+        | Call::SetXattr { .. }
+        | Call::RemoveXattr { .. }
+        | Call::SetLock { .. }
+        | Call::Unlock { .. }
+        | Call::Allocate { .. } => false,
     }
 }
 
@@ -233,7 +271,7 @@ mod tests {
     use polyfs_core::ids::{Fence, VolumeId};
     use polyfs_core::place::{Ino, Salt};
     use polyfs_core::time::Timestamp;
-    use polyfs_core::vfs::{Call, Handle, OpenFlags, Outcome, Reply};
+    use polyfs_core::vfs::{Handle, OpenFlags, Outcome, Reply};
 
     use crate::history::ClientId;
 
@@ -363,6 +401,27 @@ mod tests {
             history.end(seen, data(b"phantom"));
         });
         assert!(matches!(verdict, Verdict::Violated { .. }));
+    }
+
+    #[test]
+    fn what_changes_nothing_now_may_change_something_later() {
+        let verdict = judge(|history| {
+            let cut = history.invoke(
+                B,
+                Call::SetAttr {
+                    ino: Ino(7),
+                    set: polyfs_core::attr::SetAttr::default(),
+                    size: Some(0),
+                    handle: None,
+                },
+            );
+            let wrote = history.invoke(A, write(7, b"new"));
+            history.end(wrote, Ok(Reply::Written(3)));
+            history.end(cut, Ok(Reply::Attr(attr(7, 0))));
+            let seen = history.invoke(A, read(7));
+            history.end(seen, data(b""));
+        });
+        assert_eq!(verdict, Verdict::Linearizable);
     }
 
     #[test]
