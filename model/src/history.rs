@@ -2,7 +2,8 @@
 //!
 //! Owns the record that checkers judge. Deliberately judges nothing.
 
-use polyfs_core::attr::SetAttr;
+mod steps;
+
 use polyfs_core::place::Ino;
 use polyfs_core::vfs::{Call, Outcome, Reply};
 
@@ -18,9 +19,6 @@ pub enum Kind {
     /// The mount lost the term of its lease with changes of the call's inode uncommitted, and they can't be saved any
     /// more: all, some or none of them are there (P8). At some time between the first of them and now.
     Lost,
-    /// The cutting of what a call opened with O_TRUNC, at some time during the call: open(2) finds the name and cuts the
-    /// file, and does not promise that nobody comes in between.
-    Cut,
 }
 
 /// One call.
@@ -71,33 +69,6 @@ impl History {
             "a call has one outcome: {event:?} and {outcome:?}"
         );
         event.ended = Some((self.steps, outcome));
-        let ino = match (&mut event.call, &event.ended) {
-            (Call::Open { ino, flags }, Some((_, Ok(_)))) if flags.truncate => {
-                flags.truncate = false;
-                *ino
-            }
-            (Call::Create { flags, .. }, Some((_, Ok(Reply::Created(attr, _)))))
-                if flags.truncate =>
-            {
-                flags.truncate = false;
-                attr.ino
-            }
-            _ => return,
-        };
-        let of = event.clone();
-        self.cut(of, ino);
-    }
-
-    /// A call that opened a file and cut it becomes two events.
-    fn cut(&mut self, of: Event, ino: Ino) {
-        let call = Call::SetAttr {
-            ino,
-            set: SetAttr::default(),
-            size: Some(0),
-            handle: None,
-        };
-        let kind = Kind::Cut;
-        self.events.push(Event { kind, call, ..of });
     }
 
     /// A mount has lost uncommitted changes of an inode; who has it open will hear EIO.
@@ -135,11 +106,36 @@ impl History {
     }
 
     /// The same, in the order in which things began.
-    #[must_use]
-    pub fn in_order(&self) -> Self {
+    fn in_order(&self) -> Self {
         let mut ordered = self.clone();
         ordered.events.sort_by_key(|event| event.invoked);
         ordered
+    }
+
+    /// What is to be judged: all events in the order in which they were made; those that a local filesystem carries out
+    /// in several steps are cut into these, each of which happened at some time within the call.
+    #[must_use]
+    pub fn judged(&self) -> Vec<Event> {
+        let cut = |event: &Event| {
+            let steps = match &event.ended {
+                _ if event.kind == Kind::Lost => Vec::new(),
+                Some((at, outcome)) => steps::of(&event.call, outcome)
+                    .into_iter()
+                    .map(|(call, outcome)| (call, (*at, outcome)))
+                    .collect(),
+                None => Vec::new(),
+            };
+            if steps.is_empty() {
+                return vec![event.clone()];
+            }
+            let step = |(call, ended)| Event {
+                call,
+                ended: Some(ended),
+                ..event.clone()
+            };
+            steps.into_iter().map(step).collect()
+        };
+        self.in_order().events.iter().flat_map(cut).collect()
     }
 
     /// All calls.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polyfs_core::attr::{FileKind, MODE_SGID, Name, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::place::Ino;
+use polyfs_core::place::{Cookie, Ino};
 use polyfs_core::vfs::{
     AllocateMode, Call, Handle, LockKind, LockOwner, LockRange, OpenFlags, Outcome, RenameMode,
     Reply, XattrMode,
@@ -108,12 +108,6 @@ impl Tree {
             Kind::Call => {
                 let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
                 self.step(event.client, &event.call, outcome)
-            }
-            Kind::Cut => {
-                let mut after = self.clone();
-                let node = subject(&event.call).and_then(|ino| after.nodes.get_mut(&ino));
-                node.map(|node| node.resize(0))?;
-                Some(after)
             }
             Kind::Lost => {
                 let mut after = self.clone();
@@ -285,7 +279,12 @@ impl Tree {
                 Ok(Expected::Done)
             }
             Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(Expected::Done),
-            Call::ReadDir { ino, .. } => self.read_dir(*ino),
+            Call::ReadDir {
+                ino, cookie, limit, ..
+            } => {
+                let limit = (*cookie == Cookie::START).then_some(*limit);
+                self.read_dir(*ino, limit)
+            }
             Call::StatFs => Ok(Expected::Stats),
             Call::GetXattr { ino, name } => {
                 let value = self
@@ -380,7 +379,8 @@ impl Tree {
     }
 
     /// Attributes that come beside an answer nobody called stat for: no flush recall is sent for them (P8), so what
-    /// another mount has written and not committed need not show in the size.
+    /// another mount has written and not committed need not show in the size. No program sees them: the kernel asks again
+    /// before it shows a size (attributes time out at once, P11).
     fn expect_attr_beside(&self, ino: Ino) -> Result<Expected, FsError> {
         let shown = Shown {
             size: None,
@@ -602,9 +602,7 @@ impl Tree {
         }
         self.insert(dir, name, ino);
         self.node_mut(ino)?.nlink += 1;
-        // link(2) shows no attributes. Those in the reply may have been asked for afterwards, of the region that has the
-        // inode: they hold at a later moment than the link.
-        Ok(Expected::Linked(ino))
+        self.expect_attr_beside(ino)
     }
 
     fn is_below(&self, ino: Ino, ancestor: Ino) -> bool {
@@ -679,12 +677,15 @@ impl Tree {
         Ok(Expected::Done)
     }
 
-    fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
+    fn read_dir(&self, ino: Ino, limit: Option<u32>) -> Result<Expected, FsError> {
         let node = self.node(ino)?;
         if node.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
-        Ok(Expected::Entries(node.entries.clone()))
+        Ok(Expected::Entries {
+            entries: node.entries.clone(),
+            limit,
+        })
     }
 
     fn allocate(

@@ -131,12 +131,11 @@ fn run(seed: u64, weather: Weather) -> Result<(), String> {
     if weather != Weather::Rough {
         nothing_hurt(&world).inspect_err(|_| tell(&world))?;
     }
-    let history = world.history().in_order();
-    match linearize::check(&world.start(), &history) {
+    match linearize::check(&world.start(), world.history()) {
         Verdict::Linearizable => Ok(()),
         Verdict::TooHard => Err("the checker gave up".into()),
         Verdict::Violated { longest, stuck } => {
-            let events = history.events();
+            let events = world.history().judged();
             tell(&world);
             let told = |(at, expected): &(usize, String)| {
                 format!("{}\n    expected {}", line(&events[*at]), short(expected))

@@ -12,7 +12,7 @@ use crate::client::questions::Route;
 use crate::error::FsError;
 use crate::place::Ino;
 use crate::request::{Grant, LeaseKind};
-use crate::vfs::{Handle, OpenFlags, Reply};
+use crate::vfs::{Handle, OpenFlags, Outcome, Reply};
 
 /// The lease an open file will want.
 pub(in super::super) const fn lease_for(flags: OpenFlags) -> LeaseKind {
@@ -187,13 +187,10 @@ impl Client {
     }
 
     /// close(2): write-back is started, not awaited.
-    pub(in super::super) fn flush_call(&mut self, call: CallId, ino: Ino, handle: Handle) {
-        let outcome = match self.take_error(handle) {
-            Some(error) => Err(error),
-            None => Ok(Reply::Done),
-        };
-        self.reply(call, outcome);
+    pub(in super::super) fn flush_handle(&mut self, ino: Ino, handle: Handle) -> Outcome {
+        let error = self.take_error(handle);
         self.sync(ino, None);
+        error.map_or(Ok(Reply::Done), Err)
     }
 
     /// The last descriptor of a handle is gone.

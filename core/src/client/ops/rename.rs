@@ -19,8 +19,8 @@ enum Stage {
     Source,
     Target,
     Rename,
-    /// It ends so without having changed anything, if the target is still what it was taken for.
-    Verify(Result<(), FsError>, Option<Seen>),
+    /// The rename ended; whether what was said about its target still holds is being looked at.
+    Check,
 }
 
 /// A rename.
@@ -31,8 +31,10 @@ pub(in super::super) struct Rename {
     mode: RenameMode,
     stage: Stage,
     looks: u32,
-    /// Source and target as they were told to the region.
-    told: Option<(Seen, Option<Seen>)>,
+    /// What source and target were said to be in the question.
+    asked: (Option<Seen>, Option<Seen>),
+    /// Its answer, while it is checked.
+    answer: Result<(), FsError>,
 }
 
 impl Rename {
@@ -47,7 +49,8 @@ impl Rename {
             mode,
             stage: Stage::Source,
             looks: 0,
-            told: None,
+            asked: (None, None),
+            answer: Ok(()),
         }
     }
 
@@ -75,7 +78,7 @@ impl Rename {
             view.caches.name(self.to.0, &self.to.1),
         ) {
             (Some(Some(source)), Some(target)) => {
-                self.told = Some((source, target));
+                self.asked = (Some(source), target);
                 let op = MetaOp::Rename {
                     dir: self.from.0,
                     salt,
@@ -95,23 +98,6 @@ impl Rename {
         next
     }
 
-    /// Whether the region that answered changed nothing, could not see the target and took the mount's word for it.
-    fn was_blind(&self, view: &View<'_>, result: &Result<MetaReply, FsError>) -> bool {
-        let same = |(source, target): (Seen, Option<Seen>)| {
-            target.is_some_and(|target| target.ino == source.ino)
-        };
-        let nothing = match result {
-            Ok(_) => self.told.is_some_and(same),
-            Err(error) => *error != FsError::Io,
-        };
-        if !nothing {
-            return false;
-        }
-        let salt = view.caches.salt(self.to.0);
-        let place = salt.map(|salt| NameHash::of(salt, &self.to.1).place(self.to.0));
-        place.is_some_and(|place| !view.answered.is_some_and(|here| here.contains(place)))
-    }
-
     fn forget(&self, view: &mut View<'_>) {
         view.caches.forget_name(self.from.0, &self.from.1);
         view.caches.forget_name(self.to.0, &self.to.1);
@@ -126,18 +112,61 @@ impl Rename {
             Stage::Source => view.caches.note_name(self.from.0, &self.from.1, seen),
             Stage::Target => view.caches.note_name(self.to.0, &self.to.1, seen),
             Stage::Rename => unreachable!("a rename is not answered with an inode's name"),
-            Stage::Verify(result, target) => {
-                if seen == target {
-                    self.forget(view);
-                    return Next::Done(result.map(|()| Reply::Done));
-                }
-                self.looks += 1;
-                if self.looks > LOOKS_MAX {
-                    return Next::fail(FsError::Io);
-                }
-                view.caches.forget_name(self.from.0, &self.from.1);
-                view.caches.note_name(self.to.0, &self.to.1, seen);
+            Stage::Check => return self.checked(view, seen),
+        }
+        self.ask(view)
+    }
+
+    /// The rename was answered. The region of the source's name knows the target of another region by hearsay only: an
+    /// answer that changed nothing, because of what the target is, may be about a target of long ago.
+    fn ended(&mut self, view: &mut View<'_>, result: Result<(), FsError>) -> Next {
+        let (source, target) = self.asked;
+        self.forget(view);
+        let by_hearsay = match result {
+            // Of two names of one file nothing changed; else the target was there, or its step would have failed.
+            Ok(()) => target.is_some() && target == source,
+            Err(
+                FsError::NotFound
+                | FsError::Exists
+                | FsError::NotDirectory
+                | FsError::IsDirectory
+                | FsError::NotEmpty
+                | FsError::Invalid,
+            ) => true,
+            Err(_) => false,
+        };
+        let salt = view.caches.salt(self.to.0);
+        let seen_there = salt.is_some_and(|salt| {
+            let place = NameHash::of(salt, &self.to.1).place(self.to.0);
+            view.answered.is_some_and(|places| places.contains(place))
+        });
+        match salt {
+            Some(salt) if by_hearsay && !seen_there => {
+                self.answer = result;
+                let next;
+                (self.stage, next) = Self::look(Stage::Check, salt, &self.to);
+                next
             }
+            _ => Next::Done(result.map(|()| Reply::Done)),
+        }
+    }
+
+    /// The target was looked at again after the answer: the same as before, so it was so when the answer was given.
+    fn checked(&mut self, view: &mut View<'_>, seen: Option<Seen>) -> Next {
+        if seen == self.asked.1 {
+            return Next::Done(self.answer.map(|()| Reply::Done));
+        }
+        self.again(view)
+    }
+
+    fn again(&mut self, view: &mut View<'_>) -> Next {
+        self.forget(view);
+        self.looks += 1;
+        if self.looks > LOOKS_MAX {
+            return Next::fail(FsError::Io);
+        }
+        if self.looks > 2 {
+            return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
         }
         self.ask(view)
     }
@@ -147,28 +176,9 @@ impl Op for Rename {
     fn next(&mut self, view: &mut View<'_>, got: Got) -> Next {
         match got {
             Got::Start | Got::Woken => self.ask(view),
-            Got::Changed => {
-                self.forget(view);
-                self.looks += 1;
-                if self.looks > LOOKS_MAX {
-                    return Next::fail(FsError::Io);
-                }
-                if self.looks > 2 {
-                    return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
-                }
-                self.ask(view)
-            }
-            Got::Meta(result) if self.stage == Stage::Rename && self.was_blind(view, &result) => {
-                let target = self.told.and_then(|(_, target)| target);
-                let salt = view.caches.salt(self.to.0).unwrap_or_default();
-                let stage = Stage::Verify(result.map(|_| ()), target);
-                let next;
-                (self.stage, next) = Self::look(stage, salt, &self.to);
-                next
-            }
+            Got::Changed => self.again(view),
             Got::Meta(result) if self.stage == Stage::Rename => {
-                self.forget(view);
-                Next::Done(result.map(|_| Reply::Done))
+                self.ended(view, result.map(|_| ()))
             }
             Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
                 let seen = Seen {

@@ -191,8 +191,13 @@ impl Op for Lookup {
                 Next::Ask(RequestBody::MetaQuery(MetaQuery::GetAttr { ino: seen.ino }))
             }
             Got::Meta(Err(error)) => {
-                if error == FsError::NotFound && !self.found {
+                if error == FsError::NotFound {
                     view.caches.note_name(self.dir, &self.name, None);
+                    // The name's inode is gone: so the name is, or is another's by now.
+                    if self.found {
+                        self.found = false;
+                        return self.look(view);
+                    }
                 }
                 Next::fail(error)
             }
