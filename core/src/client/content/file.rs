@@ -109,6 +109,8 @@ pub(super) struct Recalling {
     pub(super) want: RecallKind,
     pub(super) serial: LeaseSerial,
     pub(super) stage: RecallStage,
+    /// Of `Flush`: which.
+    pub(super) round: u64,
     /// Of `Flush`: what must be committed.
     pub(super) target: u64,
 }

@@ -349,6 +349,7 @@ impl Client {
             want: recall.want,
             serial,
             stage,
+            round: recall.round,
             target: file.back.writes,
         });
         if stage == RecallStage::Invalidating {
@@ -373,6 +374,7 @@ impl Client {
                 want: RecallKind::Release,
                 serial,
                 stage: RecallStage::Draining,
+                round: recall.round,
                 target: 0,
             });
             return;
@@ -412,7 +414,7 @@ impl Client {
                 if file.back.committed < recall.target {
                     return;
                 }
-                LeaseDone::Flushed(ino, recall.serial)
+                LeaseDone::Flushed(ino, recall.serial, recall.round)
             }
             RecallKind::Share | RecallKind::Release => {
                 file.back.wanted = file.back.writes;

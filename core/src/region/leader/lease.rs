@@ -20,6 +20,8 @@ pub(super) struct RecallOut {
     pub(super) session: SessionId,
     pub(super) ino: Ino,
     pub(super) serial: LeaseSerial,
+    /// Of a flush: which.
+    pub(super) round: u64,
     pub(super) want: RecallKind,
 }
 
@@ -43,8 +45,9 @@ struct Waiter {
 struct File {
     holders: BTreeMap<SessionId, Holder>,
     queue: VecDeque<Waiter>,
-    /// Those who wait for the exclusive holder to commit what it has.
-    flushes: Vec<Ticket>,
+    /// Those who wait for the exclusive holder to commit what it has, each in a round of its own.
+    flushes: Vec<(u64, Ticket)>,
+    round: u64,
 }
 
 /// All leases of one region.
@@ -107,6 +110,7 @@ impl File {
                     session: *holder,
                     ino,
                     serial: held.serial,
+                    round: 0,
                     want,
                 });
             }
@@ -166,6 +170,7 @@ impl LeaseTable {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want,
         })
     }
@@ -231,7 +236,7 @@ impl LeaseTable {
     pub(super) fn forget(&mut self, ino: Ino, ticket: Ticket) {
         if let Some(file) = self.files.get_mut(&ino) {
             file.queue.retain(|waiter| waiter.ticket != ticket);
-            file.flushes.retain(|waiting| *waiting != ticket);
+            file.flushes.retain(|(_, waiting)| *waiting != ticket);
         }
         self.tidy(ino);
     }
@@ -283,27 +288,35 @@ impl LeaseTable {
             .find(|(_, held)| held.kind == LeaseKind::Exclusive)?;
         // A flush that is already under way began before this request and may miss what came in between: the next
         // ticket asks once more.
-        file.flushes.push(ticket);
+        file.round += 1;
+        file.flushes.push((file.round, ticket));
         held.recalled = held.recalled.max(Some(RecallKind::Flush));
         Some(RecallOut {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want: RecallKind::Flush,
         })
     }
 
-    /// A flush recall was answered, or its holder is gone: those who waited for it.
-    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId) -> Vec<Ticket> {
+    /// The flush recall of a round was answered, or its holder is gone (any round): those who waited for it. Who asked
+    /// later waits on: what was written between its holder's flush and the later question is not committed.
+    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId, round: u64) -> Vec<Ticket> {
         let Some(file) = self.files.get_mut(&ino) else {
             return Vec::new();
         };
         if let Some(held) = file.holders.get_mut(&session)
             && held.recalled == Some(RecallKind::Flush)
+            && round >= file.round
         {
             held.recalled = None;
         }
-        core::mem::take(&mut file.flushes)
+        let (over, rest) = core::mem::take(&mut file.flushes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(asked, _)| *asked <= round);
+        file.flushes = rest;
+        over.into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// Holders that are recalled and whose term is over: to be shut out by a takeover.
@@ -483,6 +496,16 @@ mod tests {
             (recalls[0].serial, recalls[0].want),
             (serial, RecallKind::Share)
         );
+    }
+
+    #[test]
+    fn who_asks_while_a_flush_is_under_way_waits_for_the_next() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        let first = table.wait_flush(file(), 1).expect("A holds it").round;
+        let second = table.wait_flush(file(), 2).expect("A holds it").round;
+        assert_eq!(table.flushed(file(), A, first), [1]);
+        assert_eq!(table.flushed(file(), A, second), [2]);
     }
 
     /// Crowded seed 47: a session whose turn had come and of which no lease frame had been heard yet counted as dead when
