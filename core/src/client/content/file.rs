@@ -190,6 +190,9 @@ pub(super) struct WriteBack {
     /// Committed up to this as soon as possible.
     pub(super) wanted: u64,
     pub(super) since: Option<Instant>,
+    /// Write-back waits for the reads in flight: one that began before some writes must not see the later of them
+    /// without the earlier. No read begins meanwhile.
+    pub(super) after_reads: bool,
     pub(super) syncs: Vec<SyncWaiter>,
 }
 
