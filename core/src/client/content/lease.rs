@@ -336,8 +336,13 @@ impl Client {
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
-        let before = file.lease.recall.map(|recall| recall.want);
-        if before.is_some_and(|want| want >= recall.want && want != RecallKind::Flush) {
+        // One that asks for as much is under way already: its answer is to name the latest grant, or the leader would take
+        // it for history and wait for ever.
+        if let Some(before) = &mut file.lease.recall
+            && before.want >= recall.want
+            && before.want != RecallKind::Flush
+        {
+            before.serial = before.serial.max(serial);
             return;
         }
         let stage = if recall.want == RecallKind::Flush {
