@@ -346,8 +346,8 @@ pub enum LeaseDone {
     Released(Ino, LeaseSerial),
     /// The exclusive lease is now a shared one.
     Downgraded(Ino, LeaseSerial),
-    /// Data, size and times so far are committed; the lease stays.
-    Flushed(Ino, LeaseSerial),
+    /// Data, size and times so far are committed, as the recall of this round asked; the lease stays.
+    Flushed(Ino, LeaseSerial, u64),
 }
 
 /// What a leader asks of a mount that holds a lease; sent over the mount's connection, answered with a [`LeaseDone`].
@@ -359,6 +359,8 @@ pub struct Recall {
     pub ino: Ino,
     /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes.
     pub serial: LeaseSerial,
+    /// Of a flush: which one. Those who asked since the mount began the last one wait for the next.
+    pub round: u64,
     /// What it wants.
     pub want: RecallKind,
 }

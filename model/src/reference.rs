@@ -630,6 +630,10 @@ impl Tree {
             Err(FsError::NotFound) => None,
             Err(error) => return Err(error),
         };
+        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
+        if self.directory(to.0).is_err() && is_dir(self, source) && self.is_below(to.0, source) {
+            return Err(FsError::Invalid);
+        }
         self.directory(to.0)?;
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
@@ -639,7 +643,6 @@ impl Tree {
         if target == Some(source) {
             return Ok(Expected::Done);
         }
-        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
         if is_dir(self, source) && self.is_below(to.0, source) {
             return Err(FsError::Invalid);
         }

@@ -109,6 +109,8 @@ pub(super) struct Recalling {
     pub(super) want: RecallKind,
     pub(super) serial: LeaseSerial,
     pub(super) stage: RecallStage,
+    /// Of `Flush`: which.
+    pub(super) round: u64,
     /// Of `Flush`: what must be committed.
     pub(super) target: u64,
 }
@@ -190,6 +192,9 @@ pub(super) struct WriteBack {
     /// Committed up to this as soon as possible.
     pub(super) wanted: u64,
     pub(super) since: Option<Instant>,
+    /// Write-back waits for the reads in flight: one that began before some writes must not see the later of them
+    /// without the earlier. No read begins meanwhile.
+    pub(super) after_reads: bool,
     pub(super) syncs: Vec<SyncWaiter>,
 }
 

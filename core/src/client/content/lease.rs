@@ -356,8 +356,13 @@ impl Client {
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
-        let before = file.lease.recall.map(|recall| recall.want);
-        if before.is_some_and(|want| want >= recall.want && want != RecallKind::Flush) {
+        // One that asks for as much is under way already: its answer is to name the latest grant, or the leader would take
+        // it for history and wait for ever.
+        if let Some(before) = &mut file.lease.recall
+            && before.want >= recall.want
+            && before.want != RecallKind::Flush
+        {
+            before.serial = before.serial.max(serial);
             return;
         }
         let stage = if recall.want == RecallKind::Flush {
@@ -369,6 +374,7 @@ impl Client {
             want: recall.want,
             serial,
             stage,
+            round: recall.round,
             target: file.back.writes,
         });
         if stage == RecallStage::Invalidating {
@@ -391,6 +397,7 @@ impl Client {
                 want: RecallKind::Release,
                 serial,
                 stage: RecallStage::Draining,
+                round: recall.round,
                 target: 0,
             });
             return;
@@ -432,7 +439,7 @@ impl Client {
                 if file.back.committed < recall.target {
                     return;
                 }
-                LeaseDone::Flushed(ino, recall.serial)
+                LeaseDone::Flushed(ino, recall.serial, recall.round)
             }
             RecallKind::Share | RecallKind::Release => {
                 file.back.wanted = file.back.writes;

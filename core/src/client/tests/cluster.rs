@@ -654,6 +654,7 @@ impl Cluster {
                             group,
                             ino,
                             serial,
+                            round: 0,
                             want,
                         },
                     ));
@@ -676,7 +677,7 @@ impl Cluster {
     fn lease_done(&mut self, session: SessionId, done: &LeaseDone) {
         let (LeaseDone::Released(ino, serial)
         | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial)) = done;
+        | LeaseDone::Flushed(ino, serial, _)) = done;
         let leases = self.leases.entry(*ino).or_default();
         if leases
             .holders

@@ -20,6 +20,8 @@ pub(super) struct RecallOut {
     pub(super) session: SessionId,
     pub(super) ino: Ino,
     pub(super) serial: LeaseSerial,
+    /// Of a flush: which.
+    pub(super) round: u64,
     pub(super) want: RecallKind,
 }
 
@@ -43,10 +45,9 @@ struct Waiter {
 struct File {
     holders: BTreeMap<SessionId, Holder>,
     queue: VecDeque<Waiter>,
-    /// Those who wait for the exclusive holder to commit what it has.
-    flushes: Vec<Ticket>,
-    /// Those who came after it was asked: what it commits now may miss what they must see, so it is asked once more.
-    next_flushes: Vec<Ticket>,
+    /// Those who wait for the exclusive holder to commit what it has, each in a round of its own.
+    flushes: Vec<(u64, Ticket)>,
+    round: u64,
 }
 
 /// All leases of one region.
@@ -109,6 +110,7 @@ impl File {
                     session: *holder,
                     ino,
                     serial: held.serial,
+                    round: 0,
                     want,
                 });
             }
@@ -159,7 +161,6 @@ impl LeaseTable {
         let file = self.files.get_mut(&ino)?;
         let exclusive = |(_, held): &(&SessionId, &mut Holder)| held.kind == LeaseKind::Exclusive;
         let (session, held) = file.holders.iter_mut().find(exclusive)?;
-        file.flushes.append(&mut file.next_flushes);
         if file.flushes.is_empty() || held.recalled.is_some() {
             return None;
         }
@@ -169,6 +170,7 @@ impl LeaseTable {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want,
         })
     }
@@ -234,8 +236,7 @@ impl LeaseTable {
     pub(super) fn forget(&mut self, ino: Ino, ticket: Ticket) {
         if let Some(file) = self.files.get_mut(&ino) {
             file.queue.retain(|waiter| waiter.ticket != ticket);
-            file.flushes.retain(|waiting| *waiting != ticket);
-            file.next_flushes.retain(|waiting| *waiting != ticket);
+            file.flushes.retain(|(_, waiting)| *waiting != ticket);
         }
         self.tidy(ino);
     }
@@ -285,43 +286,37 @@ impl LeaseTable {
             .holders
             .iter_mut()
             .find(|(_, held)| held.kind == LeaseKind::Exclusive)?;
-        if !file.flushes.is_empty() {
-            file.next_flushes.push(ticket);
-            return None;
-        }
-        file.flushes.push(ticket);
+        // A flush that is already under way began before this request and may miss what came in between: the next
+        // ticket asks once more.
+        file.round += 1;
+        file.flushes.push((file.round, ticket));
         held.recalled = held.recalled.max(Some(RecallKind::Flush));
         Some(RecallOut {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want: RecallKind::Flush,
         })
     }
 
-    /// A flush recall was answered, or its holder is gone: those who waited for it, and the recall for those who came
-    /// later.
-    pub(super) fn flushed(
-        &mut self,
-        ino: Ino,
-        session: SessionId,
-    ) -> (Vec<Ticket>, Option<RecallOut>) {
+    /// The flush recall of a round was answered, or its holder is gone (any round): those who waited for it. Who asked
+    /// later waits on: what was written between its holder's flush and the later question is not committed.
+    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId, round: u64) -> Vec<Ticket> {
         let Some(file) = self.files.get_mut(&ino) else {
-            return (Vec::new(), None);
+            return Vec::new();
         };
         if let Some(held) = file.holders.get_mut(&session)
             && held.recalled == Some(RecallKind::Flush)
+            && round >= file.round
         {
             held.recalled = None;
         }
-        let mut over = core::mem::take(&mut file.flushes);
-        let mut held = file.holders.values();
-        if !held.any(|held| held.kind == LeaseKind::Exclusive) {
-            over.append(&mut file.next_flushes);
-        }
-        let recall = self.flush_anew(ino);
-        self.tidy(ino);
-        (over, recall)
+        let (over, rest) = core::mem::take(&mut file.flushes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(asked, _)| *asked <= round);
+        file.flushes = rest;
+        over.into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// Holders that are recalled and whose term is over: to be shut out by a takeover.
@@ -392,10 +387,7 @@ impl LeaseTable {
 
     fn tidy(&mut self, ino: Ino) {
         let idle = |file: &File| {
-            file.holders.is_empty()
-                && file.queue.is_empty()
-                && file.flushes.is_empty()
-                && file.next_flushes.is_empty()
+            file.holders.is_empty() && file.queue.is_empty() && file.flushes.is_empty()
         };
         if self.files.get(&ino).is_some_and(idle) {
             self.files.remove(&ino);
@@ -506,6 +498,16 @@ mod tests {
         );
     }
 
+    #[test]
+    fn who_asks_while_a_flush_is_under_way_waits_for_the_next() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        let first = table.wait_flush(file(), 1).expect("A holds it").round;
+        let second = table.wait_flush(file(), 2).expect("A holds it").round;
+        assert_eq!(table.flushed(file(), A, first), [1]);
+        assert_eq!(table.flushed(file(), A, second), [2]);
+    }
+
     /// Crowded seed 47: a session whose turn had come and of which no lease frame had been heard yet counted as dead when
     /// the next in the queue recalled its lease, which was then given away under it.
     #[test]
@@ -519,18 +521,6 @@ mod tests {
         assert_eq!((turns, recalls.len()), (alloc::vec![1], 1));
         assert_eq!(table.overdue(Instant(99)), []);
         assert_eq!(table.overdue(Instant(100)), [(file(), B)]);
-    }
-
-    #[test]
-    fn who_comes_while_a_flush_is_under_way_waits_for_the_next() {
-        let mut table = LeaseTable::new(1);
-        table.try_take(file(), A, LeaseKind::Exclusive);
-        assert!(table.wait_flush(file(), 1).is_some());
-        assert_eq!(table.wait_flush(file(), 2), None);
-        let (over, recall) = table.flushed(file(), A);
-        assert_eq!(over, [1]);
-        assert_eq!(recall.map(|recall| recall.want), Some(RecallKind::Flush));
-        assert_eq!(table.flushed(file(), A), (std::vec![2], None));
     }
 
     #[test]

@@ -293,27 +293,25 @@ impl Leader {
     pub(super) fn lease_done(&mut self, now: Now, session: SessionId, done: LeaseDone) {
         let (LeaseDone::Released(ino, serial)
         | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial)) = done;
+        | LeaseDone::Flushed(ino, serial, _)) = done;
         if !self.leases.table.is_current(ino, session, serial) {
             return;
         }
         match done {
             LeaseDone::Released(..) => self.gave_back(now, ino, session, None),
             LeaseDone::Downgraded(..) => self.gave_back(now, ino, session, Some(LeaseKind::Shared)),
-            LeaseDone::Flushed(..) => self.flushed(ino, session),
+            LeaseDone::Flushed(_, _, round) => self.flushed(ino, session, round),
         }
     }
 
     fn gave_back(&mut self, now: Now, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
+        self.flushed(ino, session, u64::MAX);
         self.leases.table.released(ino, session, keeps);
-        self.flushed(ino, session);
         self.next_turns(now, ino);
     }
 
-    fn flushed(&mut self, ino: Ino, session: SessionId) {
-        let (over, recall) = self.leases.table.flushed(ino, session);
-        self.send_recalls(recall.into_iter().collect());
-        for ticket in over {
+    fn flushed(&mut self, ino: Ino, session: SessionId, round: u64) {
+        for ticket in self.leases.table.flushed(ino, session, round) {
             self.run_again(ticket);
         }
     }
@@ -340,6 +338,7 @@ impl Leader {
             session,
             ino,
             serial,
+            round,
             want,
         } in recalls
         {
@@ -347,6 +346,7 @@ impl Leader {
                 group,
                 ino,
                 serial,
+                round,
                 want,
             };
             self.outputs.push_back(Output::Recall { session, recall });
