@@ -199,6 +199,7 @@ async fn up(
     let machines = Arc::new(machines::of_group);
     let node = Node::start(runtime.clone(), store, "0.0.0.0:7000", machines).await?;
     let founding = Founding {
+        process: 1,
         uid: 0,
         gid: 0,
         zone: String::new(),
