@@ -98,6 +98,17 @@ pub struct LeaseSerial {
     pub number: u64,
 }
 
+/// A mount tells a new leader what its predecessor granted and it has not given back (P8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// By which grant.
+    pub serial: LeaseSerial,
+    /// The inode's fence that came with it: another one by now says that somebody else was let in.
+    pub fence: Fence,
+    /// The term of the lease lasts yet. Else it ran out with changes that are not committed.
+    pub lasts: bool,
+}
+
 /// One leadership of one region: leases are good only while that one which granted them confirms them (P8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Leadership {
@@ -122,13 +133,13 @@ pub enum MetaQuery {
     /// An inode's attributes, after its exclusive holder (if it is not the asker) has committed what it has.
     GetAttr { ino: Ino },
     /// An inode, its content lease, and what the lease says; waits until others have given theirs back. `patient`
-    /// is false when the answer may come without the lease, at once. `held` is the grant under which the asker holds at
-    /// least this lease already: a new leader learns so what its predecessor gave.
+    /// is false when the answer may come without the lease, at once. `held` is what the asker holds already, at
+    /// least of this kind.
     Open {
         ino: Ino,
         lease: LeaseKind,
         patient: bool,
-        held: Option<LeaseSerial>,
+        held: Option<Claim>,
     },
     /// More of a file's chunk map, from a chunk number on.
     Map { ino: Ino, from: u64 },

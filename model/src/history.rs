@@ -4,15 +4,31 @@
 
 mod steps;
 
-use polyfs_core::vfs::{Call, Outcome};
+use polyfs_core::place::Ino;
+use polyfs_core::vfs::{Call, Outcome, Reply};
 
 /// One mount of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);
 
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A call.
+    Call,
+    /// The mount lost the term of its lease with changes of the call's inode uncommitted, and they can't be saved any
+    /// more: all, some or none of them are there (P8). At some time between the first of them and now.
+    Lost,
+    /// The cutting of what a call opened with O_TRUNC, at some time during the call: open(2) finds the name and cuts the
+    /// file, and does not promise that nobody comes in between.
+    Cut,
+}
+
 /// One call.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Whether it was one.
+    pub kind: Kind,
     /// Who made it.
     pub client: ClientId,
     /// What it was.
@@ -35,6 +51,7 @@ impl History {
     pub fn invoke(&mut self, client: ClientId, call: Call) -> usize {
         self.steps += 1;
         self.events.push(Event {
+            kind: Kind::Call,
             client,
             call,
             invoked: self.steps,
@@ -57,29 +74,69 @@ impl History {
         event.ended = Some((self.steps, outcome));
     }
 
-    /// What is to be judged: all calls in the order in which they were made; those that a local filesystem carries out
-    /// in several steps are cut into these, each of which happened at some time within the call.
+    /// A mount has lost uncommitted changes of an inode; who has it open will hear EIO.
+    pub fn lost(&mut self, client: ClientId, ino: Ino) {
+        let mut since = None;
+        for event in self.events.iter().filter(|event| event.client == client) {
+            let (synced, changes) = match &event.call {
+                Call::Sync { ino: of, .. } if *of == ino => {
+                    (matches!(event.ended, Some((_, Ok(_)))), false)
+                }
+                Call::Write { ino: of, .. } | Call::Allocate { ino: of, .. } => (false, *of == ino),
+                Call::SetAttr { ino: of, size, .. } => (false, *of == ino && size.is_some()),
+                Call::Open { ino: of, flags } => (false, *of == ino && flags.truncate),
+                Call::Create { flags, .. } => (false, flags.truncate),
+                _ => (false, false),
+            };
+            // Threads overlap: what was written while a sync was under way counts from the sync's beginning.
+            if synced {
+                since = since.map(|_| event.invoked);
+            } else if changes {
+                since.get_or_insert(event.invoked);
+            }
+        }
+        self.steps += 1;
+        self.events.push(Event {
+            kind: Kind::Lost,
+            client,
+            call: Call::Sync {
+                ino,
+                data_only: true,
+            },
+            invoked: since.unwrap_or(self.steps),
+            ended: Some((self.steps, Ok(Reply::Done))),
+        });
+    }
+
+    /// What is to be judged: the same in the order in which things began. Calls that a local filesystem carries out in
+    /// several steps are cut into these, each of which happened at some time within the call.
     #[must_use]
-    pub fn judged(&self) -> Vec<Event> {
+    pub fn in_order(&self) -> Self {
         let cut = |event: &Event| {
             let steps = match &event.ended {
-                Some((at, outcome)) => steps::of(&event.call, outcome)
-                    .into_iter()
-                    .map(|(call, outcome)| (call, (*at, outcome)))
-                    .collect(),
-                None => Vec::new(),
+                Some((at, outcome)) if event.kind == Kind::Call => {
+                    let step = |step: steps::Step| Event {
+                        kind: step.kind,
+                        call: step.call,
+                        ended: Some((*at, step.outcome)),
+                        ..event.clone()
+                    };
+                    steps::of(&event.call, outcome)
+                        .into_iter()
+                        .map(step)
+                        .collect()
+                }
+                _ => Vec::new(),
             };
             if steps.is_empty() {
-                return vec![event.clone()];
+                vec![event.clone()]
+            } else {
+                steps
             }
-            let step = |(call, ended)| Event {
-                call,
-                ended: Some(ended),
-                ..event.clone()
-            };
-            steps.into_iter().map(step).collect()
         };
-        self.events.iter().flat_map(cut).collect()
+        let mut events: Vec<Event> = self.events.iter().flat_map(cut).collect();
+        events.sort_by_key(|event| event.invoked);
+        Self { events, ..*self }
     }
 
     /// All calls.

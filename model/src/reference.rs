@@ -19,7 +19,7 @@ use polyfs_core::vfs::{
     Reply, XattrMode,
 };
 
-use crate::history::ClientId;
+use crate::history::{ClientId, Event, Kind};
 use calls::{drawn_number, either, subject};
 use expected::Expected;
 use node::{Node, Nodes, Shown};
@@ -99,6 +99,29 @@ impl Tree {
     #[must_use]
     pub fn expects(&self, client: ClientId, call: &Call, outcome: Option<&Outcome>) -> String {
         format!("{:?}", self.judge(client, call, outcome).1)
+    }
+
+    /// The tree after one event of a history, if it may have happened in this state.
+    #[must_use]
+    pub fn after(&self, event: &Event) -> Option<Self> {
+        match event.kind {
+            Kind::Call => {
+                let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+                self.step(event.client, &event.call, outcome)
+            }
+            Kind::Cut => {
+                let mut after = self.clone();
+                let node = subject(&event.call).and_then(|ino| after.nodes.get_mut(&ino));
+                node.map(|node| node.resize(0))?;
+                Some(after)
+            }
+            Kind::Lost => {
+                let mut after = self.clone();
+                let node = subject(&event.call).and_then(|ino| after.nodes.get_mut(&ino));
+                node.into_iter().for_each(Node::lose);
+                Some(after)
+            }
+        }
     }
 
     /// An inode that nobody names and this mount does not hold open may be gone for it already, or not yet.
@@ -228,7 +251,11 @@ impl Tree {
             Call::Read {
                 ino, offset, size, ..
             } => {
-                let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
+                let node = self.node(*ino)?;
+                if node.lost {
+                    return Ok(Expected::AnyData);
+                }
+                let bytes = node.content.read(*offset, u64::from(*size));
                 Ok(Expected::Data(bytes))
             }
             Call::Write {
@@ -373,7 +400,7 @@ impl Tree {
         let size = match node.kind {
             FileKind::Directory => None,
             FileKind::Symlink => Some(node.target.len() as u64),
-            _ => Some(node.content.len()),
+            _ => (!node.lost).then(|| node.content.len()),
         };
         let ino = (ino.0 <= i64::MAX as u64).then_some(ino);
         let Node {
@@ -581,7 +608,9 @@ impl Tree {
         }
         self.insert(dir, name, ino);
         self.node_mut(ino)?.nlink += 1;
-        self.expect_attr_beside(ino)
+        // link(2) shows no attributes. Those in the reply may have been asked for afterwards, of the region that has the
+        // inode: they hold at a later moment than the link.
+        Ok(Expected::Linked(ino))
     }
 
     fn is_below(&self, ino: Ino, ancestor: Ino) -> bool {
@@ -679,6 +708,9 @@ impl Tree {
     ) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
         let (start, end) = (offset, offset + len);
+        if node.lost {
+            return Ok(Expected::Done);
+        }
         if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) && node.content.len() < end {
             node.content.resize(end);
         }

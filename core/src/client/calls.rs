@@ -138,6 +138,7 @@ impl Client {
                     dir,
                     name,
                     found: false,
+                    looks: 8,
                 },
             ),
             Call::GetAttr { ino } => {

@@ -119,6 +119,8 @@ pub(super) struct Recalling {
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
     pub(super) held: Option<Held>,
+    /// One that a leader did not know of, never given back: a new leader can be told.
+    pub(super) lapsed: Option<Held>,
     pub(super) acquiring: Option<LeaseKind>,
     /// More of the map is being asked for.
     pub(super) mapping: bool,

@@ -18,8 +18,8 @@ use crate::ids::NodeId;
 use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
-    RecallKind, RequestBody,
+    Answer, Claim, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply,
+    Recall, RecallKind, RequestBody,
 };
 use crate::time::Instant;
 
@@ -40,13 +40,20 @@ impl Client {
             return;
         }
         file.lease.acquiring = Some(kind);
-        let valid = file.lease.held.filter(|held| now < held.until);
-        let held = valid.filter(|held| held.kind >= kind);
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
+        let held = file.lease.held.or(file.lease.lapsed);
+        let held = held
+            .filter(|held| held.kind >= kind && (now < held.until || file.is_dirty()))
+            .map(|held| Claim {
+                serial: held.serial,
+                fence: fence.unwrap_or_default(),
+                lasts: now < held.until,
+            });
         let query = MetaQuery::Open {
             ino,
             lease: kind,
             patient: true,
-            held: held.map(|held| held.serial),
+            held,
         };
         self.ask(
             Owner::Acquire(ino),
@@ -97,6 +104,8 @@ impl Client {
         if grant.serial <= file.lease.revoked || grant.serial < old {
             return;
         }
+        let before = file.lease.lapsed.take();
+        file.lease.held = file.lease.held.or(before);
         if file.lease.held.is_some_and(|held| now < held.until) {
             // Under a lease that never ran out nobody else changed content: only the term is new.
             return self.prolong(ino, &grant, route);
@@ -107,7 +116,9 @@ impl Client {
         if file.job.is_some() || grant.content < file.content.number {
             return self.hold_unused(ino, &grant, route);
         }
-        let changed = grant.content != file.content.number;
+        // A fence was raised for somebody who has seen the file without what was written here.
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
+        let changed = grant.content != file.content.number || fence != Some(grant.attr.fence);
         if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
@@ -174,9 +185,9 @@ impl Client {
         let now = self.now.mono;
         self.file(ino).lease.held = Some(Held {
             kind: grant.kind,
-            group: route.group,
             serial: grant.serial,
             node: route.node,
+            group: route.group,
             since: now,
             until: now,
         });
@@ -316,14 +327,23 @@ impl Client {
     }
 
     /// A leader wants something of a lease.
-    pub(in super::super) fn recalled(&mut self, recall: Recall) {
+    pub(in super::super) fn recalled(&mut self, node: NodeId, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
-        let held = self
-            .files
-            .by_ino
-            .get(&ino)
+        let now = self.now.mono;
+        let file = self.files.by_ino.get(&ino);
+        let held = file
             .and_then(|file| file.lease.held)
             .filter(|held| held.serial <= serial);
+        // The leader counts the lease as held, whatever became of it here: what is dirty is written back under it.
+        let counted = file.is_some_and(|file| file.is_dirty() && file.lease.held.is_none());
+        let held = held.or(counted.then_some(Held {
+            kind: LeaseKind::Exclusive,
+            serial,
+            node,
+            group: recall.group,
+            since: now,
+            until: now,
+        }));
         let Some(held) = held else {
             return self.recalled_unheld(recall);
         };
@@ -372,8 +392,6 @@ impl Client {
         let file = self.file(ino);
         file.lease.revoked = file.lease.revoked.max(serial);
         file.idle_since = file.idle_since.max(now);
-        self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
-        let file = self.file(ino);
         if file.lease.held.is_none() && (file.job.is_some() || file.reads > 0) {
             file.lease.recall = Some(Recalling {
                 want: RecallKind::Release,
@@ -384,6 +402,7 @@ impl Client {
             });
             return;
         }
+        self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
         self.lease_done(LeaseDone::Released(ino, serial));
     }
 
@@ -410,6 +429,7 @@ impl Client {
         if file.lease.held.is_none() && file.job.is_none() && file.reads == 0 {
             // The lease was lost meanwhile: nothing is on the way under it, and what is dirty needs another one.
             file.lease.recall = None;
+            file.lease.lapsed = None;
             file.lease.revoked = file.lease.revoked.max(recall.serial);
             return self.lease_done(LeaseDone::Released(ino, recall.serial));
         }
@@ -436,6 +456,7 @@ impl Client {
                     LeaseDone::Downgraded(ino, recall.serial)
                 } else {
                     file.lease.held = None;
+                    file.lease.lapsed = None;
                     file.lease.revoked = file.lease.revoked.max(recall.serial);
                     LeaseDone::Released(ino, recall.serial)
                 }
@@ -458,6 +479,7 @@ impl Client {
         for ino in inos {
             let file = self.file(ino);
             file.lease.held = None;
+            file.lease.lapsed = None;
             file.lease.recall = None;
             if file.job.is_none() {
                 self.lose_dirty(ino, FsError::Io);

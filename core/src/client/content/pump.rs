@@ -10,6 +10,7 @@ use super::job::Finish;
 use super::plan;
 use crate::client::Client;
 use crate::client::ops::{Single, Then};
+use crate::client::port::Output;
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, WRITE_BACK_AGE};
@@ -330,6 +331,7 @@ impl Client {
         file.back.since = None;
         file.back.after_reads = false;
         self.files.dirty_bytes -= lost;
+        self.out.push_back(Output::Lost { ino });
         self.fail_handles(ino, error);
         self.answer_syncs(ino, Some(error));
     }

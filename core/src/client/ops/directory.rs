@@ -98,6 +98,13 @@ impl Op for Make {
                     }))
                 }
             },
+            // Between the two questions the name was taken away: the create begins anew.
+            Got::Meta(Ok(MetaReply::Inode { attr, .. }))
+                if attr.nlink == 0 && self.draws < DRAWS_MAX =>
+            {
+                self.draws += 1;
+                self.ask(view)
+            }
             Got::Meta(Ok(MetaReply::Inode { attr, grant })) => Next::Opened {
                 attr,
                 grant,

@@ -162,12 +162,21 @@ pub(in super::super) struct Lookup {
     pub(in super::super) dir: Ino,
     pub(in super::super) name: Name,
     pub(in super::super) found: bool,
+    /// How often it may be looked for again.
+    pub(in super::super) looks: u32,
 }
 
 impl Op for Lookup {
     fn next(&mut self, view: &mut View<'_>, got: Got) -> Next {
         match got {
             Got::Start | Got::Changed | Got::Woken => self.look(view),
+            // Between the two questions the name was taken away: it is looked for again.
+            Got::Meta(Ok(MetaReply::Inode { attr, .. }))
+                if attr.nlink == 0 && self.found && self.looks > 0 =>
+            {
+                self.again(view)
+            }
+            Got::Meta(Err(FsError::NotFound)) if self.found && self.looks > 0 => self.again(view),
             Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
                 let seen = Seen {
                     ino: attr.ino,
@@ -198,6 +207,12 @@ impl Op for Lookup {
 }
 
 impl Lookup {
+    fn again(&mut self, view: &View<'_>) -> Next {
+        self.looks -= 1;
+        self.found = false;
+        self.look(view)
+    }
+
     fn look(&self, view: &View<'_>) -> Next {
         let Some(salt) = view.caches.salt(self.dir) else {
             return Next::Salt(self.dir);

@@ -15,9 +15,10 @@ use crate::ids::SessionId;
 use crate::limits::LEASE_TERM;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
+use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
+    Answer, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
 };
 use crate::time::{Instant, Now};
 
@@ -165,14 +166,14 @@ impl Leader {
         patient: bool,
         query: Query,
     ) -> Result<Wish, KvError> {
-        let asserted = held_before(&query, self.leases.term);
+        let claim = held_before(&query, self.leases.term);
         let session = query.request.header.session;
         if !self.leases.admitted.contains(&session) {
             self.ask_admission(now, session, query);
             return Ok(Wish::Waits);
         }
         // Until the last lease of an earlier leader has run out its holder is alone with it, and says so.
-        if asserted
+        if claim.is_some_and(|claim| claim.lasts)
             && self.leases.inherited_until.is_some()
             && let Some(grant) = self.take_lease(now, state, ino, session, kind)?
         {
@@ -180,8 +181,13 @@ impl Leader {
             return Ok(Wish::Granted(query.asker, grant));
         }
         if !self.leases.inherited(session) && self.leases.unsettled(ino, session) {
-            self.settle(now, ino, query);
-            return Ok(Wish::Waits);
+            // Who never gave it back and finds the same fence is the last holder: nobody else was let in since.
+            let fence = inode::get(state, ino)?.map(|inode| inode.fence);
+            if claim.is_none() || claim.map(|claim| claim.fence) != fence {
+                self.settle(now, ino, Some(query));
+                return Ok(Wish::Waits);
+            }
+            self.leases.settled.insert(ino);
         }
         if let Some(grant) = self.grant_if_free(now, state, ino, session, kind)? {
             return Ok(Wish::Granted(query.asker, grant));
@@ -202,6 +208,26 @@ impl Leader {
         Ok(Wish::Waits)
     }
 
+    /// Attributes are shown only when no holder that this leader never knew of may have changes of them: once its lease
+    /// has run out, and it is shut out so that they never come. None when the query waits.
+    pub(super) fn settle_shown(&mut self, now: Now, inos: &[Ino], query: Query) -> Option<Query> {
+        let session = query.request.header.session;
+        let unsettled = |ino: &&Ino| self.leases.unsettled(**ino, session);
+        let unsettled: Vec<Ino> = inos.iter().filter(unsettled).copied().collect();
+        let Some((first, rest)) = unsettled.split_first() else {
+            return Some(query);
+        };
+        if self.leases.inherited(session) {
+            self.leases.ticket(*first, query);
+            return None;
+        }
+        for ino in rest {
+            self.settle(now, *ino, None);
+        }
+        self.settle(now, *first, Some(query));
+        None
+    }
+
     /// Waits until the exclusive holder of `ino`, if it is somebody else, has committed what it has.
     pub(super) fn flush_first(&mut self, ino: Ino, query: Query) -> Option<Query> {
         let session = query.request.header.session;
@@ -215,10 +241,11 @@ impl Leader {
     }
 
     /// Shuts out whoever held a lease of the inode before this leadership.
-    fn settle(&mut self, now: Now, ino: Ino, query: Query) {
+    fn settle(&mut self, now: Now, ino: Ino, query: Option<Query>) {
+        let begins = !self.leases.settling.contains_key(&ino);
         let waiters = self.leases.settling.entry(ino).or_default();
-        waiters.push(query);
-        if waiters.len() == 1 {
+        waiters.extend(query);
+        if begins {
             let dead = SessionId::CLUSTER;
             let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
             let command = self.own_command(now, None, body);
@@ -377,10 +404,10 @@ impl Leader {
     }
 }
 
-/// Whether the query's session holds what it asks for by the grant of an earlier leader.
-fn held_before(query: &Query, term: u64) -> bool {
+/// What the query's session holds of what it asks for, by the grant of an earlier leader.
+fn held_before(query: &Query, term: u64) -> Option<Claim> {
     let RequestBody::MetaQuery(MetaQuery::Open { held, .. }) = &query.request.body else {
-        return false;
+        return None;
     };
-    held.is_some_and(|serial| serial.term < term)
+    held.filter(|claim| claim.serial.term < term)
 }

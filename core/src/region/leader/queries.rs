@@ -162,6 +162,10 @@ impl Leader {
                 }
             }
         };
+        let inos: Vec<Ino> = shown(&reply).map(|attr| attr.ino).collect();
+        let Some(query) = self.settle_shown(now, &inos, query) else {
+            return Ok(());
+        };
         let Some(query) = self.flush_shown(query, &reply) else {
             return Ok(());
         };
