@@ -143,7 +143,7 @@ const CROWDED_MARKS: [&str; 10] = [
 
 /// A range that exercises nothing of a rule says nothing about it.
 fn all_marked(marks: &Marks, weather: Weather) {
-    println!("{marks:#?}");
+    eprintln!("{marks:#?}");
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
     let mut required = CALM_MARKS.to_vec();
     if weather != Weather::Calm {
