@@ -414,27 +414,6 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_now_may_change_something_later() {
-        let verdict = judge(|history| {
-            let cut = history.invoke(
-                B,
-                Call::SetAttr {
-                    ino: Ino(7),
-                    set: polyfs_core::attr::SetAttr::default(),
-                    size: Some(0),
-                    handle: None,
-                },
-            );
-            let wrote = history.invoke(A, write(7, b"new"));
-            history.end(wrote, Ok(Reply::Written(3)));
-            history.end(cut, Ok(Reply::Attr(attr(7, 0))));
-            let seen = history.invoke(A, read(7));
-            history.end(seen, data(b""));
-        });
-        assert_eq!(verdict, Verdict::Linearizable);
-    }
-
-    #[test]
     fn an_exclusive_create_succeeds_once() {
         let both = |second: Outcome| {
             judge(|history| {
