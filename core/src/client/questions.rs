@@ -358,6 +358,7 @@ impl Client {
             let node = last.and_then(|message| self.questions.flights.get(message));
             question.tries.failed = node.map(|flight| flight.node);
             question.tries.attempt += 1;
+            self.want_map();
             self.repeat(id);
         }
         self.questions.ready.push_back(id);
@@ -382,6 +383,8 @@ impl Client {
             && question.tries.messages.last() == Some(&message)
         {
             question.tries.failed = Some(flight.node);
+            // All replicas that this mount knows may be gone by now.
+            self.want_map();
             self.repeat(id);
             self.pause(id);
         }
