@@ -26,6 +26,8 @@ pub(super) struct Net {
     pub cluster: Cluster,
     pub loss_percent: u64,
     pub cut_off: bool,
+    /// Nothing reaches this node.
+    pub dead: Option<NodeId>,
     pub outcomes: BTreeMap<(usize, CallId), Outcome>,
     pub gone: Vec<usize>,
     pub now: Instant,
@@ -43,6 +45,7 @@ impl Net {
             cluster: Cluster::new(),
             loss_percent: 0,
             cut_off: false,
+            dead: None,
             outcomes: BTreeMap::new(),
             gone: Vec::new(),
             now: Instant(1_000_000_000),
@@ -115,7 +118,7 @@ impl Net {
                     request,
                     payload,
                 } => {
-                    if !self.lost() {
+                    if !self.lost() && self.dead != Some(node) {
                         let event = Event::Arrive(client, message, node, request, payload);
                         self.at(delay, event);
                     }

@@ -146,6 +146,23 @@ fn an_unanswered_call_fails_at_the_deadline() {
 }
 
 #[test]
+fn a_mount_finds_the_replicas_that_came_after_its_map() {
+    let mut net = Net::new(1, 4);
+    let gone = NodeId(9);
+    for line in &mut net.cluster.map_for_clients {
+        line.replicas.truncate(1);
+        line.replicas[0].node = gone;
+        line.leader = Some(gone);
+    }
+    net.dead = Some(gone);
+    net.pass(Duration::from_secs(1));
+    net.cluster.map_for_clients = net.cluster.lines.clone();
+    let before = net.now;
+    net.call(0, Call::GetAttr { ino: ROOT }).unwrap();
+    assert!(net.now.since(before) < Duration::from_secs(2));
+}
+
+#[test]
 fn more_calls_than_slots_wait() {
     let mut net = Net::new(1, 5);
     net.loss_percent = 10;
