@@ -88,12 +88,10 @@ fn grow(context: &Context) -> Result<Figure> {
         &[&mount.point],
         Duration::from_secs(60),
     )?;
-    let status = cluster.status()?;
-    ensure!(
-        status.health == "degraded" && !status.why.is_empty(),
-        "one node alone calls itself {:?}",
-        status.health
-    );
+    cluster.until(
+        "one node alone calls itself degraded, and says why",
+        |status| status.health == "degraded" && !status.why.is_empty(),
+    )?;
     cluster.add(1)?;
     ensure!(
         cluster.status()?.health != "ok",
