@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use polyfs_core::attr::{FileKind, MODE_SGID, Name, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::place::Ino;
+use polyfs_core::place::{Cookie, Ino};
 use polyfs_core::vfs::{
     AllocateMode, Call, Handle, LockKind, LockOwner, LockRange, OpenFlags, Outcome, RenameMode,
     Reply, XattrMode,
 };
 
-use crate::history::ClientId;
+use crate::history::{ClientId, Event, Extent, Kind};
 use calls::{drawn_number, either, subject};
 use expected::Expected;
 use node::{Node, Nodes, Shown};
@@ -115,6 +115,26 @@ impl Tree {
         }
         node.content.resize(size);
         Some(after)
+    }
+
+    /// The tree after one event of a history, if it may have happened in this state.
+    #[must_use]
+    pub fn after(&self, event: &Event) -> Option<Self> {
+        match event.kind {
+            Kind::Call => match event.extent {
+                Extent::Whole => {
+                    let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+                    self.step(event.client, &event.call, outcome)
+                }
+                Extent::WithinSize => self.step_within_size(event.client, &event.call),
+            },
+            Kind::Lost => {
+                let mut after = self.clone();
+                let node = subject(&event.call).and_then(|ino| after.nodes.get_mut(&ino));
+                node.into_iter().for_each(Node::lose);
+                Some(after)
+            }
+        }
     }
 
     /// An inode that nobody names and this mount does not hold open may be gone for it already, or not yet.
@@ -244,7 +264,11 @@ impl Tree {
             Call::Read {
                 ino, offset, size, ..
             } => {
-                let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
+                let node = self.node(*ino)?;
+                if node.lost {
+                    return Ok(Expected::AnyData);
+                }
+                let bytes = node.content.read(*offset, u64::from(*size));
                 Ok(Expected::Data(bytes))
             }
             Call::Write {
@@ -274,7 +298,12 @@ impl Tree {
                 Ok(Expected::Done)
             }
             Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(Expected::Done),
-            Call::ReadDir { ino, .. } => self.read_dir(*ino),
+            Call::ReadDir {
+                ino, cookie, limit, ..
+            } => {
+                let limit = (*cookie == Cookie::START).then_some(*limit);
+                self.read_dir(*ino, limit)
+            }
             Call::StatFs => Ok(Expected::Stats),
             Call::GetXattr { ino, name } => {
                 let value = self
@@ -369,7 +398,8 @@ impl Tree {
     }
 
     /// Attributes that come beside an answer nobody called stat for: no flush recall is sent for them (P8), so what
-    /// another mount has written and not committed need not show in the size.
+    /// another mount has written and not committed need not show in the size. No program sees them: the kernel asks again
+    /// before it shows a size (attributes time out at once, P11).
     fn expect_attr_beside(&self, ino: Ino) -> Result<Expected, FsError> {
         let shown = Shown {
             size: None,
@@ -383,7 +413,7 @@ impl Tree {
         let size = match node.kind {
             FileKind::Directory => None,
             FileKind::Symlink => Some(node.target.len() as u64),
-            _ => Some(node.content.len()),
+            _ => (!node.lost).then(|| node.content.len()),
         };
         let ino = (ino.0 <= i64::MAX as u64).then_some(ino);
         let Node {
@@ -619,6 +649,10 @@ impl Tree {
             Err(FsError::NotFound) => None,
             Err(error) => return Err(error),
         };
+        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
+        if self.directory(to.0).is_err() && is_dir(self, source) && self.is_below(to.0, source) {
+            return Err(FsError::Invalid);
+        }
         self.directory(to.0)?;
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
@@ -628,7 +662,6 @@ impl Tree {
         if target == Some(source) {
             return Ok(Expected::Done);
         }
-        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
         if is_dir(self, source) && self.is_below(to.0, source) {
             return Err(FsError::Invalid);
         }
@@ -666,12 +699,15 @@ impl Tree {
         Ok(Expected::Done)
     }
 
-    fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
+    fn read_dir(&self, ino: Ino, limit: Option<u32>) -> Result<Expected, FsError> {
         let node = self.node(ino)?;
         if node.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
-        Ok(Expected::Entries(node.entries.clone()))
+        Ok(Expected::Entries {
+            entries: node.entries.clone(),
+            limit,
+        })
     }
 
     fn allocate(
@@ -683,6 +719,9 @@ impl Tree {
     ) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
         let (start, end) = (offset, offset + len);
+        if node.lost {
+            return Ok(Expected::Done);
+        }
         if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) && node.content.len() < end {
             node.content.resize(end);
         }

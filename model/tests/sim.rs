@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use polyfs_model::history::Event;
+use polyfs_model::history::{Event, Kind};
 use polyfs_model::linearize::{self, Verdict};
 use polyfs_model::toy::{Config, World};
 use rand::{RngExt as _, SeedableRng as _};
@@ -89,8 +89,16 @@ fn line(event: &Event) -> String {
     let at = ended.map_or("?".into(), |(at, _)| at.to_string());
     let outcome = ended.map_or("nobody knows".into(), |(_, outcome)| format!("{outcome:?}"));
     let (invoked, client) = (event.invoked, event.client.0);
+    let lost = if event.kind == Kind::Lost {
+        " LOST"
+    } else {
+        ""
+    };
     let call = short(&format!("{:?}", event.call));
-    format!("{invoked}..{at} #{client} {call} => {}", short(&outcome))
+    format!(
+        "{invoked}..{at} #{client}{lost} {call} => {}",
+        short(&outcome)
+    )
 }
 
 fn short(text: &str) -> String {
@@ -127,7 +135,7 @@ fn run(seed: u64, weather: Weather) -> Result<(), String> {
         Verdict::Linearizable => Ok(()),
         Verdict::TooHard => Err("the checker gave up".into()),
         Verdict::Violated { longest, stuck } => {
-            let events = world.history().events();
+            let events = world.history().judged();
             tell(&world);
             let told = |(at, expected): &(usize, String)| {
                 format!("{}\n    expected {}", line(&events[*at]), short(expected))
