@@ -156,6 +156,21 @@ impl LeaseTable {
         Some((held, serial, recalls))
     }
 
+    /// Takes up a lease that an earlier leader granted (P8); false when somebody stands against it.
+    pub(super) fn take_up(&mut self, ino: Ino, session: SessionId, kind: LeaseKind) -> bool {
+        let serial = LeaseSerial::taken_up(self.last_serial.term);
+        let file = self.files.entry(ino).or_default();
+        if file.conflicts(session, kind) {
+            self.tidy(ino);
+            return false;
+        }
+        // What this leader has granted since stands: its serial is the later one.
+        if !file.holders.contains_key(&session) {
+            file.hold(session, kind, serial);
+        }
+        true
+    }
+
     /// Those who wait for a flush wait for the exclusive holder's latest grant.
     fn flush_anew(&mut self, ino: Ino) -> Option<RecallOut> {
         let file = self.files.get_mut(&ino)?;
