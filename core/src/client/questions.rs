@@ -195,6 +195,14 @@ fn data_op_place(op: &DataOp) -> Place {
     }
 }
 
+/// Whether a lease is asked for, so that the mount is admitted to leases there.
+const fn wants_lease(body: &RequestBody) -> bool {
+    matches!(
+        body,
+        RequestBody::MetaQuery(MetaQuery::Open { .. } | MetaQuery::Lookup { lease: Some(_), .. })
+    )
+}
+
 /// Whether the answer may take as long as somebody else holds a lease.
 const fn is_patient(body: &RequestBody) -> bool {
     matches!(
@@ -445,6 +453,9 @@ impl Client {
             payload,
         };
         self.regions.mend_leader(flight.group, Some(flight.node));
+        if wants_lease(&self.questions.open[&id].body) {
+            self.leased_from(flight.group, flight.node, flight.sent);
+        }
         self.finish(id, answer, Some(route));
     }
 

@@ -8,6 +8,7 @@
 //!  confirmed ──sign──▶ in doubt: frames to all replicas ──T waits──▶ asserts all to T ──taken──▶ confirmed by T
 //! ```
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -80,6 +81,19 @@ impl Client {
             self.send_frames_soon();
         }
         true
+    }
+
+    /// A region was asked for a lease at a node that leads it: its leaders may wait for this mount from now on.
+    pub(in super::super) fn leased_from(&mut self, group: GroupId, node: NodeId, asked: Instant) {
+        if let Entry::Vacant(unknown) = self.files.leaders.led.entry(group) {
+            unknown.insert(Led {
+                term: 0,
+                node,
+                heard: asked,
+                in_doubt: false,
+            });
+            self.send_frames_soon();
+        }
     }
 
     /// A leadership was heard of that is not over, as far as known; true when it is a new one.

@@ -12,7 +12,6 @@
 use alloc::vec::Vec;
 
 use super::Leader;
-use super::lease::Ticket;
 use super::leases::Leases;
 use crate::ids::SessionId;
 use crate::limits::LEASE_TERM;
@@ -127,9 +126,8 @@ impl Leader {
 
     /// Those who waited for what earlier leaders gave look again.
     pub(super) fn all_wait_again(&mut self) {
-        let waiting: Vec<Ticket> = self.leases.waiting.keys().copied().collect();
-        for ticket in waiting {
-            self.wait_again(ticket);
+        for ticket in core::mem::take(&mut self.leases.inheriting) {
+            self.run_again(ticket);
         }
     }
 }

@@ -247,15 +247,6 @@ impl LeaseTable {
         (tickets, self.recall_for_first(ino))
     }
 
-    /// Gives up a ticket that waits in the queue of an inode.
-    pub(super) fn forget(&mut self, ino: Ino, ticket: Ticket) {
-        if let Some(file) = self.files.get_mut(&ino) {
-            file.queue.retain(|waiter| waiter.ticket != ticket);
-            file.flushes.retain(|(_, waiting)| *waiting != ticket);
-        }
-        self.tidy(ino);
-    }
-
     /// Whether `serial` is the last grant made to `session`: what concerns an older one is history.
     pub(super) fn is_current(&self, ino: Ino, session: SessionId, serial: LeaseSerial) -> bool {
         let file = self.files.get(&ino);
@@ -425,6 +416,34 @@ mod tests {
 
     fn take(table: &mut LeaseTable, session: SessionId, kind: LeaseKind) -> Option<LeaseKind> {
         table.try_take(file(), session, kind).map(|(held, ..)| held)
+    }
+
+    #[test]
+    fn what_is_taken_up_is_held_under_a_serial_before_all_grants() {
+        let mut table = LeaseTable::new(7);
+        assert!(table.take_up(file(), A, LeaseKind::Exclusive));
+        let serial = LeaseSerial::taken_up(7);
+        assert!(table.is_current(file(), A, serial));
+        assert!(
+            !table.take_up(file(), B, LeaseKind::Shared),
+            "A is alone with it"
+        );
+        assert_eq!(take(&mut table, B, LeaseKind::Shared), None);
+        let (recalls, _) = table.wait(file(), B, LeaseKind::Shared, 1);
+        assert_eq!(recalls[0].serial, serial, "the holder knows this serial");
+        let (held, granted, _) = table.try_take(file(), A, LeaseKind::Shared).unwrap();
+        assert_eq!(held, LeaseKind::Exclusive);
+        assert!(
+            granted > serial
+                && granted
+                    > LeaseSerial {
+                        term: 6,
+                        number: 99
+                    }
+        );
+        // A grant of this leader's own stands.
+        assert!(table.take_up(file(), A, LeaseKind::Exclusive));
+        assert!(table.is_current(file(), A, granted));
     }
 
     #[test]

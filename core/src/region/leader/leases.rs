@@ -46,6 +46,8 @@ pub(super) struct Leases {
     pub(super) term: u64,
     /// Queries that wait for a lease or a flush.
     pub(super) waiting: BTreeMap<Ticket, (Ino, Query)>,
+    /// Those of them that wait for what earlier leaders gave.
+    pub(super) inheriting: BTreeSet<Ticket>,
     next_ticket: Ticket,
     taking_over: BTreeSet<(Ino, SessionId)>,
 }
@@ -70,13 +72,14 @@ impl Leases {
             admitting: BTreeMap::new(),
             inherited_until,
             waiting: BTreeMap::new(),
+            inheriting: BTreeSet::new(),
             next_ticket: 0,
             taking_over: BTreeSet::new(),
         }
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let inherited = self.inherited_until.filter(|_| !self.waiting.is_empty());
+        let inherited = self.inherited_until.filter(|_| !self.inheriting.is_empty());
         [inherited, self.table.next_overdue(&self.taking_over)]
             .into_iter()
             .flatten()
@@ -85,6 +88,12 @@ impl Leases {
 
     pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
         self.taking_over.remove(&(ino, dead));
+    }
+
+    /// The query waits until nothing is inherited any more that stands against it.
+    fn wait_inherited(&mut self, ino: Ino, query: Query) {
+        let ticket = self.ticket(ino, query);
+        self.inheriting.insert(ticket);
     }
 
     fn ticket(&mut self, ino: Ino, query: Query) -> Ticket {
@@ -176,7 +185,7 @@ impl Leader {
             return Ok(Wish::Denied(query));
         }
         if self.leases.inherited(session) {
-            self.leases.ticket(ino, query);
+            self.leases.wait_inherited(ino, query);
             return Ok(Wish::Waits);
         }
         let ticket = self.leases.ticket(ino, query);
@@ -198,7 +207,7 @@ impl Leader {
             return Some(query);
         };
         if self.leases.inherited(session) {
-            self.leases.ticket(*first, query);
+            self.leases.wait_inherited(*first, query);
             return None;
         }
         for ino in rest {
@@ -306,7 +315,7 @@ impl Leader {
         }
     }
 
-    fn run_again(&mut self, ticket: Ticket) {
+    pub(super) fn run_again(&mut self, ticket: Ticket) {
         if let Some((_, query)) = self.leases.waiting.remove(&ticket) {
             self.read_index(Job::Query(query));
         }
@@ -349,15 +358,6 @@ impl Leader {
                 let command = self.own_command(now, None, body);
                 self.propose(Job::Takeover { ino, dead }, command, Bytes::new());
             }
-        }
-    }
-
-    /// Runs a waiting query again from the start: it may find its lease free now.
-    pub(super) fn wait_again(&mut self, ticket: Ticket) {
-        if let Some((ino, _)) = self.leases.waiting.get(&ticket) {
-            let ino = *ino;
-            self.leases.table.forget(ino, ticket);
-            self.run_again(ticket);
         }
     }
 
