@@ -98,6 +98,15 @@ pub struct LeaseSerial {
     pub number: u64,
 }
 
+impl LeaseSerial {
+    /// Of a lease that a leader took up from its predecessor: before all of its own grants, after all earlier ones. A
+    /// session asserts once to a leadership, so no two such leases of a file are the same session's.
+    #[must_use]
+    pub const fn taken_up(term: u64) -> Self {
+        Self { term, number: 0 }
+    }
+}
+
 /// A mount tells a new leader what its predecessor granted and it has not given back (P8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -116,6 +125,38 @@ pub struct Leadership {
     pub group: GroupId,
     /// The leader's term.
     pub term: u64,
+}
+
+/// What a mount has of one file by the grant of an earlier leader of its region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Which file.
+    pub ino: Ino,
+    /// What the lease allows; of one that is not held any more: what may still be under way under it.
+    pub kind: LeaseKind,
+    /// By which grant.
+    pub claim: Claim,
+}
+
+/// A mount re-asserts to a new leader what the leaders before it granted (P8): *everything* it has in that region, as of
+/// after this leadership began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assertion {
+    /// To which leadership: to any other it means nothing.
+    pub to: Leadership,
+    /// All that it holds, and all under which something may be on the way.
+    pub holds: Vec<Hold>,
+}
+
+/// One leadership's answer to a lease frame: the leases it granted or has taken up live on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// Which leadership.
+    pub by: Leadership,
+    /// It waits for this mount's assertion.
+    pub waits: bool,
+    /// Which of the leases that the frame asserts to it are its own now, under the serial of [`LeaseSerial::taken_up`].
+    pub taken: Vec<Ino>,
 }
 
 /// Queries of a meta region. None changes replicated state; those that ask for a lease change the leader's table.

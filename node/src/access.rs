@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use polyfs_core::client::port::{MasterReply, MasterRequest};
 use polyfs_core::ids::{ClusterId, NodeId, Renewal, SessionId};
 use polyfs_core::limits::{CALL_DEADLINE, CLIENT_RETRY, REQUEST_DEADLINE};
-use polyfs_core::request::Request;
+use polyfs_core::request::{Assertion, Request};
 use polyfs_core::time::Instant;
 
 use crate::conn::{Conn, Incoming, Peer};
@@ -155,12 +155,17 @@ impl<R: Runtime> Access<R> {
         node: NodeId,
         session: SessionId,
         renewal: Renewal,
+        assertions: Vec<Assertion>,
         answer: Answerer,
     ) {
         match self.here(node) {
-            Some(here) => here.renew_leases(session, renewal, answer),
+            Some(here) => here.renew_leases(session, renewal, assertions, answer),
             None => {
-                let frame = Call::RenewLeases { session, renewal };
+                let frame = Call::RenewLeases {
+                    session,
+                    renewal,
+                    assertions,
+                };
                 self.send(node, frame, vec![], answer);
             }
         }

@@ -18,7 +18,7 @@ use polyfs_core::client::port::{CallId, Input, MasterRequest, MessageId, Output}
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::{NodeId, Renewal, SessionId};
 use polyfs_core::place::Ino;
-use polyfs_core::request::Request;
+use polyfs_core::request::{Assertion, Request};
 use polyfs_core::time::Instant;
 use polyfs_core::vfs::{Call, Outcome};
 use thiserror::Error;
@@ -214,8 +214,9 @@ impl<R: Runtime> Driver<R> {
                 node,
                 session,
                 renewal,
+                assertions,
             } => {
-                self.renew_leases(message, node, session, renewal);
+                self.renew_leases(message, node, session, renewal, assertions);
             }
             Output::Invalidate { ino } => {
                 let told = self.invalidate.lock().clone();
@@ -290,17 +291,17 @@ impl<R: Runtime> Driver<R> {
         node: NodeId,
         session: SessionId,
         renewal: Renewal,
+        assertions: Vec<Assertion>,
     ) {
         self.listen_as(session);
         let mount = Arc::clone(self);
-        // A frame that is not confirmed is as good as lost: the leases run out.
-        let confirmed = move |reply, _: Bytes| {
-            if let Reply::LeasesRenewed(by) = reply {
-                mount.feed(Input::LeasesRenewed { message, node, by });
-            }
+        let confirmed = move |reply, _: Bytes| match reply {
+            Reply::LeasesRenewed(by) => mount.feed(Input::LeasesRenewed { message, node, by }),
+            // Its leaders are perhaps gone: the others are asked at once.
+            _ => mount.feed(Input::Undelivered { message }),
         };
         self.access
-            .renew_leases(node, session, renewal, Box::new(confirmed));
+            .renew_leases(node, session, renewal, assertions, Box::new(confirmed));
     }
 
     /// Ticks the machine when it wants to be.

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use polyfs_core::ids::{GroupId, NodeId, Renewal, ReplicaId, SessionId};
 use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
-use polyfs_core::request::{Answer, Leadership, Refusal, Request};
+use polyfs_core::request::{Answer, Assertion, Leadership, Refusal, Request};
 use polyfs_core::time::{Instant, Now};
 
 use crate::links::Links;
@@ -68,6 +68,7 @@ enum Event {
     Renew {
         session: SessionId,
         renewal: Renewal,
+        assertion: Option<Assertion>,
         answer: Answerer,
     },
     SessionOver {
@@ -150,10 +151,17 @@ impl<R: Runtime> Group<R> {
     }
 
     /// A mount's lease frame; `answer` is called once.
-    pub fn renew(&self, session: SessionId, renewal: Renewal, answer: Answerer) {
+    pub fn renew(
+        &self,
+        session: SessionId,
+        renewal: Renewal,
+        assertion: Option<Assertion>,
+        answer: Answerer,
+    ) {
         self.send(Event::Renew {
             session,
             renewal,
+            assertion,
             answer,
         });
     }
@@ -334,6 +342,7 @@ impl<R: Runtime> Driver<R> {
                 Event::Renew {
                     session,
                     renewal,
+                    assertion,
                     answer,
                 } => {
                     if let Some(asker) = self.admit(answer) {
@@ -341,6 +350,7 @@ impl<R: Runtime> Driver<R> {
                             asker,
                             session,
                             renewal,
+                            assertion,
                         });
                     }
                 }
@@ -433,9 +443,9 @@ impl<R: Runtime> Driver<R> {
             } => {
                 self.answer(asker, Reply::Answer(answer), payload);
             }
-            Output::Renewed { asker, by } => {
-                let by = by.into_iter().collect();
-                self.answer(asker, Reply::LeasesRenewed(by), Bytes::new());
+            Output::Renewed { asker, renewed } => {
+                let renewed = renewed.into_iter().collect();
+                self.answer(asker, Reply::LeasesRenewed(renewed), Bytes::new());
             }
             Output::Recall { session, recall } => {
                 let message = Message::Recall { session, recall };

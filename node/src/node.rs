@@ -20,7 +20,7 @@ use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Lineage, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use polyfs_core::limits::RAFT_HEARTBEAT;
 use polyfs_core::region::kv::{Kv, KvError};
-use polyfs_core::request::{Answer, Refusal, Request};
+use polyfs_core::request::{Answer, Assertion, Refusal, Request};
 use polyfs_store::disk::DiskError;
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, Pressure, Record};
@@ -415,7 +415,13 @@ impl<R: Runtime> Node<R> {
     }
 
     /// A mount's lease frame: the answer says which of the regions led here confirm it (P8).
-    pub fn renew_leases(&self, session: SessionId, renewal: Renewal, answer: Answerer) {
+    pub fn renew_leases(
+        &self,
+        session: SessionId,
+        renewal: Renewal,
+        assertions: Vec<Assertion>,
+        answer: Answerer,
+    ) {
         let leads = |group: &Group<R>| group.replica().raft().is_leader();
         let groups: Vec<_> = self.groups().into_iter().filter(leads).collect();
         let confirmed = Arc::new(Mutex::new(Vec::new()));
@@ -433,7 +439,9 @@ impl<R: Runtime> Node<R> {
                 }
                 all.lock().part(true);
             };
-            group.renew(session, renewal, Box::new(part));
+            let of_it = |assertion: &&Assertion| assertion.to.group == group.replica().group();
+            let assertion = assertions.iter().find(of_it).cloned();
+            group.renew(session, renewal, assertion, Box::new(part));
         }
     }
 

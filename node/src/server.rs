@@ -96,13 +96,18 @@ impl<R: Runtime> Server<R> {
                 let answer = move |reply, payload| from.reply(id, reply, payload);
                 self.node.request(request, payload, Box::new(answer));
             }
-            Call::RenewLeases { session, renewal } => {
+            Call::RenewLeases {
+                session,
+                renewal,
+                assertions,
+            } => {
                 self.node
                     .sessions()
                     .heard(session, &Way::Conn(Arc::clone(from)));
                 let from = Arc::clone(from);
                 let answer = move |reply, payload| from.reply(id, reply, payload);
-                self.node.renew_leases(session, renewal, Box::new(answer));
+                self.node
+                    .renew_leases(session, renewal, assertions, Box::new(answer));
             }
             Call::Master(request) => {
                 let from = Arc::clone(from);

@@ -13,7 +13,7 @@ use polyfs_core::ids::{
 };
 use polyfs_core::master::controller::Directive;
 use polyfs_core::place::Ino;
-use polyfs_core::request::{Answer, Leadership, Recall, Request};
+use polyfs_core::request::{Answer, Assertion, Recall, Renewed, Request};
 use polyfs_core::waypoint;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -182,6 +182,8 @@ pub enum Call {
         session: SessionId,
         /// Under which renewal number.
         renewal: Renewal,
+        /// What it asserts to leaders here.
+        assertions: Vec<Assertion>,
     },
     /// To the master.
     Master(MasterRequest),
@@ -218,8 +220,8 @@ pub enum Reply {
     Raft(RaftReply),
     /// Of a region; bytes read are the frame's payload.
     Answer(Answer),
-    /// The leaderships here that confirmed the frame.
-    LeasesRenewed(Vec<Leadership>),
+    /// What the leaders here confirm of a frame.
+    LeasesRenewed(Vec<Renewed>),
     /// Of the master.
     Master(MasterReply),
     /// The master is elsewhere.

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use support::cluster::{Cluster, Mount};
 use support::world::name;
 
-/// A fault in a minority shows as latency of at most this. The aim is 3 s; a new leader waits out a whole lease term
-/// as long as mounts do not assert anew what they hold (P8).
-const GAP_MAX: Duration = Duration::from_secs(7);
+/// A fault in a minority shows as latency of at most this: an election, and a round in which mounts re-assert what they
+/// hold (P8).
+const GAP_MAX: Duration = Duration::from_secs(3);
 
 /// Three nodes; node 1, the founder, leads everything.
 async fn three(seed: u64) -> Cluster {
@@ -92,7 +92,6 @@ async fn longest_gap(
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "gaps of 4 to 6 s, sometimes EIO on the shared file: mounts do not yet assert anew what they hold"]
 async fn a_killed_leader_is_a_short_pause() {
     for seed in 1..5 {
         let mut cluster = three(seed).await;
@@ -104,7 +103,6 @@ async fn a_killed_leader_is_a_short_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "gaps of 4 to 6 s, sometimes EIO on the shared file: mounts do not yet assert anew what they hold"]
 async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
     for seed in 10..13 {
         let mut cluster = three(seed).await;
@@ -121,7 +119,6 @@ async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "gaps of 4 to 6 s, sometimes EIO on the shared file: mounts do not yet assert anew what they hold"]
 async fn a_stopped_leader_is_a_short_pause() {
     for seed in 20..23 {
         let mut cluster = three(seed).await;

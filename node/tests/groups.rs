@@ -143,6 +143,7 @@ async fn requests_over_a_connection_are_answered_by_the_leader() {
             );
         }
         let renew = Call::RenewLeases {
+            assertions: vec![],
             session: SessionId(5),
             renewal: Renewal(1),
         };

@@ -12,7 +12,7 @@ use crate::attr::Name;
 use crate::ids::{BootNumber, Epoch, GroupId, NodeId, Renewal, ReplicaId, SessionId, StoreId};
 use crate::master::status::ClusterStatus;
 use crate::place::{Ino, Places};
-use crate::request::{Answer, Leadership, Recall, Request, Space};
+use crate::request::{Answer, Assertion, Recall, Renewed, Request, Space};
 use crate::vfs::{Call, FsStats, Outcome};
 
 /// The driver's name for a call that waits for its outcome: each gets exactly one.
@@ -181,7 +181,7 @@ pub enum Input {
         /// By whom.
         node: NodeId,
         /// For which of its leaderships: leases that others granted are not renewed.
-        by: Vec<Leadership>,
+        by: Vec<Renewed>,
     },
     /// A leader wants a lease back.
     Recall {
@@ -235,7 +235,7 @@ pub enum Output {
         /// What.
         request: MasterRequest,
     },
-    /// This mount's lease frame for a node: renews all leases held there.
+    /// This mount's lease frame for a node: renews all leases held there. `LeasesRenewed` follows, or `Undelivered`.
     RenewLeases {
         /// Its name.
         message: MessageId,
@@ -245,6 +245,8 @@ pub enum Output {
         session: SessionId,
         /// Under which renewal number.
         renewal: Renewal,
+        /// What it asserts to leaders there.
+        assertions: Vec<Assertion>,
     },
     /// The kernel must drop its pages and attributes of an inode; `Invalidated` follows.
     Invalidate {

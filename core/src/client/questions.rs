@@ -85,6 +85,8 @@ struct Tries {
     deadline: Option<Instant>,
     attempt: u32,
     failed: Option<NodeId>,
+    /// Who gave no answer last.
+    silent: Option<NodeId>,
     counted: Option<GroupId>,
     messages: Vec<MessageId>,
     wake: Instant,
@@ -191,6 +193,14 @@ fn data_op_place(op: &DataOp) -> Place {
         | DataOp::RaiseFence { chunk, .. } => chunk.place(),
         DataOp::Delete { chunks } => chunks.first().map_or(Place(0), |name| name.place()),
     }
+}
+
+/// Whether a lease is asked for, so that the mount is admitted to leases there.
+const fn wants_lease(body: &RequestBody) -> bool {
+    matches!(
+        body,
+        RequestBody::MetaQuery(MetaQuery::Open { .. } | MetaQuery::Lookup { lease: Some(_), .. })
+    )
 }
 
 /// Whether the answer may take as long as somebody else holds a lease.
@@ -357,6 +367,7 @@ impl Client {
             let last = question.tries.messages.last();
             let node = last.and_then(|message| self.questions.flights.get(message));
             question.tries.failed = node.map(|flight| flight.node);
+            question.tries.silent = question.tries.failed;
             question.tries.attempt += 1;
             self.want_map();
             self.repeat(id);
@@ -374,7 +385,42 @@ impl Client {
         }
     }
 
+    /// A region is led by `node` now: what pauses or waits for another node's answer goes there.
+    pub(super) fn hurry(&mut self, group: GroupId, node: NodeId) {
+        let mut hurried = Vec::new();
+        for (id, question) in &mut self.questions.open {
+            let line = self.regions.find(question.space, question.place);
+            let last = question.tries.messages.last();
+            let flight = last.and_then(|message| self.questions.flights.get(message));
+            let elsewhere = flight.is_none_or(|flight| flight.node != node);
+            if line.is_some_and(|line| line.group == group)
+                && (question.tries.attempt > 0 || question.tries.counted.is_some())
+                && elsewhere
+            {
+                question.tries.failed = None;
+                hurried.push(*id);
+            }
+        }
+        for id in hurried {
+            let waits = self.questions.parked.contains(&id)
+                || self.questions.for_slot.contains(&id)
+                || self.questions.ready.contains(&id)
+                || self
+                    .questions
+                    .crowded
+                    .values()
+                    .any(|crowd| crowd.contains(&id));
+            if !waits {
+                self.repeat(id);
+                self.questions.ready.push_back(id);
+            }
+        }
+    }
+
     pub(super) fn undelivered(&mut self, message: MessageId) {
+        if self.frame_undelivered(message) {
+            return;
+        }
         let Some(flight) = self.questions.flights.remove(&message) else {
             return;
         };
@@ -410,6 +456,9 @@ impl Client {
             payload,
         };
         self.regions.mend_leader(flight.group, Some(flight.node));
+        if wants_lease(&self.questions.open[&id].body) {
+            self.leased_from(flight.group, flight.node, flight.sent);
+        }
         self.finish(id, answer, Some(route));
     }
 
@@ -429,16 +478,22 @@ impl Client {
             Refusal::SessionEnded => return self.session_over_for(id),
             Refusal::OldSequence => return,
             Refusal::NotLeader { leader } => {
-                let leader = leader.map(|(node, _)| node);
+                // Who has just been silent is perhaps gone, whoever has not noticed yet.
+                let leader = leader
+                    .map(|(node, _)| node)
+                    .filter(|node| question.tries.silent != Some(*node));
                 question.tries.failed = match leader {
                     Some(node) if node != flight.node => None,
                     _ => Some(flight.node),
                 };
                 let at_once = question.tries.failed.is_none() && question.tries.attempt < 3;
-                self.regions.mend_leader(flight.group, leader);
                 if latest && at_once {
                     question.tries.attempt += 1;
                     self.questions.ready.push_back(id);
+                }
+                self.regions.mend_leader(flight.group, leader);
+                self.doubt(flight.group, flight.node);
+                if latest && at_once {
                     return;
                 }
             }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::port::RegionLine;
 use crate::ids::{Epoch, GroupId, NodeId};
-use crate::place::{Bucket, Place, Places};
+use crate::place::{Bucket, Ino, Place, Places};
 use crate::request::Space;
 
 use super::rng::Rng;
@@ -73,6 +73,17 @@ impl RegionMap {
         if let Some(line) = self.lines.get_mut(&group) {
             line.leader = leader;
         }
+    }
+
+    /// Where a region's replicas are.
+    pub(super) fn replicas(&self, group: GroupId) -> impl Iterator<Item = NodeId> {
+        let line = self.lines.get(&group).into_iter();
+        line.flat_map(|line| line.replicas.iter().map(|replica| replica.node))
+    }
+
+    /// The region believed to hold an inode.
+    pub(super) fn meta_group(&self, ino: Ino) -> Option<GroupId> {
+        self.find(Space::Meta, ino.place()).map(|line| line.group)
     }
 
     /// Whom to ask: the leader, unless it is the one that just failed; then the next replica after that.

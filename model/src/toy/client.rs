@@ -10,7 +10,7 @@ use bytes::Bytes;
 use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
-use polyfs_core::request::{Answer, Leadership};
+use polyfs_core::request::{Answer, Renewed};
 use polyfs_core::vfs::{Call, Outcome};
 use rand::{Rng as _, RngExt as _};
 
@@ -37,7 +37,7 @@ pub(super) struct Mount {
     next_call: u64,
     calls: BTreeMap<CallId, UnderWay>,
     /// Lease frames under way: parts not yet answered, and who has confirmed.
-    frames: BTreeMap<MessageId, (NodeId, usize, Vec<Leadership>)>,
+    frames: BTreeMap<MessageId, (NodeId, usize, Vec<Renewed>)>,
 }
 
 impl Mount {
@@ -175,7 +175,7 @@ impl World {
         client: ClientId,
         message: MessageId,
         node: NodeId,
-        by: Option<Leadership>,
+        by: Option<Renewed>,
     ) {
         let mount = self.clients.get_mut(&client).expect("a known client");
         let Some((_, parts, confirmed)) = mount.frames.get_mut(&message) else {
@@ -290,14 +290,21 @@ impl World {
                 node,
                 session,
                 renewal,
+                assertions,
             } => {
-                if !self.is_lost() {
+                if self.is_lost() {
+                    if self.random.random_ratio(1, 2) {
+                        self.schedule
+                            .after(delay, Event::Undelivered { client, message });
+                    }
+                } else {
                     let event = Event::LeaseFrame {
                         node,
                         client,
                         message,
                         session,
                         renewal,
+                        assertions,
                     };
                     self.schedule.after(delay, event);
                 }

@@ -10,7 +10,7 @@ use polyfs_core::client::port::{CallId, MasterReply, MasterRequest, MessageId};
 use polyfs_core::ids::{GroupId, NodeId, Renewal, SessionId};
 use polyfs_core::place::Ino;
 use polyfs_core::region::leader::port::{Asker, Token};
-use polyfs_core::request::{Answer, Leadership, Recall, Request};
+use polyfs_core::request::{Answer, Assertion, Recall, Renewed, Request};
 use polyfs_core::txn::TxnReply;
 use polyfs_core::vfs::Outcome;
 
@@ -56,13 +56,14 @@ pub(super) enum Event {
         message: MessageId,
         session: SessionId,
         renewal: Renewal,
+        assertions: Vec<Assertion>,
     },
     /// A node has confirmed a lease frame.
     LeasesRenewed {
         client: ClientId,
         message: MessageId,
         node: NodeId,
-        by: Vec<Leadership>,
+        by: Vec<Renewed>,
     },
     /// A recall reaches a client.
     Recall {

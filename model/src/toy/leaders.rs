@@ -11,7 +11,9 @@ use polyfs_core::limits::CLIENT_RETRY;
 use polyfs_core::place::{Place, Places};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::leader::{Config, Leader};
-use polyfs_core::request::{Answer, DataOp, Header, Refusal, Request, RequestBody, Space};
+use polyfs_core::request::{
+    Answer, Assertion, DataOp, Header, Refusal, Request, RequestBody, Space,
+};
 use polyfs_core::time::Timestamp;
 use polyfs_core::txn::TxnReply;
 use rand::{Rng as _, RngExt as _};
@@ -61,6 +63,7 @@ impl World {
         message: polyfs_core::client::port::MessageId,
         session: SessionId,
         renewal: Renewal,
+        assertions: Vec<Assertion>,
     ) {
         if !self.reachable(node) {
             return;
@@ -89,6 +92,8 @@ impl World {
             );
         }
         for group in led {
+            let to_it = |assertion: &&Assertion| assertion.to.group == group;
+            let assertion = assertions.iter().find(to_it).cloned();
             let origin = Origin::Lease(client, message);
             let asker = self.askers.entry((group, node)).or_default().add(origin);
             self.give(
@@ -98,6 +103,7 @@ impl World {
                     asker,
                     session,
                     renewal,
+                    assertion,
                 },
             );
         }
@@ -198,9 +204,9 @@ impl World {
                     self.send_answer(node, origin, answer, payload);
                 }
             }
-            Output::Renewed { asker, by } => {
+            Output::Renewed { asker, renewed } => {
                 if let Some(Origin::Lease(client, message)) = self.take_asker(group, node, asker) {
-                    self.lease_part(client, message, node, by);
+                    self.lease_part(client, message, node, renewed);
                 }
             }
             Output::AskTxn {

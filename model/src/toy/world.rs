@@ -351,8 +351,9 @@ impl World {
                 message,
                 session,
                 renewal,
+                assertions,
             } => {
-                self.lease_frame_arrives(node, client, message, session, renewal);
+                self.lease_frame_arrives(node, client, message, session, renewal, assertions);
             }
             Event::Proposed {
                 group,

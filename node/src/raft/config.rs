@@ -21,8 +21,10 @@ pub fn config() -> Arc<Config> {
     let config = Config {
         cluster_name: "polyfs".into(),
         heartbeat_interval: millis(limits::RAFT_HEARTBEAT),
-        election_timeout_min: millis(limits::RAFT_ELECTION_MIN),
-        election_timeout_max: millis(limits::RAFT_ELECTION_MAX),
+        // A follower stands by its leader for openraft's *maximum* after it last heard of it, and only then waits for a
+        // timeout drawn between the two: an election begins between 1.5 and 2 minima of ours, at most our maximum.
+        election_timeout_min: millis(limits::RAFT_ELECTION_MIN) / 2,
+        election_timeout_max: millis(limits::RAFT_ELECTION_MIN),
         enable_leader_restore: Some(cfg!(planted = "leader_restored")),
         enable_pre_vote: Some(true),
         // Snapshots are views of the state, not built ahead; what may be purged the node decides after a checkpoint.
@@ -66,6 +68,8 @@ mod tests {
     fn the_settings_are_those_of_the_protocol() {
         let config = super::config();
         assert_eq!(config.enable_leader_restore, Some(false));
-        assert!(config.heartbeat_interval * 3 < config.election_timeout_min);
+        assert!(config.heartbeat_interval * 4 <= config.election_timeout_max);
+        let latest = super::millis(polyfs_core::limits::RAFT_ELECTION_MAX);
+        assert!(config.election_timeout_max * 2 <= latest);
     }
 }

@@ -17,7 +17,8 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::{Root, found};
 use polyfs_core::request::{
-    Answer, ChunkName, Header, Leadership, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
+    Answer, ChunkName, Header, Leadership, MetaReply, Refusal, Renewed, Request, RequestBody,
+    SlotUse, Space,
 };
 use polyfs_core::time::{Instant, Now, Timestamp};
 use polyfs_node::group::Leading;
@@ -150,8 +151,12 @@ impl Leading for Clerk {
                 match self.waiting.remove(&token).expect("it was asked") {
                     (asker, true) => {
                         let (group, term) = (GroupId(1), 1);
-                        let by = Some(Leadership { group, term });
-                        Output::Renewed { asker, by }
+                        let renewed = Some(Renewed {
+                            by: Leadership { group, term },
+                            waits: false,
+                            taken: vec![],
+                        });
+                        Output::Renewed { asker, renewed }
                     }
                     (asker, false) => {
                         let value = state.get(&put_key(1 << 40))?.unwrap_or_default();

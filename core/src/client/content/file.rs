@@ -12,7 +12,8 @@ use super::map::ChunkMap;
 use crate::attr::{Attr, SetAttr};
 use crate::ids::{GroupId, NodeId};
 use crate::limits::CHUNK_BYTES;
-use crate::request::{ChunkName, LeaseKind, LeaseSerial, RecallKind};
+use crate::place::Ino;
+use crate::request::{ChunkName, Claim, Hold, LeaseKind, LeaseSerial, RecallKind};
 use crate::time::{Instant, Timestamp};
 use crate::vfs::{AllocateMode, Handle, Reply, SeekWhat};
 
@@ -88,7 +89,7 @@ pub(super) struct Held {
     /// Whose lease frame renews it, while it leads that region in the term of the grant.
     pub(super) node: NodeId,
     pub(super) group: GroupId,
-    /// It is of this mount's since then: only frames sent later renew it.
+    /// It is this mount's since then: only frames sent later renew it.
     pub(super) since: Instant,
     /// It may be used until then.
     pub(super) until: Instant,
@@ -218,6 +219,28 @@ impl FileState {
             && self.lease.held.is_some_and(|held| {
                 held.kind >= kind && (cfg!(planted = "expired_lease_used") || now < held.until)
             })
+    }
+
+    /// What a new leader of its region must know (P8): a lease that is held or lapsed, or that something may be under way
+    /// under one.
+    pub(super) fn hold(&self, ino: Ino, now: Instant) -> Option<Hold> {
+        let under_way = self.job.is_some() || self.reads > 0 || self.is_dirty();
+        let held = self.lease.held.or(self.lease.lapsed);
+        if held.is_none() && !under_way {
+            return None;
+        }
+        let claim = Claim {
+            serial: held.map(|held| held.serial).unwrap_or_default(),
+            fence: self
+                .content
+                .attr
+                .as_ref()
+                .map(|attr| attr.fence)
+                .unwrap_or_default(),
+            lasts: held.is_some_and(|held| now < held.until),
+        };
+        let kind = held.map_or(LeaseKind::Exclusive, |held| held.kind);
+        Some(Hold { ino, kind, claim })
     }
 
     /// Whether something of this mount's is not committed.

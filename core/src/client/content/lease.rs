@@ -2,32 +2,28 @@
 //!
 //! Owns the mount's side of them. Terms count from when a question was sent, shortened by the drift bound.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use core::time::Duration;
 
-use super::file::{Content, FileState, Held, RecallStage, Recalling};
+use super::file::{Content, Held, RecallStage, Recalling};
+use super::leaders::Leaders;
 use super::map::ChunkMap;
 use crate::client::Client;
-use crate::client::port::{MessageId, Output};
+use crate::client::port::Output;
 use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::ids::NodeId;
-use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
+use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Claim, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply,
-    Recall, RecallKind, RequestBody,
+    Answer, Claim, Grant, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
+    RecallKind, RequestBody,
 };
 use crate::time::Instant;
 
-/// A frame unanswered for this long is forgotten.
-const FRAME_LIFE: Duration = LEASE_TERM;
-
 /// Until when what was confirmed by an answer to a question sent then may be used.
-fn term_end(sent: Instant) -> Instant {
+pub(super) fn term_end(sent: Instant) -> Instant {
     sent + (LEASE_TERM - LEASE_TERM * CLOCK_DRIFT_PPM / 1_000_000)
 }
 
@@ -99,6 +95,9 @@ impl Client {
     /// A grant came.
     pub(super) fn install(&mut self, ino: Ino, grant: Grant, route: &Route) {
         let now = self.now.mono;
+        if !self.granted_by(route, grant.serial.term) {
+            return;
+        }
         let file = self.file(ino);
         let old = file.lease.held.map(|held| held.serial).unwrap_or_default();
         if grant.serial <= file.lease.revoked || grant.serial < old {
@@ -224,94 +223,8 @@ impl Client {
         self.pump(ino);
     }
 
-    /// Sends a lease frame to each node where a lease is held, when it is time.
-    pub(in super::super) fn drive_leases(&mut self) {
-        let now = self.now.mono;
-        if self.files.frames_at.is_some_and(|at| now < at) {
-            return;
-        }
-        self.files.frames_at = None;
-        let Some(live) = self.session.live() else {
-            return;
-        };
-        let held = self
-            .files
-            .by_ino
-            .values()
-            .filter_map(|file| file.lease.held);
-        let nodes: BTreeSet<NodeId> = held.map(|held| held.node).collect();
-        self.files
-            .frames
-            .retain(|_, (_, sent)| now.since(*sent) < FRAME_LIFE);
-        if nodes.is_empty() {
-            return;
-        }
-        let unheard = |file: &FileState| {
-            let held = file.lease.held;
-            held.is_some_and(|held| now < held.until && held.until < now + LEASE_RENEWAL * 2)
-        };
-        let files = self.files.by_ino.iter();
-        let unheard: Vec<Ino> = files
-            .filter(|(_, file)| unheard(file))
-            .map(|(ino, _)| *ino)
-            .collect();
-        for ino in unheard {
-            self.assert_anew(ino);
-        }
-        for node in nodes {
-            let message = self.questions.fresh_message();
-            self.files.frames.insert(message, (node, now));
-            self.out.push_back(Output::RenewLeases {
-                message,
-                node,
-                session: live.id,
-                renewal: live.renewal,
-            });
-        }
-        let next = now + LEASE_RENEWAL;
-        self.files.frames_at = Some(next);
-        self.timers.set(next, Wake::Leases);
-    }
-
-    pub(in super::super) fn leases_renewed(
-        &mut self,
-        message: MessageId,
-        node: NodeId,
-        by: &[Leadership],
-    ) {
-        let Some((asked, sent)) = self.files.frames.remove(&message) else {
-            return;
-        };
-        if asked != node {
-            return;
-        }
-        let now = self.now.mono;
-        let mut deposed = Vec::new();
-        for (ino, file) in &mut self.files.by_ino {
-            // One that has run out may be somebody else's by now: a late confirmation doesn't bring it back.
-            if let Some(held) = &mut file.lease.held
-                && held.node == node
-                && now < held.until
-                && held.since <= sent
-            {
-                let leadership = Leadership {
-                    group: held.group,
-                    term: held.serial.term,
-                };
-                if by.contains(&leadership) {
-                    held.until = held.until.max(term_end(sent));
-                } else {
-                    deposed.push(*ino);
-                }
-            }
-        }
-        for ino in deposed {
-            self.assert_anew(ino);
-        }
-    }
-
     /// A lease in use whose leader does not confirm it any more: its successor is told, while the term lasts (P8).
-    fn assert_anew(&mut self, ino: Ino) {
+    pub(super) fn assert_anew(&mut self, ino: Ino) {
         let now = self.now.mono;
         let file = self.file(ino);
         let used = file.opens > 0 || !file.is_quiet();
@@ -330,6 +243,10 @@ impl Client {
     pub(in super::super) fn recalled(&mut self, node: NodeId, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
         let now = self.now.mono;
+        // Its successor knows, or will know, what is held here, and recalls it anew.
+        if self.files.leaders.is_deposed(recall.group, serial.term) {
+            return;
+        }
         let file = self.files.by_ino.get(&ino);
         let held = file
             .and_then(|file| file.lease.held)
@@ -475,6 +392,7 @@ impl Client {
 
     /// The session is over: no lease is left, and nothing dirty can be saved.
     pub(in super::super) fn lose_all_leases(&mut self) {
+        self.files.leaders = Leaders::default();
         let inos: Vec<Ino> = self.files.by_ino.keys().copied().collect();
         for ino in inos {
             let file = self.file(ino);

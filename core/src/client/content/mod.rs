@@ -7,6 +7,7 @@ mod calls;
 mod dirty;
 mod file;
 mod job;
+mod leaders;
 mod lease;
 mod map;
 mod open;
@@ -16,11 +17,8 @@ mod read;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use super::port::MessageId;
 use crate::error::FsError;
-use crate::ids::NodeId;
 use crate::place::Ino;
-use crate::time::Instant;
 use crate::vfs::{Handle, OpenFlags};
 
 pub(super) use file::ContentCall;
@@ -52,14 +50,13 @@ pub(super) struct Files {
     by_ino: BTreeMap<Ino, FileState>,
     handles: BTreeMap<Handle, Opened>,
     reads: BTreeMap<u64, Reading>,
-    frames: BTreeMap<MessageId, (NodeId, Instant)>,
+    leaders: leaders::Leaders,
     /// Files with writers that wait for memory.
     stalled: BTreeSet<Ino>,
     /// Inodes without a name that a leader is being told are not open here: its word holds from when it is given.
     disowned: BTreeSet<Ino>,
     dirty_bytes: usize,
     last: u64,
-    frames_at: Option<Instant>,
 }
 
 impl Files {

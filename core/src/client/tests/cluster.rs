@@ -766,10 +766,14 @@ impl Cluster {
 
 impl Cluster {
     /// All its leaderships: nobody is ever deposed here.
-    pub(super) fn leaderships(&self) -> Vec<Leadership> {
-        let leads = |line: &RegionLine| Leadership {
-            group: line.group,
-            term: 1,
+    pub(super) fn renewed(&self) -> Vec<Renewed> {
+        let leads = |line: &RegionLine| Renewed {
+            by: Leadership {
+                group: line.group,
+                term: 1,
+            },
+            waits: false,
+            taken: Vec::new(),
         };
         self.lines.iter().map(leads).collect()
     }

@@ -132,7 +132,7 @@ impl Net {
                 }
                 Output::RenewLeases { message, node, .. } => {
                     if !self.cut_off {
-                        let by = self.cluster.leaderships();
+                        let by = self.cluster.renewed();
                         self.at(
                             delay,
                             Event::Input(client, Input::LeasesRenewed { message, node, by }),

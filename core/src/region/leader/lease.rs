@@ -156,6 +156,21 @@ impl LeaseTable {
         Some((held, serial, recalls))
     }
 
+    /// Takes up a lease that an earlier leader granted (P8); false when somebody stands against it.
+    pub(super) fn take_up(&mut self, ino: Ino, session: SessionId, kind: LeaseKind) -> bool {
+        let serial = LeaseSerial::taken_up(self.last_serial.term);
+        let file = self.files.entry(ino).or_default();
+        if file.conflicts(session, kind) {
+            self.tidy(ino);
+            return false;
+        }
+        // What this leader has granted since stands: its serial is the later one.
+        if !file.holders.contains_key(&session) {
+            file.hold(session, kind, serial);
+        }
+        true
+    }
+
     /// Those who wait for a flush wait for the exclusive holder's latest grant.
     fn flush_anew(&mut self, ino: Ino) -> Option<RecallOut> {
         let file = self.files.get_mut(&ino)?;
@@ -230,15 +245,6 @@ impl LeaseTable {
             }
         }
         (tickets, self.recall_for_first(ino))
-    }
-
-    /// Gives up a ticket that waits in the queue of an inode.
-    pub(super) fn forget(&mut self, ino: Ino, ticket: Ticket) {
-        if let Some(file) = self.files.get_mut(&ino) {
-            file.queue.retain(|waiter| waiter.ticket != ticket);
-            file.flushes.retain(|(_, waiting)| *waiting != ticket);
-        }
-        self.tidy(ino);
     }
 
     /// Whether `serial` is the last grant made to `session`: what concerns an older one is history.
@@ -410,6 +416,34 @@ mod tests {
 
     fn take(table: &mut LeaseTable, session: SessionId, kind: LeaseKind) -> Option<LeaseKind> {
         table.try_take(file(), session, kind).map(|(held, ..)| held)
+    }
+
+    #[test]
+    fn what_is_taken_up_is_held_under_a_serial_before_all_grants() {
+        let mut table = LeaseTable::new(7);
+        assert!(table.take_up(file(), A, LeaseKind::Exclusive));
+        let serial = LeaseSerial::taken_up(7);
+        assert!(table.is_current(file(), A, serial));
+        assert!(
+            !table.take_up(file(), B, LeaseKind::Shared),
+            "A is alone with it"
+        );
+        assert_eq!(take(&mut table, B, LeaseKind::Shared), None);
+        let (recalls, _) = table.wait(file(), B, LeaseKind::Shared, 1);
+        assert_eq!(recalls[0].serial, serial, "the holder knows this serial");
+        let (held, granted, _) = table.try_take(file(), A, LeaseKind::Shared).unwrap();
+        assert_eq!(held, LeaseKind::Exclusive);
+        assert!(
+            granted > serial
+                && granted
+                    > LeaseSerial {
+                        term: 6,
+                        number: 99
+                    }
+        );
+        // A grant of this leader's own stands.
+        assert!(table.take_up(file(), A, LeaseKind::Exclusive));
+        assert!(table.is_current(file(), A, granted));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Leases as a leader hands them out: admission, grants, recalls, takeovers (P8).
 //!
-//! Owns what surrounds the lease table: which sessions may hold leases at all (replicated), the wait after a change of
-//! leader, and the entries that shut a dead holder out. Who conflicts with whom is the table's business.
+//! Owns what surrounds the lease table: which sessions may hold leases at all (replicated), and the entries that shut a
+//! dead holder out. Who conflicts with whom is the table's business, what came before this leadership `inherit`'s.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -27,32 +27,44 @@ use crate::time::{Instant, Now};
 pub(super) struct Leases {
     pub(super) table: LeaseTable,
     /// Sessions that may hold leases here: replicated, so that the next leader knows whom to wait for.
-    admitted: BTreeSet<SessionId>,
+    pub(super) admitted: BTreeSet<SessionId>,
     /// Sessions whose admission is proposed, and the queries that wait for it.
     admitting: BTreeMap<SessionId, Vec<Query>>,
     /// Until then leases given by an earlier leader may still be in use; none from then on.
-    inherited_until: Option<Instant>,
-    /// Sessions that were there before this leader: they may hold leases that it does not know of.
-    before: BTreeSet<SessionId>,
+    pub(super) inherited_until: Option<Instant>,
+    /// Sessions that were there before this leader and have not asserted to it: they may hold leases that it does not
+    /// know of.
+    pub(super) before: BTreeSet<SessionId>,
+    /// What sessions asserted and this leader could not take up: nobody holds it, but something may be on its way.
+    pub(super) doubts: BTreeSet<(Ino, SessionId)>,
     /// Inodes of which nobody can hold a lease that this leader does not know of, and nothing done under one can be on
     /// its way: made since, asserted anew by their holder, or fenced.
-    settled: BTreeSet<Ino>,
+    pub(super) settled: BTreeSet<Ino>,
     /// Queries that wait until their inode is settled.
     settling: BTreeMap<Ino, Vec<Query>>,
     /// The term this leader leads in.
-    term: u64,
+    pub(super) term: u64,
     /// Queries that wait for a lease or a flush.
-    waiting: BTreeMap<Ticket, (Ino, Query)>,
+    pub(super) waiting: BTreeMap<Ticket, (Ino, Query)>,
+    /// Those of them that wait for what earlier leaders gave.
+    pub(super) inheriting: BTreeSet<Ticket>,
     next_ticket: Ticket,
     taking_over: BTreeSet<(Ino, SessionId)>,
 }
 
 impl Leases {
     pub(super) fn new(now: Instant, term: u64, admitted: BTreeSet<SessionId>) -> Self {
-        let inherited_until = (!admitted.is_empty()).then(|| now + LEASE_TERM);
+        let skipped = cfg!(planted = "reassertion_skipped");
+        let before = if skipped {
+            BTreeSet::new()
+        } else {
+            admitted.clone()
+        };
+        let inherited_until = (!before.is_empty()).then(|| now + LEASE_TERM);
         Self {
             table: LeaseTable::new(term),
-            before: admitted.clone(),
+            before,
+            doubts: BTreeSet::new(),
             settled: BTreeSet::new(),
             settling: BTreeMap::new(),
             term,
@@ -60,43 +72,28 @@ impl Leases {
             admitting: BTreeMap::new(),
             inherited_until,
             waiting: BTreeMap::new(),
+            inheriting: BTreeSet::new(),
             next_ticket: 0,
             taking_over: BTreeSet::new(),
         }
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let inherited = self.inherited_until.filter(|_| !self.waiting.is_empty());
+        let inherited = self.inherited_until.filter(|_| !self.inheriting.is_empty());
         [inherited, self.table.next_overdue(&self.taking_over)]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// Whether somebody other than `session` may still hold a lease that an earlier leader gave.
-    fn inherited(&self, session: SessionId) -> bool {
-        self.inherited_until.is_some() && self.others_before(session)
-    }
-
-    fn others_before(&self, session: SessionId) -> bool {
-        self.before.iter().any(|before| *before != session)
-    }
-
-    /// Whether somebody else may have held a lease of the inode that this leader never knew of: what was done under it
-    /// may still be on its way, so a fence comes first (P8).
-    fn unsettled(&self, ino: Ino, session: SessionId) -> bool {
-        self.others_before(session) && !self.settled.contains(&ino)
-    }
-
-    /// An inode was made under this leadership.
-    pub(super) fn nobody_held(&mut self, ino: Ino) {
-        if !self.before.is_empty() {
-            self.settled.insert(ino);
-        }
-    }
-
     pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
         self.taking_over.remove(&(ino, dead));
+    }
+
+    /// The query waits until nothing is inherited any more that stands against it.
+    fn wait_inherited(&mut self, ino: Ino, query: Query) {
+        let ticket = self.ticket(ino, query);
+        self.inheriting.insert(ticket);
     }
 
     fn ticket(&mut self, ino: Ino, query: Query) -> Ticket {
@@ -172,14 +169,6 @@ impl Leader {
             self.ask_admission(now, session, query);
             return Ok(Wish::Waits);
         }
-        // Until the last lease of an earlier leader has run out its holder is alone with it, and says so.
-        if claim.is_some_and(|claim| claim.lasts)
-            && self.leases.inherited_until.is_some()
-            && let Some(grant) = self.take_lease(now, state, ino, session, kind)?
-        {
-            self.leases.settled.insert(ino);
-            return Ok(Wish::Granted(query.asker, grant));
-        }
         if !self.leases.inherited(session) && self.leases.unsettled(ino, session) {
             // Who never gave it back and finds the same fence is the last holder: nobody else was let in since.
             let fence = inode::get(state, ino)?.map(|inode| inode.fence);
@@ -196,7 +185,7 @@ impl Leader {
             return Ok(Wish::Denied(query));
         }
         if self.leases.inherited(session) {
-            self.leases.ticket(ino, query);
+            self.leases.wait_inherited(ino, query);
             return Ok(Wish::Waits);
         }
         let ticket = self.leases.ticket(ino, query);
@@ -218,7 +207,7 @@ impl Leader {
             return Some(query);
         };
         if self.leases.inherited(session) {
-            self.leases.ticket(*first, query);
+            self.leases.wait_inherited(*first, query);
             return None;
         }
         for ino in rest {
@@ -326,7 +315,7 @@ impl Leader {
         }
     }
 
-    fn run_again(&mut self, ticket: Ticket) {
+    pub(super) fn run_again(&mut self, ticket: Ticket) {
         if let Some((_, query)) = self.leases.waiting.remove(&ticket) {
             self.read_index(Job::Query(query));
         }
@@ -361,10 +350,7 @@ impl Leader {
             .is_some_and(|until| until <= now.mono)
         {
             self.leases.inherited_until = None;
-            let waiting: Vec<Ticket> = self.leases.waiting.keys().copied().collect();
-            for ticket in waiting {
-                self.wait_again(ticket);
-            }
+            self.all_wait_again();
         }
         for (ino, dead) in self.leases.table.overdue(now.mono) {
             if self.leases.taking_over.insert((ino, dead)) {
@@ -372,15 +358,6 @@ impl Leader {
                 let command = self.own_command(now, None, body);
                 self.propose(Job::Takeover { ino, dead }, command, Bytes::new());
             }
-        }
-    }
-
-    /// Runs a waiting query again from the start: it may find its lease free now.
-    fn wait_again(&mut self, ticket: Ticket) {
-        if let Some((ino, _)) = self.leases.waiting.get(&ticket) {
-            let ino = *ino;
-            self.leases.table.forget(ino, ticket);
-            self.run_again(ticket);
         }
     }
 

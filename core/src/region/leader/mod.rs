@@ -14,6 +14,7 @@
 //! ```
 
 mod coordinate;
+mod inherit;
 mod lease;
 mod leases;
 mod operations;
@@ -26,12 +27,11 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::ids::{GroupId, Renewal, SessionId};
-use crate::limits::LEASE_TERM;
 use crate::place::Places;
 use crate::region::command::{Applied, Command, CommandBody, Descriptor};
 use crate::region::key::{self, Kind};
 use crate::region::kv::{KvError, KvRead};
-use crate::request::{Answer, Leadership, Refusal, Request, RequestBody, SlotUse};
+use crate::request::{Answer, Assertion, Refusal, Request, RequestBody, SlotUse};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{TxnId, TxnRequest};
 
@@ -57,7 +57,11 @@ enum Job {
     /// An operation waits to be applied.
     Operation(operations::Operation),
     /// A lease frame waits for its read index.
-    Renew { asker: Asker, session: SessionId },
+    Renew {
+        asker: Asker,
+        session: SessionId,
+        assertion: Option<Assertion>,
+    },
     /// The outcome of a foreign transaction was asked for.
     Resolve { txn: TxnId },
     /// A foreign transaction's intents are being taken away.
@@ -163,9 +167,14 @@ impl Leader {
                 asker,
                 session,
                 renewal,
+                assertion,
             } => {
                 self.heard(session, renewal);
-                self.read_index(Job::Renew { asker, session });
+                self.read_index(Job::Renew {
+                    asker,
+                    session,
+                    assertion,
+                });
                 Ok(())
             }
             Input::SessionOver { session } => {
@@ -320,16 +329,13 @@ impl Leader {
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
-            Some(Job::Renew { asker, session }) => {
-                let over = crate::region::session::is_over(state, session)?;
-                let by = (!over).then_some(Leadership {
-                    group: self.config.group,
-                    term: self.config.term,
-                });
-                if by.is_some() {
-                    self.leases.table.alive(session, now.mono + LEASE_TERM);
-                }
-                self.outputs.push_back(Output::Renewed { asker, by });
+            Some(Job::Renew {
+                asker,
+                session,
+                assertion,
+            }) => {
+                let renewed = self.renew(now, state, session, assertion)?;
+                self.outputs.push_back(Output::Renewed { asker, renewed });
                 Ok(())
             }
             None => Ok(()),
@@ -341,7 +347,8 @@ impl Leader {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.query_failed(query),
             Some(Job::Renew { asker, .. }) => {
-                self.outputs.push_back(Output::Renewed { asker, by: None });
+                let renewed = None;
+                self.outputs.push_back(Output::Renewed { asker, renewed });
             }
             None => {}
             Some(job) => panic!("a read index answers a query, not {job:?}"),

@@ -92,8 +92,16 @@ impl Leader {
         let RequestBody::MetaOp(MetaOp::Content { ino, .. }) = body else {
             return None;
         };
-        let holds = self.leases.table.holds(*ino, session, LeaseKind::Exclusive);
-        (!holds).then_some(Refusal::NoLease)
+        if self.leases.table.holds(*ino, session, LeaseKind::Exclusive) {
+            return None;
+        }
+        // It may hold one that this leader will hear of.
+        let awaited = self.leases.awaits(session);
+        Some(if awaited {
+            Refusal::Busy
+        } else {
+            Refusal::NoLease
+        })
     }
 
     /// Joins an operation that is under way under the same slot and sequence: its former asker has given up.

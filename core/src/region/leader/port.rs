@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::ids::{Renewal, SessionId};
 use crate::place::{Ino, Place, Places};
 use crate::region::command::{Applied, Command};
-use crate::request::{Answer, ChunkName, Leadership, MetaQuery, Recall, Request};
+use crate::request::{Answer, Assertion, ChunkName, MetaQuery, Recall, Renewed, Request};
 use crate::txn::{TxnReply, TxnRequest};
 
 /// The driver's name for one request that waits for an answer: each gets exactly one.
@@ -77,6 +77,8 @@ pub enum Input {
         session: SessionId,
         /// Its renewal number.
         renewal: Renewal,
+        /// What it asserts to this region's leader.
+        assertion: Option<Assertion>,
     },
     /// The master says that a session is over.
     SessionOver {
@@ -145,8 +147,8 @@ pub enum Output {
     Renewed {
         /// Whose.
         asker: Asker,
-        /// The leadership whose leases live on; none when it could not be confirmed or the session is over.
-        by: Option<Leadership>,
+        /// Which leases live on; none when leadership could not be confirmed or the session is over.
+        renewed: Option<Renewed>,
     },
     /// Ask a mount which of these inodes, whose last names are gone, it does not hold open; it answers with
     /// `MetaOp::NotOpen`.
