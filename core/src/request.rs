@@ -98,6 +98,17 @@ pub struct LeaseSerial {
     pub number: u64,
 }
 
+/// A mount tells a new leader what its predecessor granted and it has not given back (P8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// By which grant.
+    pub serial: LeaseSerial,
+    /// The inode's fence that came with it: another one by now says that somebody else was let in.
+    pub fence: Fence,
+    /// The term of the lease lasts yet. Else it ran out with changes that are not committed.
+    pub lasts: bool,
+}
+
 /// One leadership of one region: leases are good only while that one which granted them confirms them (P8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Leadership {
@@ -122,13 +133,13 @@ pub enum MetaQuery {
     /// An inode's attributes, after its exclusive holder (if it is not the asker) has committed what it has.
     GetAttr { ino: Ino },
     /// An inode, its content lease, and what the lease says; waits until others have given theirs back. `patient`
-    /// is false when the answer may come without the lease, at once. `held` is the grant under which the asker holds at
-    /// least this lease already: a new leader learns so what its predecessor gave.
+    /// is false when the answer may come without the lease, at once. `held` is what the asker holds already, at
+    /// least of this kind.
     Open {
         ino: Ino,
         lease: LeaseKind,
         patient: bool,
-        held: Option<LeaseSerial>,
+        held: Option<Claim>,
     },
     /// More of a file's chunk map, from a chunk number on.
     Map { ino: Ino, from: u64 },
@@ -321,6 +332,9 @@ pub struct Grant {
     pub serial: LeaseSerial,
     /// The inode; its fence is in it.
     pub attr: Attr,
+    /// What the inode's change number was after the last change of its content: what a mount wrote under a lease that
+    /// ran out is still good while this stands (P8). Attributes and names that changed since don't matter.
+    pub content: u64,
     /// The whole content, when it is kept with the inode.
     pub inline: Option<Bytes>,
     /// The chunk map from its start ...
@@ -338,8 +352,8 @@ pub enum LeaseDone {
     Released(Ino, LeaseSerial),
     /// The exclusive lease is now a shared one.
     Downgraded(Ino, LeaseSerial),
-    /// Data, size and times so far are committed; the lease stays.
-    Flushed(Ino, LeaseSerial),
+    /// Data, size and times so far are committed, as the recall of this round asked; the lease stays.
+    Flushed(Ino, LeaseSerial, u64),
 }
 
 /// What a leader asks of a mount that holds a lease; sent over the mount's connection, answered with a [`LeaseDone`].
@@ -351,6 +365,8 @@ pub struct Recall {
     pub ino: Ino,
     /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes.
     pub serial: LeaseSerial,
+    /// Of a flush: which one. Those who asked since the mount began the last one wait for the next.
+    pub round: u64,
     /// What it wants.
     pub want: RecallKind,
 }

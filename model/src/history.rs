@@ -2,31 +2,37 @@
 //!
 //! Owns the record that checkers judge. Deliberately judges nothing.
 
-use polyfs_core::vfs::{AllocateMode, Call, Outcome};
+mod steps;
+
+use polyfs_core::place::Ino;
+use polyfs_core::vfs::{AllocateMode, Call, Outcome, Reply};
 
 /// One mount of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);
 
-/// How much of a call an event stands for.
+/// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// All of it.
-    Whole,
-    /// Of a change of content only what lies within the size that the file has then: data is committed before size
-    /// (P9), so a mount that dies between the two has done this much.
+pub enum Kind {
+    /// A call.
+    Call,
+    /// Of a call that changes content only what lies within the size that the file has then: data is committed before
+    /// size (P9), so a mount that dies between the two has done this much.
     WithinSize,
+    /// The mount lost the term of its lease with changes of the call's inode uncommitted, and they can't be saved any
+    /// more: all, some or none of them are there (P8). At some time between the first of them and now.
+    Lost,
 }
 
 /// One call.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Whether it was one.
+    pub kind: Kind,
     /// Who made it.
     pub client: ClientId,
     /// What it was.
     pub call: Call,
-    /// How much of it.
-    pub extent: Extent,
     /// When it was made, in the history's own steps.
     pub invoked: u64,
     /// When and how it ended; `None` when nobody ever learnt: it may have happened at any time since, or never.
@@ -45,9 +51,9 @@ impl History {
     pub fn invoke(&mut self, client: ClientId, call: Call) -> usize {
         self.steps += 1;
         self.events.push(Event {
+            kind: Kind::Call,
             client,
             call,
-            extent: Extent::Whole,
             invoked: self.steps,
             ended: None,
         });
@@ -68,6 +74,73 @@ impl History {
         event.ended = Some((self.steps, outcome));
     }
 
+    /// A mount has lost uncommitted changes of an inode; who has it open will hear EIO.
+    pub fn lost(&mut self, client: ClientId, ino: Ino) {
+        let mut since = None;
+        for event in self.events.iter().filter(|event| event.client == client) {
+            let (synced, changes) = match &event.call {
+                Call::Sync { ino: of, .. } if *of == ino => {
+                    (matches!(event.ended, Some((_, Ok(_)))), false)
+                }
+                Call::Write { ino: of, .. } | Call::Allocate { ino: of, .. } => (false, *of == ino),
+                Call::SetAttr { ino: of, size, .. } => (false, *of == ino && size.is_some()),
+                Call::Open { ino: of, flags } => (false, *of == ino && flags.truncate),
+                Call::Create { flags, .. } => (false, flags.truncate),
+                _ => (false, false),
+            };
+            // Threads overlap: what was written while a sync was under way counts from the sync's beginning.
+            if synced {
+                since = since.map(|_| event.invoked);
+            } else if changes {
+                since.get_or_insert(event.invoked);
+            }
+        }
+        self.steps += 1;
+        self.events.push(Event {
+            kind: Kind::Lost,
+            client,
+            call: Call::Sync {
+                ino,
+                data_only: true,
+            },
+            invoked: since.unwrap_or(self.steps),
+            ended: Some((self.steps, Ok(Reply::Done))),
+        });
+    }
+
+    /// The same, in the order in which things began.
+    fn in_order(&self) -> Self {
+        let mut ordered = self.clone();
+        ordered.events.sort_by_key(|event| event.invoked);
+        ordered
+    }
+
+    /// What is to be judged: all events in the order in which they were made; those that a local filesystem carries out
+    /// in several steps are cut into these, each of which happened at some time within the call.
+    #[must_use]
+    pub fn judged(&self) -> Vec<Event> {
+        let cut = |event: &Event| {
+            let steps = match &event.ended {
+                _ if event.kind == Kind::Lost => Vec::new(),
+                Some((at, outcome)) => steps::of(&event.call, outcome)
+                    .into_iter()
+                    .map(|(call, outcome)| (call, (*at, outcome)))
+                    .collect(),
+                None => Vec::new(),
+            };
+            if steps.is_empty() {
+                return vec![event.clone()];
+            }
+            let step = |(call, ended)| Event {
+                call,
+                ended: Some(ended),
+                ..event.clone()
+            };
+            steps.into_iter().map(step).collect()
+        };
+        self.in_order().events.iter().flat_map(cut).collect()
+    }
+
     /// All calls.
     #[must_use]
     pub fn events(&self) -> &[Event] {
@@ -83,7 +156,7 @@ impl History {
             events.push(event.clone());
             if event.ended.is_none() && may_grow(&event.call) {
                 events.push(Event {
-                    extent: Extent::WithinSize,
+                    kind: Kind::WithinSize,
                     ..event.clone()
                 });
             }

@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hash};
 
-use crate::history::{Event, Extent, History};
+use polyfs_core::vfs::Call;
+
+use crate::history::{Event, History, Kind};
 use crate::reference::Tree;
 
 /// What a search found.
@@ -14,7 +16,8 @@ use crate::reference::Tree;
 pub enum Verdict {
     /// There is such an order.
     Linearizable,
-    /// There is none. The events that no order could get past, by number, with those that ended before left out.
+    /// There is none. The events that no order could get past, by number in [`History::judged`], with those that ended
+    /// before left out.
     Violated {
         /// The longest order found has this many events.
         longest: usize,
@@ -39,7 +42,7 @@ struct Search<'a> {
 /// Judges a history that began with `start`.
 #[must_use]
 pub fn check(start: &Tree, history: &History) -> Verdict {
-    let events = history.events();
+    let events = &history.judged()[..];
     let mut search = Search {
         events,
         tried: HashSet::default(),
@@ -141,15 +144,17 @@ impl Frame {
         }
     }
 
-    /// A call that may come next, fits and changes nothing comes next: whatever order has it later has it here too.
+    /// A call that may come next, fits and never changes anything comes next: whatever order has it later has it here
+    /// too. A truncation that changes nothing here may be one that changes something later: it is no such call.
     fn place_what_changes_nothing(&mut self, events: &[Event]) {
         let fits = |frame: &Self, number: &usize| {
             let event = &events[*number];
             let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            outcome.is_some()
+            event.kind == Kind::Call
+                && outcome.is_some_and(|outcome| outcome.is_err() || only_looks(&event.call))
                 && frame
                     .tree
-                    .step(event.client, &event.call, outcome)
+                    .after(event)
                     .is_some_and(|after| after == frame.tree)
         };
         while let Some(number) = self
@@ -165,6 +170,41 @@ impl Frame {
     }
 }
 
+/// Whether a call changes nothing, whatever the state.
+const fn only_looks(call: &Call) -> bool {
+    match call {
+        Call::Lookup { .. }
+        | Call::GetAttr { .. }
+        | Call::ReadLink { .. }
+        | Call::Read { .. }
+        | Call::Sync { .. }
+        | Call::OpenDir { .. }
+        | Call::ReadDir { .. }
+        | Call::ReleaseDir { .. }
+        | Call::StatFs
+        | Call::GetXattr { .. }
+        | Call::ListXattr { .. }
+        | Call::TestLock { .. }
+        | Call::Seek { .. } => true,
+        Call::SetAttr { .. }
+        | Call::Make { .. }
+        | Call::Unlink { .. }
+        | Call::RemoveDir { .. }
+        | Call::Rename { .. }
+        | Call::Link { .. }
+        | Call::Open { .. }
+        | Call::Create { .. }
+        | Call::Write { .. }
+        | Call::Flush { .. }
+        | Call::Release { .. }
+        | Call::SetXattr { .. }
+        | Call::RemoveXattr { .. }
+        | Call::SetLock { .. }
+        | Call::Unlock { .. }
+        | Call::Allocate { .. } => false,
+    }
+}
+
 impl Search<'_> {
     /// Everything whose outcome is known is placed; what nobody learnt of need not have happened.
     fn is_complete(&self, frame: &Frame) -> bool {
@@ -176,16 +216,11 @@ impl Search<'_> {
     fn next(&mut self, frame: &mut Frame) -> Option<Frame> {
         while let Some(number) = frame.candidates.pop() {
             let event = &self.events[number];
-            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            let tree = match event.extent {
-                Extent::Whole => frame.tree.step(event.client, &event.call, outcome),
-                Extent::WithinSize => frame.tree.step_within_size(event.client, &event.call),
-            };
-            let Some(tree) = tree else {
+            let Some(tree) = frame.tree.after(event) else {
                 continue;
             };
             // Nobody learnt of it and nobody would see it.
-            if outcome.is_none() && tree == frame.tree {
+            if event.ended.is_none() && tree == frame.tree {
                 continue;
             }
             let next = frame.with(number, tree, self.events);
@@ -236,7 +271,7 @@ mod tests {
     use polyfs_core::ids::{Fence, VolumeId};
     use polyfs_core::place::{Ino, Salt};
     use polyfs_core::time::Timestamp;
-    use polyfs_core::vfs::{Call, Handle, OpenFlags, Outcome, Reply};
+    use polyfs_core::vfs::{Handle, OpenFlags, Outcome, Reply};
 
     use crate::history::ClientId;
 
@@ -366,6 +401,27 @@ mod tests {
             history.end(seen, data(b"phantom"));
         });
         assert!(matches!(verdict, Verdict::Violated { .. }));
+    }
+
+    #[test]
+    fn what_changes_nothing_now_may_change_something_later() {
+        let verdict = judge(|history| {
+            let cut = history.invoke(
+                B,
+                Call::SetAttr {
+                    ino: Ino(7),
+                    set: polyfs_core::attr::SetAttr::default(),
+                    size: Some(0),
+                    handle: None,
+                },
+            );
+            let wrote = history.invoke(A, write(7, b"new"));
+            history.end(wrote, Ok(Reply::Written(3)));
+            history.end(cut, Ok(Reply::Attr(attr(7, 0))));
+            let seen = history.invoke(A, read(7));
+            history.end(seen, data(b""));
+        });
+        assert_eq!(verdict, Verdict::Linearizable);
     }
 
     #[test]

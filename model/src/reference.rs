@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use polyfs_core::attr::{FileKind, MODE_SGID, Name, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::place::Ino;
+use polyfs_core::place::{Cookie, Ino};
 use polyfs_core::vfs::{
     AllocateMode, Call, Handle, LockKind, LockOwner, LockRange, OpenFlags, Outcome, RenameMode,
     Reply, XattrMode,
 };
 
-use crate::history::ClientId;
+use crate::history::{ClientId, Event, Kind};
 use calls::{drawn_number, either, subject};
 use expected::Expected;
 use node::{Node, Nodes, Shown};
@@ -101,10 +101,27 @@ impl Tree {
         format!("{:?}", self.judge(client, call, outcome).1)
     }
 
+    /// The tree after one event of a history, if it may have happened in this state.
+    #[must_use]
+    pub fn after(&self, event: &Event) -> Option<Self> {
+        match event.kind {
+            Kind::Call => {
+                let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
+                self.step(event.client, &event.call, outcome)
+            }
+            Kind::WithinSize => self.step_within_size(event.client, &event.call),
+            Kind::Lost => {
+                let mut after = self.clone();
+                let node = subject(&event.call).and_then(|ino| after.nodes.get_mut(&ino));
+                node.into_iter().for_each(Node::lose);
+                Some(after)
+            }
+        }
+    }
+
     /// The same for a change of content that nobody learnt the end of, as far as it lies within the size: what a mount
     /// leaves that dies between the data and the size (P9). `None` when there is no such part.
-    #[must_use]
-    pub fn step_within_size(&self, client: ClientId, call: &Call) -> Option<Self> {
+    fn step_within_size(&self, client: ClientId, call: &Call) -> Option<Self> {
         let size = self.nodes.get(&subject(call)?)?.content.len();
         let mut after = self.clone();
         after.carry_out(client, call, None).ok()?;
@@ -244,7 +261,11 @@ impl Tree {
             Call::Read {
                 ino, offset, size, ..
             } => {
-                let bytes = self.node(*ino)?.content.read(*offset, u64::from(*size));
+                let node = self.node(*ino)?;
+                if node.lost {
+                    return Ok(Expected::AnyData);
+                }
+                let bytes = node.content.read(*offset, u64::from(*size));
                 Ok(Expected::Data(bytes))
             }
             Call::Write {
@@ -274,7 +295,12 @@ impl Tree {
                 Ok(Expected::Done)
             }
             Call::Sync { .. } | Call::ReleaseDir { .. } => Ok(Expected::Done),
-            Call::ReadDir { ino, .. } => self.read_dir(*ino),
+            Call::ReadDir {
+                ino, cookie, limit, ..
+            } => {
+                let limit = (*cookie == Cookie::START).then_some(*limit);
+                self.read_dir(*ino, limit)
+            }
             Call::StatFs => Ok(Expected::Stats),
             Call::GetXattr { ino, name } => {
                 let value = self
@@ -369,7 +395,8 @@ impl Tree {
     }
 
     /// Attributes that come beside an answer nobody called stat for: no flush recall is sent for them (P8), so what
-    /// another mount has written and not committed need not show in the size.
+    /// another mount has written and not committed need not show in the size. No program sees them: the kernel asks again
+    /// before it shows a size (attributes time out at once, P11).
     fn expect_attr_beside(&self, ino: Ino) -> Result<Expected, FsError> {
         let shown = Shown {
             size: None,
@@ -383,7 +410,7 @@ impl Tree {
         let size = match node.kind {
             FileKind::Directory => None,
             FileKind::Symlink => Some(node.target.len() as u64),
-            _ => Some(node.content.len()),
+            _ => (!node.lost).then(|| node.content.len()),
         };
         let ino = (ino.0 <= i64::MAX as u64).then_some(ino);
         let Node {
@@ -619,6 +646,10 @@ impl Tree {
             Err(FsError::NotFound) => None,
             Err(error) => return Err(error),
         };
+        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
+        if self.directory(to.0).is_err() && is_dir(self, source) && self.is_below(to.0, source) {
+            return Err(FsError::Invalid);
+        }
         self.directory(to.0)?;
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
@@ -628,7 +659,6 @@ impl Tree {
         if target == Some(source) {
             return Ok(Expected::Done);
         }
-        let is_dir = |tree: &Self, ino: Ino| tree.nodes[&ino].kind == FileKind::Directory;
         if is_dir(self, source) && self.is_below(to.0, source) {
             return Err(FsError::Invalid);
         }
@@ -666,12 +696,15 @@ impl Tree {
         Ok(Expected::Done)
     }
 
-    fn read_dir(&self, ino: Ino) -> Result<Expected, FsError> {
+    fn read_dir(&self, ino: Ino, limit: Option<u32>) -> Result<Expected, FsError> {
         let node = self.node(ino)?;
         if node.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
-        Ok(Expected::Entries(node.entries.clone()))
+        Ok(Expected::Entries {
+            entries: node.entries.clone(),
+            limit,
+        })
     }
 
     fn allocate(
@@ -683,6 +716,9 @@ impl Tree {
     ) -> Result<Expected, FsError> {
         let node = self.node_mut(ino)?;
         let (start, end) = (offset, offset + len);
+        if node.lost {
+            return Ok(Expected::Done);
+        }
         if matches!(mode, AllocateMode::Extend | AllocateMode::Zero) && node.content.len() < end {
             node.content.resize(end);
         }

@@ -224,6 +224,9 @@ impl<R: Runtime> Driver<R> {
                     None => self.feed(Input::Invalidated { ino }),
                 }
             }
+            Output::Lost { ino } => {
+                tracing::error!(?ino, "writes could not be saved; their writers are told");
+            }
             Output::Reply { .. }
             | Output::Mounted { .. }
             | Output::Refused { .. }

@@ -211,8 +211,9 @@ fn badness(reply: &TxnReply) -> u8 {
     match reply {
         TxnReply::Prepared | TxnReply::Finished | TxnReply::Decided(Decision::Commit(_)) => 0,
         TxnReply::Decided(Decision::Abort) | TxnReply::Undecided => 1,
-        TxnReply::Conflict(_) => 2,
-        TxnReply::Changed => 3,
-        TxnReply::Failed(_) => 4,
+        // An error counts only when nobody else is unsure of what it was asked.
+        TxnReply::Failed(_) => 2,
+        TxnReply::Conflict(_) => 3,
+        TxnReply::Changed => 4,
     }
 }

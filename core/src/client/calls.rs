@@ -13,7 +13,7 @@ use crate::error::FsError;
 use crate::limits::{NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use crate::place::Ino;
 use crate::request::{MetaOp, MetaQuery};
-use crate::vfs::{Call, LockOwner, Reply};
+use crate::vfs::{Call, LockOwner, Outcome, Reply};
 
 /// The extended attribute that the kernel asks for at each write (P11).
 const CAPABILITY: &[u8] = b"security.capability";
@@ -138,6 +138,7 @@ impl Client {
                     dir,
                     name,
                     found: false,
+                    looks: 8,
                 },
             ),
             Call::GetAttr { ino } => {
@@ -155,6 +156,7 @@ impl Client {
                     exclusive: true,
                     lease: None,
                     draws: 0,
+                    found: false,
                 },
             ),
             Call::Unlink { dir, name } => self.start_call(
@@ -230,6 +232,7 @@ impl Client {
                     exclusive: flags.exclusive,
                     lease: Some(lease_for(flags)),
                     draws: 0,
+                    found: false,
                 },
             ),
             Call::Read {
@@ -245,15 +248,12 @@ impl Client {
                 data,
             } => self.write_call(id, ino, handle, (offset, data)),
             Call::Flush { ino, handle, owner } => {
-                self.free_locks(ino, owner);
-                self.flush_call(id, ino, handle);
+                let outcome = self.flush_handle(ino, handle);
+                self.free_locks(id, ino, Some(owner), outcome);
             }
             Call::Release { ino, handle, owner } => {
-                if let Some(owner) = owner {
-                    self.free_locks(ino, owner);
-                }
                 self.release_handle(handle);
-                self.reply(id, Ok(Reply::Done));
+                self.free_locks(id, ino, owner, Ok(Reply::Done));
             }
             Call::Sync { ino, .. } => self.sync_call(id, ino),
             Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
@@ -347,16 +347,20 @@ impl Client {
         }
     }
 
-    /// An owner's locks on a file end with the descriptor.
-    fn free_locks(&mut self, ino: Ino, owner: LockOwner) {
-        if self.locks.remove(&(ino, owner)).is_some() {
+    /// An owner's locks on a file end with the descriptor; the call is answered with `outcome` when they are gone, since
+    /// who closes a file and tells another expects that one to get the lock.
+    fn free_locks(&mut self, id: CallId, ino: Ino, owner: Option<LockOwner>, outcome: Outcome) {
+        let held = owner.filter(|owner| self.locks.remove(&(ino, *owner)).is_some());
+        if let Some(owner) = held {
             let op = MetaOp::Unlock {
                 ino,
                 owner,
                 start: 0,
                 end: u64::MAX,
             };
-            self.start(Then::Nothing, Single::op(op));
+            self.start(Then::ReplyWith(id, outcome), Single::op(op));
+        } else {
+            self.reply(id, outcome);
         }
     }
 

@@ -22,7 +22,6 @@ mod tests;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 
-use crate::ids::NodeId;
 use crate::place::Ino;
 use crate::request::Answer;
 use crate::time::{Instant, Now};
@@ -119,8 +118,7 @@ impl Client {
                 self.leases_renewed(message, node, &by);
             }
             Input::Recall { node, recall } => {
-                let _: NodeId = node;
-                self.recalled(recall);
+                self.recalled(node, recall);
             }
             Input::AskOpen { inos } => self.asked_open(inos),
             Input::Invalidated { ino } => self.invalidated(ino),

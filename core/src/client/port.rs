@@ -251,6 +251,12 @@ pub enum Output {
         /// Which.
         ino: Ino,
     },
+    /// What was written to a file here and had not been committed can't be saved any more, in whole or in part: whoever
+    /// has it open for writing hears it once.
+    Lost {
+        /// Which.
+        ino: Ino,
+    },
     /// The session is open and the root is known: calls can be made.
     Mounted {
         /// The root of the volume.

@@ -151,7 +151,7 @@ fn target(body: &RequestBody) -> (Space, Place) {
         RequestBody::DataOp(op) => (Space::Data, data_op_place(op)),
         RequestBody::LeaseDone(done) => {
             use crate::request::LeaseDone::{Downgraded, Flushed, Released};
-            let (Released(ino, _) | Downgraded(ino, _) | Flushed(ino, _)) = done;
+            let (Released(ino, _) | Downgraded(ino, _) | Flushed(ino, _, _)) = done;
             (Space::Meta, ino.place())
         }
         RequestBody::Txn(_) => unreachable!("a mount takes no part in transactions"),

@@ -44,6 +44,7 @@ pub(super) fn change(
         return Ok(Answer::Refused(Refusal::NoLease));
     }
     inode.touch(here.time);
+    inode.content = inode.change;
     let shown = match carry_out(state, here, ino, &mut inode, change)? {
         Ok(shown) => shown,
         Err(error) => return Ok(Answer::Meta(Err(error))),

@@ -31,6 +31,8 @@ pub(super) struct Inode {
     pub(super) ctime: Timestamp,
     pub(super) btime: Timestamp,
     pub(super) change: u64,
+    /// What `change` was after the last change of content: times, names and attributes don't move it.
+    pub(super) content: u64,
     pub(super) fence: Fence,
     pub(super) volume: VolumeId,
     pub(super) salt: Salt,
@@ -62,6 +64,7 @@ impl Inode {
             ctime: time,
             btime: time,
             change: 1,
+            content: 1,
             fence: Fence(0),
             volume,
             salt,

@@ -241,9 +241,11 @@ pub(super) fn blocks_step(
             found.extend(exactly(state, &name_key(*dir, *salt, name))?);
             // A directory that is about to die takes no part in anything new.
             found.extend(exactly(state, &key::fragment(*dir, places))?);
+            found.extend(making(state, *dir)?);
         }
         Step::Kill { dir } => {
             found.extend(exactly(state, &key::fragment(*dir, places))?);
+            found.extend(making(state, *dir)?);
             found.extend(on_names(state, places, *dir)?);
         }
         Step::Subdirs { dir, .. } => {
@@ -270,6 +272,14 @@ pub(super) fn blocks_step(
         }
     }
     Ok(found.into_iter().find(foreign).map(|intent| intent.txn))
+}
+
+/// The intent to make a directory: its names can't be called missing while that may be committed already.
+fn making(state: &dyn KvRead, dir: Ino) -> Result<Option<Intent>, KvError> {
+    let all = on_inode(state, dir)?;
+    Ok(all
+        .into_iter()
+        .find(|held| matches!(held.step, Step::Create { .. })))
 }
 
 /// Leaves an intent.

@@ -106,6 +106,7 @@ pub fn found(
         ctime: root.time,
         btime: root.time,
         change: 1,
+        content: 1,
         fence: Fence(0),
         volume: root.volume,
         salt: root.salt,

@@ -299,11 +299,12 @@ pub fn grant(
     let map = runs::list(state, ino, 0, u64::MAX, RUNS_PER_GRANT)?;
     let map_complete = map.len() < RUNS_PER_GRANT;
     let inline = content::inline(state, ino, &inode)?;
-    let (attr, cut) = (inode.attr(ino, None), inode.cut);
+    let (attr, cut, content) = (inode.attr(ino, None), inode.cut, inode.content);
     Ok(Some(Grant {
         kind,
         serial,
         attr,
+        content,
         inline,
         map,
         map_complete,

@@ -4,12 +4,17 @@ use polyfs_core::error::FsError;
 use polyfs_core::place::Ino;
 use polyfs_core::vfs::{Call, Outcome, Reply};
 
-/// Whether both errors apply to a call: POSIX leaves open which is reported. A directory moved below itself onto
-/// something that it can't replace either is wrong twice.
+/// Whether both errors apply to a call. A directory moved below itself onto something that it can't replace either, or
+/// into a directory that is gone, is wrong twice. Linux tells EINVAL before ENOTDIR and ENOTEMPTY, and ENOENT before
+/// EINVAL, and does so itself from what the mount's kernel knows; what reaches a region all the same are races, of which
+/// either error is true.
 pub(super) fn either(call: &Call, expected: FsError, found: FsError) -> bool {
     matches!(call, Call::Rename { .. })
         && expected == FsError::Invalid
-        && matches!(found, FsError::NotDirectory | FsError::NotEmpty)
+        && matches!(
+            found,
+            FsError::NotDirectory | FsError::NotEmpty | FsError::NotFound
+        )
 }
 
 /// The number that a call drew, as its answer shows.

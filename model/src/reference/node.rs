@@ -23,6 +23,8 @@ pub(super) struct Node {
     pub(super) parent: Ino,
     pub(super) entries: BTreeMap<Name, Ino>,
     pub(super) content: Content,
+    /// Writes were lost in part: nobody can tell its content and size until it is cut to nothing.
+    pub(super) lost: bool,
     pub(super) target: Vec<u8>,
     pub(super) xattrs: BTreeMap<Name, Vec<u8>>,
     pub(super) locks: BTreeSet<(ClientId, LockOwner, LockRange)>,
@@ -61,6 +63,7 @@ impl Node {
             parent,
             entries: BTreeMap::new(),
             content: Content::default(),
+            lost: false,
             target: Vec::new(),
             xattrs: BTreeMap::new(),
             locks: BTreeSet::new(),
@@ -71,13 +74,26 @@ impl Node {
         if data.is_empty() {
             return;
         }
-        self.content.write(offset, data);
+        if !self.lost {
+            self.content.write(offset, data);
+        }
         self.drop_set_id();
     }
 
     pub(super) fn resize(&mut self, size: u64) {
-        self.content.resize(size);
+        self.lost &= size > 0;
+        if !self.lost {
+            self.content.resize(size);
+        }
         self.drop_set_id();
+    }
+
+    /// Uncommitted writes were lost; what of them is there is not known.
+    pub(super) fn lose(&mut self) {
+        if self.kind == FileKind::Regular {
+            self.lost = true;
+            self.content = Content::default();
+        }
     }
 
     /// Set-id bits do not survive a change by whoever is not the owner's program (POSIX write, chown).

@@ -316,6 +316,7 @@ impl World {
                 }
             }
             Output::Refused { volume } => panic!("there is a volume: {volume:?}"),
+            Output::Lost { ino } => self.history.lost(client, ino),
             Output::Gone => {}
         }
     }

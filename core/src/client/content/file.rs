@@ -109,6 +109,8 @@ pub(super) struct Recalling {
     pub(super) want: RecallKind,
     pub(super) serial: LeaseSerial,
     pub(super) stage: RecallStage,
+    /// Of `Flush`: which.
+    pub(super) round: u64,
     /// Of `Flush`: what must be committed.
     pub(super) target: u64,
 }
@@ -117,6 +119,8 @@ pub(super) struct Recalling {
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
     pub(super) held: Option<Held>,
+    /// One that a leader did not know of, never given back: a new leader can be told.
+    pub(super) lapsed: Option<Held>,
     pub(super) acquiring: Option<LeaseKind>,
     /// More of the map is being asked for.
     pub(super) mapping: bool,
@@ -130,6 +134,8 @@ pub(super) struct LeaseState {
 pub(super) struct Content {
     /// As a region last told.
     pub(super) attr: Option<Attr>,
+    /// The inode's change number after the last change of content that is known here.
+    pub(super) number: u64,
     pub(super) inline: Option<Bytes>,
     pub(super) map: ChunkMap,
     /// A cut to be carried out before the file grows.
@@ -186,6 +192,9 @@ pub(super) struct WriteBack {
     /// Committed up to this as soon as possible.
     pub(super) wanted: u64,
     pub(super) since: Option<Instant>,
+    /// Write-back waits for the reads in flight: one that began before some writes must not see the later of them
+    /// without the earlier. No read begins meanwhile.
+    pub(super) after_reads: bool,
     pub(super) syncs: Vec<SyncWaiter>,
 }
 

@@ -12,6 +12,7 @@ use super::plan::{Piece, PieceWhat, Plan, Step};
 use crate::attr::{Attr, SetAttr};
 use crate::client::Client;
 use crate::client::ops::{Single, Then};
+use crate::client::port::Output;
 use crate::client::questions::Owner;
 use crate::error::FsError;
 use crate::ids::Fence;
@@ -80,6 +81,7 @@ impl Content {
             self.map.set(*run);
         }
         self.mtime = self.mtime.max(attr.mtime);
+        self.number = attr.change;
         self.attr = Some(attr);
     }
 
@@ -238,7 +240,8 @@ impl Client {
 
     fn job_lost(&mut self, ino: Ino, finish: Finish) {
         let file = self.file(ino);
-        file.lease.held = None;
+        // Perhaps only its leader has gone: the next is told what was held.
+        file.lease.lapsed = file.lease.held.take().or(file.lease.lapsed);
         match finish {
             Finish::WriteBack(_) => {
                 let flying = file.back.flying.take();
@@ -254,6 +257,7 @@ impl Client {
     fn job_failed(&mut self, ino: Ino, finish: Finish, error: FsError) {
         // What of it happened is unknown: the content must be learnt again.
         self.file(ino).lease.held = None;
+        self.out.push_back(Output::Lost { ino });
         match finish {
             Finish::WriteBack(upto) => self.written_back(ino, upto, Some(error)),
             Finish::Call(call) => self.reply(call.id(), Err(error)),

@@ -15,11 +15,11 @@ use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::ids::NodeId;
-use crate::limits::{CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
+use crate::limits::{CALL_DEADLINE, CLOCK_DRIFT_PPM, LEASE_RENEWAL, LEASE_TERM};
 use crate::place::Ino;
 use crate::request::{
-    Answer, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply, Recall,
-    RecallKind, RequestBody,
+    Answer, Claim, Grant, Leadership, LeaseDone, LeaseKind, LeaseSerial, MetaQuery, MetaReply,
+    Recall, RecallKind, RequestBody,
 };
 use crate::time::Instant;
 
@@ -40,13 +40,20 @@ impl Client {
             return;
         }
         file.lease.acquiring = Some(kind);
-        let valid = file.lease.held.filter(|held| now < held.until);
-        let held = valid.filter(|held| held.kind >= kind);
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
+        let held = file.lease.held.or(file.lease.lapsed);
+        let held = held
+            .filter(|held| held.kind >= kind && (now < held.until || file.is_dirty()))
+            .map(|held| Claim {
+                serial: held.serial,
+                fence: fence.unwrap_or_default(),
+                lasts: now < held.until,
+            });
         let query = MetaQuery::Open {
             ino,
             lease: kind,
             patient: true,
-            held: held.map(|held| held.serial),
+            held,
         };
         self.ask(
             Owner::Acquire(ino),
@@ -97,27 +104,22 @@ impl Client {
         if grant.serial <= file.lease.revoked || grant.serial < old {
             return;
         }
-        let valid = file.lease.held.filter(|held| now < held.until);
-        if valid.is_some_and(|held| held.kind >= grant.kind) && file.job.is_some() {
-            // Nobody else changed content meanwhile, and the job knows best what it did.
+        let before = file.lease.lapsed.take();
+        file.lease.held = file.lease.held.or(before);
+        if file.lease.held.is_some_and(|held| now < held.until) {
+            // Under a lease that never ran out nobody else changed content: only the term is new.
             return self.prolong(ino, &grant, route);
         }
-        // A job holds on to the content it was planned for; its own end will ask again.
-        if file.job.is_some() {
-            file.lease.revoked = grant.serial;
-            let done = LeaseDone::Released(ino, grant.serial);
-            file.lease.held = None;
-            return self.lease_done(done);
+        // A job holds on to the content it was planned for, and its end will ask again. Until then the grant is held and
+        // not used: given back now, it would go to somebody else while the job's requests are still on their way.
+        // So it is with a grant that was on its way while this mount changed content itself.
+        if file.job.is_some() || grant.content < file.content.number {
+            return self.hold_unused(ino, &grant, route);
         }
-        let known = file.content.attr.as_ref().map(|attr| attr.change);
-        let changed = known != Some(grant.attr.change);
-        let alone = valid.is_some_and(|held| held.kind == LeaseKind::Exclusive);
-        if valid.is_some() && known >= Some(grant.attr.change) {
-            // Granted before what this mount did or learnt since: only the term is new.
-            return self.prolong(ino, &grant, route);
-        }
-        // Under a lease that never ran out nobody else changed content: chmod and the like raise the number too.
-        if file.is_dirty() && changed && !alone && !cfg!(planted = "change_unchecked") {
+        // A fence was raised for somebody who has seen the file without what was written here.
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
+        let changed = grant.content != file.content.number || fence != Some(grant.attr.fence);
+        if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
         let file = self.file(ino);
@@ -140,6 +142,7 @@ impl Client {
         }
         file.content = Content {
             attr: Some(grant.attr),
+            number: grant.content,
             inline: grant.inline,
             map,
             cut: grant.cut,
@@ -169,8 +172,26 @@ impl Client {
                 until: held.until.max(term_end(route.sent)),
             };
         }
+        let known = file.content.attr.as_ref().map(|attr| attr.change);
+        if known < Some(grant.attr.change) {
+            file.content.attr = Some(grant.attr.clone());
+        }
         self.overtake_recall(ino, grant.serial);
         self.drive_leases();
+    }
+
+    /// A lease that is held for its leader's eyes only: it is recalled and given back as any other.
+    fn hold_unused(&mut self, ino: Ino, grant: &Grant, route: &Route) {
+        let now = self.now.mono;
+        self.file(ino).lease.held = Some(Held {
+            kind: grant.kind,
+            serial: grant.serial,
+            node: route.node,
+            group: route.group,
+            since: now,
+            until: now,
+        });
+        self.overtake_recall(ino, grant.serial);
     }
 
     /// A recall of an earlier grant is history once a later one is held.
@@ -306,19 +327,25 @@ impl Client {
     }
 
     /// A leader wants something of a lease.
-    pub(in super::super) fn recalled(&mut self, recall: Recall) {
+    pub(in super::super) fn recalled(&mut self, node: NodeId, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
-        let held = self
-            .files
-            .by_ino
-            .get(&ino)
+        let now = self.now.mono;
+        let file = self.files.by_ino.get(&ino);
+        let held = file
             .and_then(|file| file.lease.held)
             .filter(|held| held.serial <= serial);
+        // The leader counts the lease as held, whatever became of it here: what is dirty is written back under it.
+        let counted = file.is_some_and(|file| file.is_dirty() && file.lease.held.is_none());
+        let held = held.or(counted.then_some(Held {
+            kind: LeaseKind::Exclusive,
+            serial,
+            node,
+            group: recall.group,
+            since: now,
+            until: now,
+        }));
         let Some(held) = held else {
-            if let Some(file) = self.files.by_ino.get_mut(&ino) {
-                file.lease.revoked = file.lease.revoked.max(serial);
-            }
-            return self.lease_done(LeaseDone::Released(ino, serial));
+            return self.recalled_unheld(recall);
         };
         let file = self.file(ino);
         // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours.
@@ -329,8 +356,13 @@ impl Client {
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
-        let before = file.lease.recall.map(|recall| recall.want);
-        if before.is_some_and(|want| want >= recall.want && want != RecallKind::Flush) {
+        // One that asks for as much is under way already: its answer is to name the latest grant, or the leader would take
+        // it for history and wait for ever.
+        if let Some(before) = &mut file.lease.recall
+            && before.want >= recall.want
+            && before.want != RecallKind::Flush
+        {
+            before.serial = before.serial.max(serial);
             return;
         }
         let stage = if recall.want == RecallKind::Flush {
@@ -342,12 +374,36 @@ impl Client {
             want: recall.want,
             serial,
             stage,
+            round: recall.round,
             target: file.back.writes,
         });
         if stage == RecallStage::Invalidating {
             self.out.push_back(Output::Invalidate { ino });
         }
         self.pump(ino);
+    }
+
+    /// A lease is recalled that this mount does not know of, or knows no more. "Given back" means that nothing is on the
+    /// way under it: what still is ends first.
+    fn recalled_unheld(&mut self, recall: Recall) {
+        let (ino, serial) = (recall.ino, recall.serial);
+        // The grant may still be on its way, of a file that this mount does not even know yet.
+        let now = self.now.mono;
+        let file = self.file(ino);
+        file.lease.revoked = file.lease.revoked.max(serial);
+        file.idle_since = file.idle_since.max(now);
+        if file.lease.held.is_none() && (file.job.is_some() || file.reads > 0) {
+            file.lease.recall = Some(Recalling {
+                want: RecallKind::Release,
+                serial,
+                stage: RecallStage::Draining,
+                round: recall.round,
+                target: 0,
+            });
+            return;
+        }
+        self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
+        self.lease_done(LeaseDone::Released(ino, serial));
     }
 
     /// The kernel has dropped its pages of a file.
@@ -373,6 +429,7 @@ impl Client {
         if file.lease.held.is_none() && file.job.is_none() && file.reads == 0 {
             // The lease was lost meanwhile: nothing is on the way under it, and what is dirty needs another one.
             file.lease.recall = None;
+            file.lease.lapsed = None;
             file.lease.revoked = file.lease.revoked.max(recall.serial);
             return self.lease_done(LeaseDone::Released(ino, recall.serial));
         }
@@ -382,7 +439,7 @@ impl Client {
                 if file.back.committed < recall.target {
                     return;
                 }
-                LeaseDone::Flushed(ino, recall.serial)
+                LeaseDone::Flushed(ino, recall.serial, recall.round)
             }
             RecallKind::Share | RecallKind::Release => {
                 file.back.wanted = file.back.writes;
@@ -399,6 +456,7 @@ impl Client {
                     LeaseDone::Downgraded(ino, recall.serial)
                 } else {
                     file.lease.held = None;
+                    file.lease.lapsed = None;
                     file.lease.revoked = file.lease.revoked.max(recall.serial);
                     LeaseDone::Released(ino, recall.serial)
                 }
@@ -421,6 +479,7 @@ impl Client {
         for ino in inos {
             let file = self.file(ino);
             file.lease.held = None;
+            file.lease.lapsed = None;
             file.lease.recall = None;
             if file.job.is_none() {
                 self.lose_dirty(ino, FsError::Io);

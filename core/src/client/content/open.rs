@@ -2,7 +2,7 @@
 //!
 //! Owns who has what open here.
 
-use super::file::ContentCall;
+use super::file::{ContentCall, FileState};
 use super::{Opened, Opening};
 use crate::attr::{Attr, FileKind, SetAttr};
 use crate::client::Client;
@@ -12,7 +12,7 @@ use crate::client::questions::Route;
 use crate::error::FsError;
 use crate::place::Ino;
 use crate::request::{Grant, LeaseKind};
-use crate::vfs::{Handle, OpenFlags, Reply};
+use crate::vfs::{Handle, OpenFlags, Outcome, Reply};
 
 /// The lease an open file will want.
 pub(in super::super) const fn lease_for(flags: OpenFlags) -> LeaseKind {
@@ -187,13 +187,10 @@ impl Client {
     }
 
     /// close(2): write-back is started, not awaited.
-    pub(in super::super) fn flush_call(&mut self, call: CallId, ino: Ino, handle: Handle) {
-        let outcome = match self.take_error(handle) {
-            Some(error) => Err(error),
-            None => Ok(Reply::Done),
-        };
-        self.reply(call, outcome);
+    pub(in super::super) fn flush_handle(&mut self, ino: Ino, handle: Handle) -> Outcome {
+        let error = self.take_error(handle);
         self.sync(ino, None);
+        error.map_or(Ok(Reply::Done), Err)
     }
 
     /// The last descriptor of a handle is gone.
@@ -209,10 +206,11 @@ impl Client {
         self.sync(opened.ino, None);
     }
 
-    /// Attributes with what this mount has written and not yet committed.
+    /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer
+    /// that brought them was on its way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
         if let Some(file) = self.files.by_ino.get(&attr.ino)
-            && file.is_dirty()
+            && (file.is_dirty() || file.content.number > attr.change)
         {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);
@@ -235,10 +233,7 @@ impl Client {
     }
 
     pub(in super::super) fn files_are_quiet(&self) -> bool {
-        self.files
-            .by_ino
-            .values()
-            .all(super::file::FileState::is_quiet)
+        self.files.by_ino.values().all(FileState::is_quiet)
     }
 
     /// At unmount: a lease goes back.

@@ -10,11 +10,12 @@ use super::job::Finish;
 use super::plan;
 use crate::client::Client;
 use crate::client::ops::{Single, Then};
+use crate::client::port::Output;
 use crate::client::timers::Wake;
 use crate::error::FsError;
-use crate::limits::{FILE_BYTES_MAX, WRITE_BACK_AGE};
+use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, WRITE_BACK_AGE};
 use crate::place::Ino;
-use crate::request::{LeaseKind, MetaOp, RecallKind};
+use crate::request::{LeaseKind, LeaseSerial, MetaOp, RecallKind};
 use crate::vfs::Reply;
 
 /// A lease nobody used for this long is given back.
@@ -112,6 +113,7 @@ impl Client {
             return Started::Waits;
         }
         match call {
+            ContentCall::Read { .. } if file.back.after_reads => return Started::Waits,
             ContentCall::Read { .. } => self.start_read(ino, call.clone()),
             ContentCall::Seek { id, offset, what } => {
                 let outcome = self.seek(ino, *offset, *what);
@@ -268,6 +270,10 @@ impl Client {
         if !recalled && !file.allows(LeaseKind::Exclusive, now) {
             return true;
         }
+        file.back.after_reads = file.reads > 0 && !cfg!(planted = "write_back_under_reads");
+        if file.back.after_reads {
+            return false;
+        }
         file.back.flying = file.back.dirty.take();
         file.back.since = None;
         let upto = file.back.writes;
@@ -323,7 +329,9 @@ impl Client {
         let lost = file.back.dirty.take().len() + file.back.flying.take().len();
         file.back.committed = file.back.writes;
         file.back.since = None;
+        file.back.after_reads = false;
         self.files.dirty_bytes -= lost;
+        self.out.push_back(Output::Lost { ino });
         self.fail_handles(ino, error);
         self.answer_syncs(ino, Some(error));
     }
@@ -351,6 +359,13 @@ impl Client {
             return;
         }
         self.release_lease(ino);
+        // What was given back before it came is remembered as long as it may come.
+        let file = self.file(ino);
+        let until = file.idle_since + CALL_DEADLINE;
+        if file.lease.revoked > LeaseSerial::default() && now < until {
+            self.timers.set(until, Wake::File(ino));
+            return;
+        }
         self.files.by_ino.remove(&ino);
     }
 }

@@ -27,6 +27,8 @@ pub(in super::super) struct Make {
     /// Of create: the lease it wants.
     pub(in super::super) lease: Option<LeaseKind>,
     pub(in super::super) draws: u32,
+    /// The name was there, and its inode is being opened elsewhere.
+    pub(in super::super) found: bool,
 }
 
 impl Make {
@@ -86,13 +88,23 @@ impl Op for Make {
                 Some(_) if seen.kind == FileKind::Directory => Next::fail(FsError::IsDirectory),
                 // The kernel looks again, and follows or opens what it finds itself.
                 Some(_) if seen.kind != FileKind::Regular => Next::fail(FsError::Stale),
-                Some(lease) => Next::Ask(RequestBody::MetaQuery(MetaQuery::Open {
-                    ino: seen.ino,
-                    lease,
-                    patient: false,
-                    held: None,
-                })),
+                Some(lease) => {
+                    self.found = true;
+                    Next::Ask(RequestBody::MetaQuery(MetaQuery::Open {
+                        ino: seen.ino,
+                        lease,
+                        patient: false,
+                        held: None,
+                    }))
+                }
             },
+            // Between the two questions the name was taken away: the create begins anew.
+            Got::Meta(Ok(MetaReply::Inode { attr, .. }))
+                if attr.nlink == 0 && self.draws < DRAWS_MAX =>
+            {
+                self.draws += 1;
+                self.ask(view)
+            }
             Got::Meta(Ok(MetaReply::Inode { attr, grant })) => Next::Opened {
                 attr,
                 grant,
@@ -116,6 +128,11 @@ impl Op for Make {
                     grant,
                     created: Some(!existed),
                 }
+            }
+            // The inode that was found under the name is gone: so the name is, or is another's by now.
+            Got::Meta(Err(FsError::NotFound)) if self.found => {
+                self.found = false;
+                self.next(view, Got::Changed)
             }
             Got::Meta(Err(error)) => {
                 view.caches.forget_name(self.dir, &self.name);

@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::{Got, Next, Op, View};
 use crate::attr::Name;
 use crate::error::FsError;
-use crate::place::{Ino, Salt};
+use crate::place::{Ino, NameHash, Salt};
 use crate::request::{MetaOp, MetaQuery, MetaReply, RequestBody, Seen};
 use crate::vfs::{RenameMode, Reply};
 
@@ -19,6 +19,8 @@ enum Stage {
     Source,
     Target,
     Rename,
+    /// The rename ended; whether what was said about its target still holds is being looked at.
+    Check,
 }
 
 /// A rename.
@@ -29,6 +31,10 @@ pub(in super::super) struct Rename {
     mode: RenameMode,
     stage: Stage,
     looks: u32,
+    /// What source and target were said to be in the question.
+    asked: (Option<Seen>, Option<Seen>),
+    /// Its answer, while it is checked.
+    answer: Result<(), FsError>,
 }
 
 impl Rename {
@@ -43,6 +49,8 @@ impl Rename {
             mode,
             stage: Stage::Source,
             looks: 0,
+            asked: (None, None),
+            answer: Ok(()),
         }
     }
 
@@ -70,6 +78,7 @@ impl Rename {
             view.caches.name(self.to.0, &self.to.1),
         ) {
             (Some(Some(source)), Some(target)) => {
+                self.asked = (Some(source), target);
                 let op = MetaOp::Rename {
                     dir: self.from.0,
                     salt,
@@ -103,6 +112,61 @@ impl Rename {
             Stage::Source => view.caches.note_name(self.from.0, &self.from.1, seen),
             Stage::Target => view.caches.note_name(self.to.0, &self.to.1, seen),
             Stage::Rename => unreachable!("a rename is not answered with an inode's name"),
+            Stage::Check => return self.checked(view, seen),
+        }
+        self.ask(view)
+    }
+
+    /// The rename was answered. The region of the source's name knows the target of another region by hearsay only: an
+    /// answer that changed nothing, because of what the target is, may be about a target of long ago.
+    fn ended(&mut self, view: &mut View<'_>, result: Result<(), FsError>) -> Next {
+        let (source, target) = self.asked;
+        self.forget(view);
+        let by_hearsay = match result {
+            // Of two names of one file nothing changed; else the target was there, or its step would have failed.
+            Ok(()) => target.is_some() && target == source,
+            Err(
+                FsError::NotFound
+                | FsError::Exists
+                | FsError::NotDirectory
+                | FsError::IsDirectory
+                | FsError::NotEmpty
+                | FsError::Invalid,
+            ) => true,
+            Err(_) => false,
+        };
+        let salt = view.caches.salt(self.to.0);
+        let seen_there = salt.is_some_and(|salt| {
+            let place = NameHash::of(salt, &self.to.1).place(self.to.0);
+            view.answered.is_some_and(|places| places.contains(place))
+        });
+        match salt {
+            Some(salt) if by_hearsay && !seen_there => {
+                self.answer = result;
+                let next;
+                (self.stage, next) = Self::look(Stage::Check, salt, &self.to);
+                next
+            }
+            _ => Next::Done(result.map(|()| Reply::Done)),
+        }
+    }
+
+    /// The target was looked at again after the answer: the same as before, so it was so when the answer was given.
+    fn checked(&mut self, view: &mut View<'_>, seen: Option<Seen>) -> Next {
+        if seen == self.asked.1 {
+            return Next::Done(self.answer.map(|()| Reply::Done));
+        }
+        self.again(view)
+    }
+
+    fn again(&mut self, view: &mut View<'_>) -> Next {
+        self.forget(view);
+        self.looks += 1;
+        if self.looks > LOOKS_MAX {
+            return Next::fail(FsError::Io);
+        }
+        if self.looks > 2 {
+            return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
         }
         self.ask(view)
     }
@@ -112,20 +176,9 @@ impl Op for Rename {
     fn next(&mut self, view: &mut View<'_>, got: Got) -> Next {
         match got {
             Got::Start | Got::Woken => self.ask(view),
-            Got::Changed => {
-                self.forget(view);
-                self.looks += 1;
-                if self.looks > LOOKS_MAX {
-                    return Next::fail(FsError::Io);
-                }
-                if self.looks > 2 {
-                    return Next::Sleep(Duration::from_millis(1 + view.rng.below(20)));
-                }
-                self.ask(view)
-            }
+            Got::Changed => self.again(view),
             Got::Meta(result) if self.stage == Stage::Rename => {
-                self.forget(view);
-                Next::Done(result.map(|_| Reply::Done))
+                self.ended(view, result.map(|_| ()))
             }
             Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
                 let seen = Seen {

@@ -24,12 +24,12 @@ use crate::vfs::{OpenFlags, Outcome, Reply};
 pub(in super::super) enum Then {
     /// The call is answered.
     Reply(CallId),
+    /// The call is answered with this, however the machine ends.
+    ReplyWith(CallId, Outcome),
     /// A file is opened for the call.
     Open(CallId, Opening),
     /// A leader was told that these are not open here: until it has heard, they can't be opened.
     Disowned(Vec<Ino>),
-    /// Nobody waits.
-    Nothing,
 }
 
 #[derive(Debug)]
@@ -192,8 +192,8 @@ impl Client {
         };
         match task.then {
             Then::Reply(call) | Then::Open(call, _) => self.reply(call, outcome),
+            Then::ReplyWith(call, outcome) => self.reply(call, outcome),
             Then::Disowned(inos) => self.disowned_heard(&inos),
-            Then::Nothing => {}
         }
     }
 

@@ -162,12 +162,21 @@ pub(in super::super) struct Lookup {
     pub(in super::super) dir: Ino,
     pub(in super::super) name: Name,
     pub(in super::super) found: bool,
+    /// How often it may be looked for again.
+    pub(in super::super) looks: u32,
 }
 
 impl Op for Lookup {
     fn next(&mut self, view: &mut View<'_>, got: Got) -> Next {
         match got {
             Got::Start | Got::Changed | Got::Woken => self.look(view),
+            // Between the two questions the name was taken away: it is looked for again.
+            Got::Meta(Ok(MetaReply::Inode { attr, .. }))
+                if attr.nlink == 0 && self.found && self.looks > 0 =>
+            {
+                self.again(view)
+            }
+            Got::Meta(Err(FsError::NotFound)) if self.found && self.looks > 0 => self.again(view),
             Got::Meta(Ok(MetaReply::Inode { attr, .. })) => {
                 let seen = Seen {
                     ino: attr.ino,
@@ -182,8 +191,13 @@ impl Op for Lookup {
                 Next::Ask(RequestBody::MetaQuery(MetaQuery::GetAttr { ino: seen.ino }))
             }
             Got::Meta(Err(error)) => {
-                if error == FsError::NotFound && !self.found {
+                if error == FsError::NotFound {
                     view.caches.note_name(self.dir, &self.name, None);
+                    // The name's inode is gone: so the name is, or is another's by now.
+                    if self.found {
+                        self.found = false;
+                        return self.look(view);
+                    }
                 }
                 Next::fail(error)
             }
@@ -193,6 +207,12 @@ impl Op for Lookup {
 }
 
 impl Lookup {
+    fn again(&mut self, view: &View<'_>) -> Next {
+        self.looks -= 1;
+        self.found = false;
+        self.look(view)
+    }
+
     fn look(&self, view: &View<'_>) -> Next {
         let Some(salt) = view.caches.salt(self.dir) else {
             return Next::Salt(self.dir);

@@ -20,6 +20,8 @@ use crate::vfs::{DirEntry, FsStats, XattrMode};
 #[derive(Debug)]
 pub(super) struct Inode {
     pub attr: Attr,
+    /// The change number after the last change of content.
+    pub content: u64,
     pub entries: BTreeMap<Name, Ino>,
     pub inline: Option<Bytes>,
     pub map: BTreeMap<u64, (u64, bool)>,
@@ -144,6 +146,7 @@ impl Cluster {
         let time = self.time();
         let attr = new_attr(ino, new, time, parent, salt);
         let inode = Inode {
+            content: attr.change,
             attr: attr.clone(),
             entries: BTreeMap::new(),
             inline: Some(Bytes::new()),
@@ -473,6 +476,7 @@ impl Cluster {
         let time = self.time();
         let inode = self.inodes.get_mut(&ino).ok_or(FsError::NotFound)?;
         inode.attr.change += 1;
+        inode.content = inode.attr.change;
         let version = inode.attr.change;
         let grows = |inode: &Inode, size: u64| {
             assert!(
@@ -578,6 +582,7 @@ impl Cluster {
             kind,
             serial,
             attr: inode.attr.clone(),
+            content: inode.content,
             inline: inode.inline.clone(),
             map: inode.map.iter().take(half).map(run).collect(),
             map_complete: half == inode.map.len(),
@@ -651,6 +656,7 @@ impl Cluster {
                             group,
                             ino,
                             serial,
+                            round: 0,
                             want,
                         },
                     ));
@@ -673,7 +679,7 @@ impl Cluster {
     fn lease_done(&mut self, session: SessionId, done: &LeaseDone) {
         let (LeaseDone::Released(ino, serial)
         | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial)) = done;
+        | LeaseDone::Flushed(ino, serial, _)) = done;
         let leases = self.leases.entry(*ino).or_default();
         if leases
             .holders

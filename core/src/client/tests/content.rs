@@ -205,7 +205,7 @@ fn a_lost_lease_with_changed_content_is_told_once() {
     write(&mut net, 0, file, 0, b"mine");
     net.cut_off = true;
     net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1;
+    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
     net.cluster.drop_leases();
     net.cut_off = false;
     let fsync = Call::Sync {
@@ -222,6 +222,32 @@ fn a_lost_lease_with_changed_content_is_told_once() {
     assert_eq!(net.call(0, flush), Ok(Reply::Done));
     assert_eq!(net.call(0, fsync), Ok(Reply::Done));
     assert_eq!(read(&mut net, 0, file, 0, 10).len(), 0);
+}
+
+/// Calm seed 45: the mount's own chmod raised the inode's change number, and what it had written was given up.
+#[test]
+fn a_lost_lease_with_changed_attributes_loses_nothing() {
+    let mut net = Net::new(2, 8);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"mine");
+    let chmod = Call::SetAttr {
+        ino: file.0,
+        set: SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        },
+        size: None,
+        handle: None,
+    };
+    net.call(0, chmod.clone()).expect("chmod");
+    write(&mut net, 0, file, 4, b" and mine");
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.drop_leases();
+    net.cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1;
+    net.cut_off = false;
+    sync(&mut net, 0, file.0);
+    assert_eq!(&read(&mut net, 0, file, 0, 20)[..], b"mine and mine");
 }
 
 #[test]
@@ -433,7 +459,7 @@ fn a_lease_that_ran_out_is_not_used() {
     net.cluster.drop_leases();
     let inode = net.cluster.inodes.get_mut(&file.0).unwrap();
     inode.inline = Some(Bytes::from_static(b"new"));
-    inode.attr.change += 1;
+    inode.content += 1;
     net.cut_off = false;
     net.pass(Duration::from_secs(1));
     assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");

@@ -139,7 +139,7 @@ impl Net {
                 Output::Invalidate { ino } => {
                     self.at(delay, Event::Input(client, Input::Invalidated { ino }));
                 }
-                Output::Mounted { .. } => {}
+                Output::Mounted { .. } | Output::Lost { .. } => {}
                 Output::Refused { .. } => panic!("refused"),
                 Output::Gone => self.gone.push(client),
             }

@@ -310,7 +310,7 @@ impl Leader {
             )
             | None => Some(TxnFailure::Conflict),
         };
-        running.failure = running.failure.take().or(failure);
+        running.failure = likelier(running.failure.take(), failure);
         if running.pending > 0 {
             return;
         }
@@ -706,6 +706,22 @@ impl Txn {
             attempts: 0,
             resume_at: None,
         }
+    }
+}
+
+/// Of two failures the one that tells more about the others: an error that one participant found counts only when no
+/// other says that what it was asked about is not so, or may not be.
+fn likelier(one: Option<TxnFailure>, other: Option<TxnFailure>) -> Option<TxnFailure> {
+    let rank = |failure: &Option<TxnFailure>| match failure {
+        None => 0,
+        Some(TxnFailure::Error(_)) => 1,
+        Some(TxnFailure::Conflict) => 2,
+        Some(TxnFailure::Changed) => 3,
+    };
+    if rank(&other) > rank(&one) {
+        other
+    } else {
+        one
     }
 }
 

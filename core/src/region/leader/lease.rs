@@ -20,6 +20,8 @@ pub(super) struct RecallOut {
     pub(super) session: SessionId,
     pub(super) ino: Ino,
     pub(super) serial: LeaseSerial,
+    /// Of a flush: which.
+    pub(super) round: u64,
     pub(super) want: RecallKind,
 }
 
@@ -43,8 +45,9 @@ struct Waiter {
 struct File {
     holders: BTreeMap<SessionId, Holder>,
     queue: VecDeque<Waiter>,
-    /// Those who wait for the exclusive holder to commit what it has.
-    flushes: Vec<Ticket>,
+    /// Those who wait for the exclusive holder to commit what it has, each in a round of its own.
+    flushes: Vec<(u64, Ticket)>,
+    round: u64,
 }
 
 /// All leases of one region.
@@ -107,6 +110,7 @@ impl File {
                     session: *holder,
                     ino,
                     serial: held.serial,
+                    round: 0,
                     want,
                 });
             }
@@ -166,6 +170,7 @@ impl LeaseTable {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want,
         })
     }
@@ -208,8 +213,8 @@ impl LeaseTable {
     }
 
     /// Whose turn has come: the tickets of those at the head of the queue that conflict with nobody any more. They are
-    /// taken from the queue and hold their lease from now on.
-    pub(super) fn turns(&mut self, ino: Ino) -> (Vec<Ticket>, Vec<RecallOut>) {
+    /// taken from the queue and hold their lease from now on, until `until` if nothing is heard of them.
+    pub(super) fn turns(&mut self, ino: Ino, until: Instant) -> (Vec<Ticket>, Vec<RecallOut>) {
         let mut tickets = Vec::new();
         if let Some(file) = self.files.get_mut(&ino) {
             while let Some(first) = file.queue.front() {
@@ -219,6 +224,8 @@ impl LeaseTable {
                 let first = file.queue.pop_front().expect("the queue has a front");
                 let serial = self.last_serial.next();
                 file.hold(first.session, first.kind, serial);
+                let term = self.terms.entry(first.session).or_insert(until);
+                *term = (*term).max(until);
                 tickets.push(first.ticket);
             }
         }
@@ -229,7 +236,7 @@ impl LeaseTable {
     pub(super) fn forget(&mut self, ino: Ino, ticket: Ticket) {
         if let Some(file) = self.files.get_mut(&ino) {
             file.queue.retain(|waiter| waiter.ticket != ticket);
-            file.flushes.retain(|waiting| *waiting != ticket);
+            file.flushes.retain(|(_, waiting)| *waiting != ticket);
         }
         self.tidy(ino);
     }
@@ -281,27 +288,35 @@ impl LeaseTable {
             .find(|(_, held)| held.kind == LeaseKind::Exclusive)?;
         // A flush that is already under way began before this request and may miss what came in between: the next
         // ticket asks once more.
-        file.flushes.push(ticket);
+        file.round += 1;
+        file.flushes.push((file.round, ticket));
         held.recalled = held.recalled.max(Some(RecallKind::Flush));
         Some(RecallOut {
             session: *session,
             ino,
             serial: held.serial,
+            round: file.round,
             want: RecallKind::Flush,
         })
     }
 
-    /// A flush recall was answered, or its holder is gone: those who waited for it.
-    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId) -> Vec<Ticket> {
+    /// The flush recall of a round was answered, or its holder is gone (any round): those who waited for it. Who asked
+    /// later waits on: what was written between its holder's flush and the later question is not committed.
+    pub(super) fn flushed(&mut self, ino: Ino, session: SessionId, round: u64) -> Vec<Ticket> {
         let Some(file) = self.files.get_mut(&ino) else {
             return Vec::new();
         };
         if let Some(held) = file.holders.get_mut(&session)
             && held.recalled == Some(RecallKind::Flush)
+            && round >= file.round
         {
             held.recalled = None;
         }
-        core::mem::take(&mut file.flushes)
+        let (over, rest) = core::mem::take(&mut file.flushes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(asked, _)| *asked <= round);
+        file.flushes = rest;
+        over.into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// Holders that are recalled and whose term is over: to be shut out by a takeover.
@@ -412,9 +427,9 @@ mod tests {
         let (recalls, _) = table.wait(file(), C, LeaseKind::Exclusive, 7);
         assert_eq!(recalls.len(), 2, "both readers are asked");
         table.released(file(), A, None);
-        assert_eq!(table.turns(file()).0, []);
+        assert_eq!(table.turns(file(), Instant(100)).0, []);
         table.released(file(), B, None);
-        assert_eq!(table.turns(file()).0, [7]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [7]);
         assert!(table.holds(file(), C, LeaseKind::Exclusive));
     }
 
@@ -430,14 +445,14 @@ mod tests {
         );
         table.wait(file(), C, LeaseKind::Shared, 2);
         table.released(file(), A, None);
-        let (turns, recalls) = table.turns(file());
+        let (turns, recalls) = table.turns(file(), Instant(100));
         assert_eq!(turns, [1]);
         assert_eq!(
             (recalls[0].session, recalls[0].want),
             (B, RecallKind::Share)
         );
         table.released(file(), B, Some(LeaseKind::Shared));
-        assert_eq!(table.turns(file()).0, [2]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [2]);
     }
 
     #[test]
@@ -484,6 +499,31 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_while_a_flush_is_under_way_waits_for_the_next() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        let first = table.wait_flush(file(), 1).expect("A holds it").round;
+        let second = table.wait_flush(file(), 2).expect("A holds it").round;
+        assert_eq!(table.flushed(file(), A, first), [1]);
+        assert_eq!(table.flushed(file(), A, second), [2]);
+    }
+
+    /// Crowded seed 47: a session whose turn had come and of which no lease frame had been heard yet counted as dead when
+    /// the next in the queue recalled its lease, which was then given away under it.
+    #[test]
+    fn one_whose_turn_came_has_a_term() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        table.wait(file(), B, LeaseKind::Exclusive, 1);
+        table.wait(file(), C, LeaseKind::Exclusive, 2);
+        table.released(file(), A, None);
+        let (turns, recalls) = table.turns(file(), Instant(100));
+        assert_eq!((turns, recalls.len()), (alloc::vec![1], 1));
+        assert_eq!(table.overdue(Instant(99)), []);
+        assert_eq!(table.overdue(Instant(100)), [(file(), B)]);
+    }
+
+    #[test]
     fn a_repeated_wait_keeps_its_turn() {
         let mut table = LeaseTable::new(1);
         table.try_take(file(), A, LeaseKind::Exclusive);
@@ -491,6 +531,6 @@ mod tests {
         table.wait(file(), C, LeaseKind::Shared, 2);
         assert_eq!(table.wait(file(), B, LeaseKind::Shared, 3).1, Some(1));
         table.released(file(), A, None);
-        assert_eq!(table.turns(file()).0, [3, 2]);
+        assert_eq!(table.turns(file(), Instant(100)).0, [3, 2]);
     }
 }

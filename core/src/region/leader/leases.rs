@@ -15,9 +15,10 @@ use crate::ids::SessionId;
 use crate::limits::LEASE_TERM;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
+use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
-    Answer, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
+    Answer, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
 };
 use crate::time::{Instant, Now};
 
@@ -142,6 +143,10 @@ impl Leader {
         session: SessionId,
         kind: LeaseKind,
     ) -> Result<Option<Grant>, KvError> {
+        // One that is being shut out gets nothing new before it is.
+        if self.leases.taking_over.contains(&(ino, session)) {
+            return Ok(None);
+        }
         let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
@@ -161,14 +166,14 @@ impl Leader {
         patient: bool,
         query: Query,
     ) -> Result<Wish, KvError> {
-        let asserted = held_before(&query, self.leases.term);
+        let claim = held_before(&query, self.leases.term);
         let session = query.request.header.session;
         if !self.leases.admitted.contains(&session) {
             self.ask_admission(now, session, query);
             return Ok(Wish::Waits);
         }
         // Until the last lease of an earlier leader has run out its holder is alone with it, and says so.
-        if asserted
+        if claim.is_some_and(|claim| claim.lasts)
             && self.leases.inherited_until.is_some()
             && let Some(grant) = self.take_lease(now, state, ino, session, kind)?
         {
@@ -176,8 +181,13 @@ impl Leader {
             return Ok(Wish::Granted(query.asker, grant));
         }
         if !self.leases.inherited(session) && self.leases.unsettled(ino, session) {
-            self.settle(now, ino, query);
-            return Ok(Wish::Waits);
+            // Who never gave it back and finds the same fence is the last holder: nobody else was let in since.
+            let fence = inode::get(state, ino)?.map(|inode| inode.fence);
+            if claim.is_none() || claim.map(|claim| claim.fence) != fence {
+                self.settle(now, ino, Some(query));
+                return Ok(Wish::Waits);
+            }
+            self.leases.settled.insert(ino);
         }
         if let Some(grant) = self.grant_if_free(now, state, ino, session, kind)? {
             return Ok(Wish::Granted(query.asker, grant));
@@ -198,6 +208,26 @@ impl Leader {
         Ok(Wish::Waits)
     }
 
+    /// Attributes are shown only when no holder that this leader never knew of may have changes of them: once its lease
+    /// has run out, and it is shut out so that they never come. None when the query waits.
+    pub(super) fn settle_shown(&mut self, now: Now, inos: &[Ino], query: Query) -> Option<Query> {
+        let session = query.request.header.session;
+        let unsettled = |ino: &&Ino| self.leases.unsettled(**ino, session);
+        let unsettled: Vec<Ino> = inos.iter().filter(unsettled).copied().collect();
+        let Some((first, rest)) = unsettled.split_first() else {
+            return Some(query);
+        };
+        if self.leases.inherited(session) {
+            self.leases.ticket(*first, query);
+            return None;
+        }
+        for ino in rest {
+            self.settle(now, *ino, None);
+        }
+        self.settle(now, *first, Some(query));
+        None
+    }
+
     /// Waits until the exclusive holder of `ino`, if it is somebody else, has committed what it has.
     pub(super) fn flush_first(&mut self, ino: Ino, query: Query) -> Option<Query> {
         let session = query.request.header.session;
@@ -211,10 +241,11 @@ impl Leader {
     }
 
     /// Shuts out whoever held a lease of the inode before this leadership.
-    fn settle(&mut self, now: Now, ino: Ino, query: Query) {
+    fn settle(&mut self, now: Now, ino: Ino, query: Option<Query>) {
+        let begins = !self.leases.settling.contains_key(&ino);
         let waiters = self.leases.settling.entry(ino).or_default();
-        waiters.push(query);
-        if waiters.len() == 1 {
+        waiters.extend(query);
+        if begins {
             let dead = SessionId::CLUSTER;
             let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
             let command = self.own_command(now, None, body);
@@ -259,36 +290,36 @@ impl Leader {
     }
 
     /// A mount reports of a lease.
-    pub(super) fn lease_done(&mut self, _now: Now, session: SessionId, done: LeaseDone) {
+    pub(super) fn lease_done(&mut self, now: Now, session: SessionId, done: LeaseDone) {
         let (LeaseDone::Released(ino, serial)
         | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial)) = done;
+        | LeaseDone::Flushed(ino, serial, _)) = done;
         if !self.leases.table.is_current(ino, session, serial) {
             return;
         }
         match done {
-            LeaseDone::Released(..) => self.gave_back(ino, session, None),
-            LeaseDone::Downgraded(..) => self.gave_back(ino, session, Some(LeaseKind::Shared)),
-            LeaseDone::Flushed(..) => self.flushed(ino, session),
+            LeaseDone::Released(..) => self.gave_back(now, ino, session, None),
+            LeaseDone::Downgraded(..) => self.gave_back(now, ino, session, Some(LeaseKind::Shared)),
+            LeaseDone::Flushed(_, _, round) => self.flushed(ino, session, round),
         }
     }
 
-    fn gave_back(&mut self, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
-        self.flushed(ino, session);
+    fn gave_back(&mut self, now: Now, ino: Ino, session: SessionId, keeps: Option<LeaseKind>) {
+        self.flushed(ino, session, u64::MAX);
         self.leases.table.released(ino, session, keeps);
-        self.next_turns(ino);
+        self.next_turns(now, ino);
     }
 
-    fn flushed(&mut self, ino: Ino, session: SessionId) {
-        for ticket in self.leases.table.flushed(ino, session) {
+    fn flushed(&mut self, ino: Ino, session: SessionId, round: u64) {
+        for ticket in self.leases.table.flushed(ino, session, round) {
             self.run_again(ticket);
         }
     }
 
     /// Lets those whose turn has come go on. They hold the lease already; running their query again after a fresh
     /// read index confirms that this leader still leads when it says so.
-    fn next_turns(&mut self, ino: Ino) {
-        let (turns, recalls) = self.leases.table.turns(ino);
+    fn next_turns(&mut self, now: Now, ino: Ino) {
+        let (turns, recalls) = self.leases.table.turns(ino, now.mono + LEASE_TERM);
         self.send_recalls(recalls);
         for ticket in turns {
             self.run_again(ticket);
@@ -307,6 +338,7 @@ impl Leader {
             session,
             ino,
             serial,
+            round,
             want,
         } in recalls
         {
@@ -314,6 +346,7 @@ impl Leader {
                 group,
                 ino,
                 serial,
+                round,
                 want,
             };
             self.outputs.push_back(Output::Recall { session, recall });
@@ -351,9 +384,9 @@ impl Leader {
         }
     }
 
-    pub(super) fn taken_over(&mut self, ino: Ino, dead: SessionId) {
+    pub(super) fn taken_over(&mut self, now: Now, ino: Ino, dead: SessionId) {
         self.leases.taking_over.remove(&(ino, dead));
-        self.gave_back(ino, dead, None);
+        self.gave_back(now, ino, dead, None);
     }
 
     /// What a session held is shut out by a fence before it goes to others: its writes may still be on their way.
@@ -371,10 +404,10 @@ impl Leader {
     }
 }
 
-/// Whether the query's session holds what it asks for by the grant of an earlier leader.
-fn held_before(query: &Query, term: u64) -> bool {
+/// What the query's session holds of what it asks for, by the grant of an earlier leader.
+fn held_before(query: &Query, term: u64) -> Option<Claim> {
     let RequestBody::MetaQuery(MetaQuery::Open { held, .. }) = &query.request.body else {
-        return false;
+        return None;
     };
-    held.is_some_and(|serial| serial.term < term)
+    held.filter(|claim| claim.serial.term < term)
 }

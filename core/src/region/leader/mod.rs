@@ -283,7 +283,7 @@ impl Leader {
                 Ok(())
             }
             Some(Job::Takeover { ino, dead }) => {
-                self.taken_over(ino, dead);
+                self.taken_over(now, ino, dead);
                 Ok(())
             }
             Some(Job::Settle { ino }) => {

@@ -2,14 +2,14 @@
 //!
 //! Owns the order of these steps. What a query reads is `region::query`'s business.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::leases::Wish;
 use super::port::{Asker, Output};
 use super::{Job, Leader};
-use crate::attr::FileKind;
+use crate::attr::{Attr, FileKind};
 use crate::place::Ino;
 use crate::region::kv::{KvError, KvRead};
 use crate::region::query::{self, DataFound, Miss};
@@ -26,8 +26,8 @@ pub(super) struct Query {
     pub(super) request: Request,
     /// Intents were in the way of the last reading: what was read past them, until all are known to be undecided.
     unsure: Option<Unsure>,
-    /// Inodes whose exclusive holder has committed what it had since this query arrived.
-    flushed: BTreeSet<Ino>,
+    /// Inodes whose exclusive holder was asked to commit what it had since this query arrived, each as it looked then.
+    flushed: BTreeMap<Ino, Attr>,
 }
 
 /// What a query has read past intents. It held at that moment if none of their transactions was decided by then: so each
@@ -44,7 +44,7 @@ impl Leader {
             asker,
             request,
             unsure: None,
-            flushed: BTreeSet::new(),
+            flushed: BTreeMap::new(),
         };
         self.read_index(Job::Query(query));
     }
@@ -162,6 +162,10 @@ impl Leader {
                 }
             }
         };
+        let inos: Vec<Ino> = shown(&reply).map(|attr| attr.ino).collect();
+        let Some(query) = self.settle_shown(now, &inos, query) else {
+            return Ok(());
+        };
         let Some(query) = self.flush_shown(query, &reply) else {
             return Ok(());
         };
@@ -170,13 +174,19 @@ impl Leader {
     }
 
     /// Attributes that are shown must be those the exclusive holder has: it is asked to commit first (P8, flush recall).
+    /// If a link or a chmod came since it was asked, it is asked once more: it may have written before that.
     fn flush_shown(&mut self, mut query: Query, reply: &MetaReply) -> Option<Query> {
         let session = query.request.header.session;
-        let dirty = shown(reply).find(|ino| {
-            !query.flushed.contains(ino) && self.leases.table.dirty_elsewhere(*ino, session)
+        let dirty = shown(reply).find(|attr| {
+            let asked = query.flushed.get(&attr.ino);
+            !asked.is_some_and(|before| same_beside_content(before, attr))
+                && self.leases.table.dirty_elsewhere(attr.ino, session)
         });
-        let Some(ino) = dirty else { return Some(query) };
-        query.flushed.insert(ino);
+        let Some(attr) = dirty else {
+            return Some(query);
+        };
+        let ino = attr.ino;
+        query.flushed.insert(ino, attr.clone());
         self.flush_first(ino, query)
     }
 
@@ -239,7 +249,7 @@ fn wanted_lease(asked: &MetaQuery, reply: &MetaReply) -> Option<(Ino, LeaseKind,
 }
 
 /// The regular files whose attributes a reply shows.
-fn shown(reply: &MetaReply) -> impl Iterator<Item = Ino> + '_ {
+fn shown(reply: &MetaReply) -> impl Iterator<Item = &Attr> + '_ {
     let (one, many): (_, &[crate::vfs::DirEntry]) = match reply {
         MetaReply::Inode { attr, .. } => (Some(attr), &[]),
         MetaReply::Entries { entries, .. } => (None, entries),
@@ -259,5 +269,10 @@ fn shown(reply: &MetaReply) -> impl Iterator<Item = Ino> + '_ {
     one.into_iter()
         .chain(many.iter().filter_map(|entry| entry.attr.as_ref()))
         .filter(|attr| attr.kind == FileKind::Regular)
-        .map(|attr| attr.ino)
+}
+
+/// Whether nothing but content changed between two views of an inode.
+fn same_beside_content(before: &Attr, after: &Attr) -> bool {
+    let beside = |attr: &Attr| (attr.mode, attr.nlink, attr.uid, attr.gid, attr.parent);
+    beside(before) == beside(after)
 }
