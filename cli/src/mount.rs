@@ -40,7 +40,7 @@ async fn mount(options: &Mount) -> anyhow::Result<()> {
     };
     let (client, root) = opened?;
     let mounted = up::mount(client, root, &options.mountpoint, options.read_only).await?;
-    up::serve(mounted).await
+    up::serve(mounted, std::future::pending()).await
 }
 
 /// Starts the same command as a child of its own process group and waits until it says that it is mounted.

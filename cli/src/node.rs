@@ -42,23 +42,23 @@ async fn serve(options: &NodeOptions) -> anyhow::Result<()> {
     };
     signals::say("ready", &serving.node.address())?;
     let result = match &options.mount {
-        Some(mountpoint) => with_mount(&serving, mountpoint).await,
+        Some(mountpoint) => with_mount(&mut serving, mountpoint).await,
         None => until_end(&mut serving, end).await,
     };
     serving.stop().await;
     result
 }
 
-async fn with_mount(serving: &Serving, mountpoint: &Path) -> anyhow::Result<()> {
+async fn with_mount(serving: &mut Serving, mountpoint: &Path) -> anyhow::Result<()> {
     let (client, root) = client::open(serving.node.clone(), up::client_config(false)).await?;
     let mounted = up::mount(client, root, mountpoint, false).await?;
-    up::serve(mounted).await
+    up::serve(mounted, serving.over()).await
 }
 
 async fn until_end(serving: &mut Serving, mut end: signals::End) -> anyhow::Result<()> {
     tokio::select! {
         biased;
         () = end.wait() => Ok(()),
-        broken = serving.broken.wait() => Err(broken.into()),
+        why = serving.over() => Err(why),
     }
 }

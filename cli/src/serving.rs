@@ -35,8 +35,7 @@ pub(crate) struct Ground {
 pub(crate) struct Serving {
     /// The node.
     pub(crate) node: Node<TokioRuntime>,
-    /// Says why it must not go on.
-    pub(crate) broken: Broken,
+    broken: Broken,
     _lock: DataDirLock,
 }
 
@@ -125,10 +124,21 @@ impl Ground {
 }
 
 impl Serving {
+    /// Completes when the node has ended or must not go on, with the reason.
+    pub(crate) async fn over(&mut self) -> anyhow::Error {
+        tokio::select! {
+            biased;
+            end = self.node.health().over() => end.into(),
+            broken = self.broken.wait() => broken.into(),
+        }
+    }
+
     /// A clean end: a checkpoint makes the next start quick.
     pub(crate) async fn stop(self) {
         // What is only in memory is in the log too.
-        if let Err(error) = self.node.checkpoint().await {
+        if self.node.health().ended().is_none()
+            && let Err(error) = self.node.checkpoint().await
+        {
             tracing::warn!(%error, "the last checkpoint could not be made; the next start replays the log");
         }
         self.node.stop().await;

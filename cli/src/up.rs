@@ -37,19 +37,19 @@ pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
 
 async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
     let runtime = TokioRuntime::new();
-    let nodes = start_nodes(&runtime, options, data).await?;
-    let result = mount_and_serve(&nodes, &options.mountpoint).await;
+    let mut nodes = start_nodes(&runtime, options, data).await?;
+    let result = mount_and_serve(&mut nodes, &options.mountpoint).await;
     for serving in nodes {
         serving.stop().await;
     }
     result
 }
 
-async fn mount_and_serve(nodes: &[Serving], mountpoint: &Path) -> anyhow::Result<()> {
-    let first = nodes.first().context("there is at least one node")?;
+async fn mount_and_serve(nodes: &mut [Serving], mountpoint: &Path) -> anyhow::Result<()> {
+    let first = nodes.first_mut().context("there is at least one node")?;
     let (client, root) = client::open(first.node.clone(), client_config(false)).await?;
     let mounted = mount(client, root, mountpoint, false).await?;
-    serve(mounted).await
+    serve(mounted, first.over()).await
 }
 
 /// The first node's data lie in the directory itself, so that it can go on alone; those of the others below it.
@@ -164,13 +164,24 @@ pub(crate) async fn mount(
 }
 
 /// Says that it is mounted and waits for the end: a signal, or an unmount from outside.
-pub(crate) async fn serve(mounted: Mounted) -> anyhow::Result<()> {
-    let mut end = signals::end()?;
+///
+/// `over` completes with the reason when what it stands on has ended.
+pub(crate) async fn serve(
+    mounted: Mounted,
+    over: impl Future<Output = anyhow::Error>,
+) -> anyhow::Result<()> {
+    let mut told = signals::end()?;
     signals::say("mounted", &mounted.path().display().to_string())?;
+    let mut end = None;
+    let mut over = std::pin::pin!(over);
     loop {
         tokio::select! {
             biased;
-            () = end.wait() => break,
+            () = told.wait() => break,
+            why = &mut over => {
+                end = Some(why);
+                break;
+            }
             () = tokio::time::sleep(LOOK_EVERY) => {
                 if mounted.is_gone() {
                     break;
@@ -178,8 +189,11 @@ pub(crate) async fn serve(mounted: Mounted) -> anyhow::Result<()> {
             }
         }
     }
-    spawn_blocking(move || mounted.unmount()).await??;
-    Ok(())
+    let unmounted = spawn_blocking(move || mounted.unmount()).await?;
+    match end {
+        Some(why) => Err(why),
+        None => Ok(unmounted?),
+    }
 }
 
 /// Where data is kept: as asked, else the system's place for root and the user's own for others (XDG).

@@ -320,7 +320,10 @@ impl<R: Runtime> Driver<R> {
                     payload,
                     answer,
                 } => {
-                    if let Some(asker) = self.admit(answer) {
+                    if let Some(refusal) = self.no_room_for(&request) {
+                        let refusal = Answer::Refused(refusal);
+                        answer(Reply::Answer(refusal), Bytes::new());
+                    } else if let Some(asker) = self.admit(answer) {
                         inputs.push(Input::Request {
                             asker,
                             request,
@@ -362,6 +365,15 @@ impl<R: Runtime> Driver<R> {
         }
         self.feed(inputs)?;
         Ok(goes_on)
+    }
+
+    /// P10: what a leader whose disk is full does not take.
+    fn no_room_for(&self, request: &Request) -> Option<Refusal> {
+        if self.leading.is_none() || crate::full::is_taken(&request.body) {
+            return None;
+        }
+        let full = self.replica.state().reserve_only();
+        full.then_some(Refusal::ReserveOnly)
     }
 
     /// Gives whoever asks a name, or refuses.

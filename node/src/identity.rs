@@ -5,12 +5,13 @@
 
 use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{BootNumber, ClusterId, NodeId, StoreId};
-use polyfs_store::disk::{Dir, Disk, DiskError, OpenMode};
+use polyfs_store::disk::{Dir, DiskError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::sealed_file;
+
 const FILE: &str = "identity";
-const FILE_NEW: &str = "identity.new";
 const VERSION: u8 = 1;
 
 /// What a store knows of itself.
@@ -31,7 +32,9 @@ pub enum IdentityError {
     #[error("the identity file: {0}")]
     Disk(#[from] DiskError),
     /// The file is damaged.
-    #[error("the identity file is damaged ({0}): this node must come back empty")]
+    #[error(
+        "the file identity can't be used ({0}): if it is damaged, this node must come back empty"
+    )]
     Damaged(#[from] DecodeError),
 }
 
@@ -57,22 +60,10 @@ pub fn start(
 }
 
 fn read(dir: &impl Dir) -> Result<Option<StoreIdentity>, IdentityError> {
-    let file = match dir.open(
-        FILE,
-        OpenMode {
-            create: false,
-            direct: false,
-        },
-    ) {
-        Ok(file) => file,
-        Err(DiskError::NotFound(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let Some(bytes) = sealed_file::read(dir, FILE)? else {
+        return Ok(None);
     };
-    let len = file.len()?;
-    let len = usize::try_from(len).map_err(|_| DecodeError::Invalid("identity"))?;
-    let mut bytes = vec![0; len.min(4096)];
-    file.read_at(0, &mut bytes)?;
-    Ok(Some(codec::decode_versioned("identity", VERSION, &bytes)?))
+    Ok(Some(codec::decode_versioned("identity", VERSION, &bytes?)?))
 }
 
 /// Writes the identity; durable when this returns.
@@ -80,19 +71,7 @@ fn read(dir: &impl Dir) -> Result<Option<StoreIdentity>, IdentityError> {
 /// # Errors
 /// When the disk fails: the old one then still stands.
 pub fn write(dir: &impl Dir, identity: &StoreIdentity) -> Result<(), IdentityError> {
-    let bytes = codec::encode_versioned(VERSION, identity);
-    let file = dir.open(
-        FILE_NEW,
-        OpenMode {
-            create: true,
-            direct: false,
-        },
-    )?;
-    file.set_len(0)?;
-    file.write_at(0, &bytes)?;
-    file.sync_data()?;
-    dir.rename(FILE_NEW, FILE)?;
-    dir.sync()?;
+    sealed_file::write(dir, FILE, &codec::encode_versioned(VERSION, identity))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Owns the replicas on this machine, their births and ends, checkpoints, and the watch over the disk. Deliberately
 //! knows neither who the master is nor what a client wants: see [`crate::server`].
 
+mod ailing;
 mod directives;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft_rt::AsyncRuntime;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
 use polyfs_core::client::port::MasterRequest;
@@ -19,11 +21,13 @@ use polyfs_core::ids::{GroupId, Lineage, NodeId, Renewal, ReplicaId, SessionId, 
 use polyfs_core::limits::RAFT_HEARTBEAT;
 use polyfs_core::region::kv::{Kv, KvError};
 use polyfs_core::request::{Answer, Refusal, Request};
+use polyfs_store::disk::DiskError;
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, Pressure, Record};
 use thiserror::Error;
 
 use crate::group::{AllOf, Answerer, Group};
+use crate::health::{Health, NodeEnd};
 use crate::heartbeat::Known;
 use crate::links::Links;
 use crate::master::Master;
@@ -31,15 +35,18 @@ use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::raft::types::LogId;
+use crate::retired::Retired;
 use crate::router::Router;
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
 use crate::sessions::Sessions;
-use crate::store::Store;
+use crate::store::{Found, Store};
 use crate::wire::{Members, NodeIdentity, Reply};
 
 /// A checkpoint is due this often (P10).
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// ... or when the log needs room, but at most this often.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(20);
 /// A group's log is shortened when it is longer than this.
 const LOG_ENTRIES_MAX: u64 = 8192;
 /// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
@@ -84,6 +91,10 @@ struct Inner<R: Runtime> {
     /// Groups that are busy with a directive.
     busy: Mutex<BTreeSet<GroupId>>,
     address: Mutex<String>,
+    retired: Mutex<Retired>,
+    /// Replicas that a failed sync silenced, until they are replaced (P10).
+    silenced: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
+    dir: Arc<R::Dir>,
     stopped: AtomicBool,
 }
 
@@ -111,6 +122,15 @@ pub enum NodeError {
     /// The store has not joined a cluster.
     #[error("this store belongs to no cluster yet: join one, or found one")]
     NoMember,
+    /// Its disk has done what it can't go on with.
+    #[error(transparent)]
+    End(#[from] NodeEnd),
+    /// The marks of damage could not be written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A replica id that never speaks again (P1).
+    #[error("replica {1} of {0} was retired here: place another")]
+    Retired(GroupId, ReplicaId),
     /// There is a replica of that group already.
     #[error("{0} has a replica here already")]
     Exists(GroupId),
@@ -160,8 +180,14 @@ pub struct NodeStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Whether the disk keeps the log waiting (P2).
     pub log_stalled: bool,
+    /// Whether the log needs room (P10).
+    pub log_tight: bool,
+    /// Whether the disk is full but for the reserve (P10).
+    pub reserve_only: bool,
     /// Why it answers nothing more.
     pub failure: Option<String>,
+    /// Replicas whose bytes here are damaged or not to be trusted: they never speak again, and wait to be replaced.
+    pub lost: BTreeMap<(GroupId, ReplicaId), String>,
 }
 
 impl<R: Runtime> Node<R> {
@@ -199,7 +225,13 @@ impl<R: Runtime> Node<R> {
             boot,
         };
         let data = Arc::clone(store.db.data());
-        let log = SharedLog::start(runtime.clone(), store.dir, store.log, data, store.pins);
+        let log = SharedLog::start(
+            runtime.clone(),
+            Arc::clone(&store.dir),
+            store.log,
+            data,
+            store.pins,
+        );
         let state = SharedState::new(runtime.clone(), store.db)?;
         let links = Links::new(runtime.clone(), me);
         let ground = Ground {
@@ -219,13 +251,16 @@ impl<R: Runtime> Node<R> {
             known: Known::default(),
             busy: Mutex::default(),
             address: Mutex::default(),
+            retired: Mutex::new(store.found.retired.clone()),
+            silenced: Mutex::default(),
+            dir: Arc::clone(&store.dir),
             stopped: AtomicBool::new(false),
         };
         let node = Self {
             inner: Arc::new(inner),
         };
         node.remember_peers()?;
-        node.open_replicas(store.torn).await?;
+        node.open_replicas(store.torn, &store.found).await?;
         node.clear_away()?;
         let (listener, address) = listener;
         *node.inner.address.lock() = address;
@@ -236,6 +271,7 @@ impl<R: Runtime> Node<R> {
         runtime.spawn(node.clone().beat());
         runtime.spawn(node.clone().checkpoint_often());
         runtime.spawn(node.clone().watch_the_disk());
+        runtime.spawn(node.clone().watch_health());
         Ok(node)
     }
 
@@ -469,8 +505,13 @@ impl<R: Runtime> Node<R> {
         }
     }
 
-    async fn open_replicas(&self, torn: bool) -> Result<(), NodeError> {
+    async fn open_replicas(&self, torn: bool, found: &Found) -> Result<(), NodeError> {
+        self.retire_found(found).await?;
         for (group, record) in self.inner.ground.state.records()? {
+            if self.inner.retired.lock().has(group, record.replica) {
+                self.inner.ground.state.keep_as_is(group, &record);
+                continue;
+            }
             let machine = (self.inner.machines)(group);
             let opened = Replica::open(
                 &self.inner.ground,
@@ -480,12 +521,16 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
+            if let Some(why) = found.poisoned.as_deref().filter(|_| !opened.was_alone()) {
+                self.silence(&opened, why).await;
+                continue;
+            }
             if torn && !opened.was_alone() {
                 self.hold_back(&opened);
             }
             self.take_in(opened, machine);
         }
-        Ok(())
+        self.unpoison(found)
     }
 
     /// P10: a replica that may have lost what it acknowledged starts no election for a while.
@@ -512,6 +557,7 @@ impl<R: Runtime> Node<R> {
         if self.replica(group).is_some() {
             return Err(NodeError::Exists(group));
         }
+        self.make_way(group, id)?;
         let ground = &self.inner.ground;
         let record = ReplicaRecord::blank(id, Lineage(self.runtime().random()));
         ground.state.create(group, &record, fill).await?;
@@ -539,10 +585,13 @@ impl<R: Runtime> Node<R> {
 
     async fn checkpoint_often(self) {
         while !self.inner.stopped.load(Ordering::Acquire) {
-            self.runtime().sleep(CHECKPOINT_EVERY).await;
+            // P10: every second, or when the log needs room; then not faster than it can help.
+            self.runtime().sleep(CHECKPOINT_PAUSE).await;
+            let rest = CHECKPOINT_EVERY.saturating_sub(CHECKPOINT_PAUSE);
+            let _ = R::Async::timeout(rest, self.inner.ground.log.needs_room()).await;
             match self.checkpoint().await {
                 Ok(()) => self.shorten_logs().await,
-                Err(error) => tracing::warn!(%error, "no checkpoint"),
+                Err(error) => self.checkpoint_failed(&error),
             }
         }
     }
@@ -550,6 +599,9 @@ impl<R: Runtime> Node<R> {
     /// Lets openraft purge what a checkpoint has made unnecessary: of long logs, and of all when the log needs room.
     async fn shorten_logs(&self) {
         let tight = self.inner.ground.log.pressure() > Pressure::None;
+        if tight {
+            self.drop_lost_logs();
+        }
         for group in self.groups() {
             let raft = group.replica().raft();
             let (applied, purged) = {
@@ -573,6 +625,9 @@ impl<R: Runtime> Node<R> {
         let mut beating = true;
         while !self.inner.stopped.load(Ordering::Acquire) {
             self.runtime().sleep(RAFT_HEARTBEAT).await;
+            if let Err(error) = self.inner.ground.state.look_at_space().await {
+                tracing::debug!(%error, "how full the disk is can't be told");
+            }
             let well = !self.inner.ground.log.stalled() && self.failure().is_none();
             let beat = well || cfg!(planted = "heartbeats_without_disk");
             if beat != beating {
@@ -586,11 +641,13 @@ impl<R: Runtime> Node<R> {
     }
 
     fn failure(&self) -> Option<String> {
-        self.inner
-            .ground
-            .log
-            .failure()
-            .map(|error| error.to_string())
+        self.health().ended().map(|end| end.to_string())
+    }
+
+    /// What its disk has done to it.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        self.inner.ground.log.health()
     }
 
     /// How it is doing.
@@ -605,7 +662,10 @@ impl<R: Runtime> Node<R> {
                 .map(|group| replica_status(group.replica()))
                 .collect(),
             log_stalled: self.inner.ground.log.stalled(),
+            log_tight: self.inner.ground.log.pressure() > Pressure::None,
+            reserve_only: self.inner.ground.state.reserve_only(),
             failure: self.failure(),
+            lost: self.lost(),
         }
     }
 

@@ -3,15 +3,18 @@
 //! Owns the order of a start: identity, log, state, and what recovery found. Deliberately starts no group: a
 //! [`crate::node::Node`] does, once it knows who it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use polyfs_core::ids::StoreId;
+use polyfs_core::ids::{GroupId, Lineage, StoreId};
+use polyfs_store::disk::{Dir, DiskError};
 use polyfs_store::extents::Pin;
-use polyfs_store::state::{StateConfig, StateDb, StoreError};
-use polyfs_store::wal::{self, Log, LogConfig, LogError, Verdict};
+use polyfs_store::state::{StateConfig, StateDb, StoreError, cache_is_true, check_database};
+use polyfs_store::wal::{self, Affected, Log, LogConfig, LogError, Verdict};
 use thiserror::Error;
 
 use crate::identity::{self, IdentityError, StoreIdentity};
+use crate::retired::{self, MarkError, Retired};
 use crate::runtime::{Lane, Runtime};
 
 /// Sizes of what is on disk.
@@ -33,6 +36,20 @@ pub struct Store<R: Runtime> {
     pub(crate) pins: Vec<Pin>,
     /// The last batch was cut: what it held may have been acknowledged (P10).
     pub(crate) torn: bool,
+    pub(crate) found: Found,
+}
+
+/// What a start finds of the disk's failures.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    /// Replicas that never speak again.
+    pub(crate) retired: Retired,
+    /// Groups whose log is damaged, and how.
+    pub(crate) logs: BTreeMap<GroupId, String>,
+    /// Lineages whose state or file data is damaged, and how.
+    pub(crate) lineages: BTreeMap<Lineage, String>,
+    /// A sync failed before this start. What is here was verified all the same, past the page cache.
+    pub(crate) poisoned: Option<String>,
 }
 
 /// Why a store does not open.
@@ -47,14 +64,25 @@ pub enum StoreOpenError {
     /// Its state.
     #[error(transparent)]
     State(#[from] StoreError),
-    /// The log has lost what it promised.
+    /// The marks of earlier failures.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The log has lost what it promised, and nobody can say whose.
     #[error(
-        "the log lost records that were acknowledged, from batch {0} on: this node must come back empty"
+        "the log (log-*) lost records that were acknowledged, from batch {0} on: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
     )]
     LogBroken(u64),
-    /// Some replica's file data can't be found any more.
-    #[error("page maps of {0} replicas are damaged: this node must come back empty")]
-    StateBroken(usize),
+    /// After a failed sync the page cache says what the disk does not hold.
+    #[error(
+        "a sync failed before this start, and {file} reads differently from memory and from the disk: restart the machine, then start this node again"
+    )]
+    CacheLies {
+        /// Which file.
+        file: String,
+    },
 }
 
 impl<R: Runtime> Store<R> {
@@ -83,6 +111,15 @@ impl<R: Runtime> Store<R> {
         life: u64,
     ) -> Result<Self, StoreOpenError> {
         let identity = identity::start(&*dir, || draw)?;
+        let mut found = Found {
+            retired: Retired::read(&*dir)?,
+            poisoned: retired::poison(&*dir)?,
+            ..Found::default()
+        };
+        if found.poisoned.is_some() {
+            look_past_the_cache(&*dir)?;
+        }
+        check_database(&*dir, config.state.cache_bytes)?;
         let recovery = match wal::recover(&*dir, &config.log)? {
             Some(recovery) => recovery,
             None => {
@@ -93,11 +130,21 @@ impl<R: Runtime> Store<R> {
         let torn = match &recovery.report.verdict {
             Verdict::Clean => false,
             Verdict::TornTail => true,
-            Verdict::Corrupt { sequence, .. } => return Err(StoreOpenError::LogBroken(*sequence)),
+            Verdict::Corrupt { sequence, affected } => {
+                let Affected::Groups(groups) = affected else {
+                    return Err(StoreOpenError::LogBroken(*sequence));
+                };
+                let what = format!("its records in the log (log-*), batch {sequence}");
+                found.logs = groups.iter().map(|group| (*group, what.clone())).collect();
+                // Whether the tail is torn as well can't be told: it may be.
+                true
+            }
         };
         let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents)?;
-        if !opened.damaged.is_empty() {
-            return Err(StoreOpenError::StateBroken(opened.damaged.len()));
+        let what = |lineage| (lineage, "a page map in state.redb".to_owned());
+        found.lineages = opened.damaged.into_iter().map(what).collect();
+        if found.poisoned.is_some() {
+            found.lineages.extend(opened.db.view()?.verify()?);
         }
         let log = recovery.start(&*dir, identity.boot.0)?;
         Ok(Self {
@@ -107,6 +154,19 @@ impl<R: Runtime> Store<R> {
             db: opened.db,
             pins: opened.pins,
             torn,
+            found,
         })
     }
+}
+
+/// P10: nothing trusts the page cache after a failed sync. The log and the data files are read past it anyway, where the
+/// filesystem can.
+fn look_past_the_cache<D: Dir>(dir: &D) -> Result<(), StoreOpenError> {
+    for file in dir.list()? {
+        let read_through_cache = file.starts_with("state.") || file.starts_with("data-");
+        if read_through_cache && !cache_is_true(dir, &file)? {
+            return Err(StoreOpenError::CacheLies { file });
+        }
+    }
+    Ok(())
 }

@@ -454,7 +454,13 @@ impl Client {
             }
             Refusal::Renewal => self.renew_soon(),
             Refusal::Busy => {}
-            Refusal::ReserveOnly => question.tries.reserve = true,
+            Refusal::ReserveOnly => {
+                question.tries.reserve = true;
+                // Nothing else is on its way: it was not carried out and never will be.
+                if latest && question.tries.messages.len() == 1 {
+                    return self.give_up(id);
+                }
+            }
             Refusal::Unavailable(_) => question.tries.failed = Some(flight.node),
         }
         if latest {

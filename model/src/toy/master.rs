@@ -77,7 +77,9 @@ impl Master {
                 MasterReply::Closed
             }
             MasterRequest::Map => MasterReply::Map(map()),
-            MasterRequest::Stats | MasterRequest::Status => MasterReply::Stats(FsStats::default()),
+            MasterRequest::Stats | MasterRequest::Status | MasterRequest::Join(_) => {
+                MasterReply::Stats(FsStats::default())
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use polyfs_store::disk::Dir;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::state::{LineageState, RegionKv, StateView, StoreError};
 
-fn failed(error: StoreError) -> KvError {
+pub(super) fn failed(error: StoreError) -> KvError {
     match error {
         StoreError::Corrupt { .. }
         | StoreError::CorruptRecord(_)
@@ -33,8 +33,23 @@ fn chunk_key(chunk: &ChunkName) -> Vec<u8> {
     key::chunk(Kind::Chunk, chunk)
 }
 
+/// The first failure that the store told of: what failed in it is not the entry's or query's fault.
+#[derive(Default)]
+struct Told(RefCell<Option<StoreError>>);
+
+impl Told {
+    fn note(&self, error: StoreError) -> KvError {
+        let mut told = self.0.borrow_mut();
+        if told.is_none() {
+            *told = Some(error.clone());
+        }
+        failed(error)
+    }
+}
+
 /// The state of one replica inside a batch.
 pub(super) struct BatchKv<'b, D: Dir> {
+    told: Told,
     state: RefCell<LineageState<'b, D>>,
     /// Where the log keeps the payload of the entry being applied, if in an extent.
     extent: Option<ExtentRef>,
@@ -43,9 +58,15 @@ pub(super) struct BatchKv<'b, D: Dir> {
 impl<'b, D: Dir> BatchKv<'b, D> {
     pub(super) fn new(state: LineageState<'b, D>) -> Self {
         Self {
+            told: Told::default(),
             state: RefCell::new(state),
             extent: None,
         }
+    }
+
+    /// What the store failed with, if it did.
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        self.told.0.borrow().clone()
     }
 
     /// Says where the payload of the entry that is applied next lies.
@@ -56,11 +77,17 @@ impl<'b, D: Dir> BatchKv<'b, D> {
 
 impl<D: Dir> KvRead for BatchKv<'_, D> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.state.borrow().get(key).map_err(failed)
+        self.state
+            .borrow()
+            .get(key)
+            .map_err(|error| self.told.note(error))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
-        self.state.borrow().scan(from, to, limit).map_err(failed)
+        self.state
+            .borrow()
+            .scan(from, to, limit)
+            .map_err(|error| self.told.note(error))
     }
 
     fn read_chunk(
@@ -77,17 +104,23 @@ impl<D: Dir> KvRead for BatchKv<'_, D> {
             .state
             .borrow_mut()
             .read_chunk(&key, u64::from(offset), length(len));
-        read.map(Some).map_err(failed)
+        read.map(Some).map_err(|error| self.told.note(error))
     }
 }
 
 impl<D: Dir> Kv for BatchKv<'_, D> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.state.get_mut().put(key, value).map_err(failed)
+        self.state
+            .get_mut()
+            .put(key, value)
+            .map_err(|error| self.told.note(error))
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), KvError> {
-        self.state.get_mut().delete(key).map_err(failed)
+        self.state
+            .get_mut()
+            .delete(key)
+            .map_err(|error| self.told.note(error))
     }
 
     fn write_chunk(
@@ -104,21 +137,21 @@ impl<D: Dir> Kv for BatchKv<'_, D> {
             }
             None => state.write_small(&key, offset, payload),
         };
-        written.map_err(failed)
+        written.map_err(|error| self.told.note(error))
     }
 
     fn zero_chunk(&mut self, chunk: &ChunkName, offset: u32, len: u32) -> Result<(), KvError> {
         let state = self.state.get_mut();
         state
             .zero(&chunk_key(chunk), u64::from(offset), length(len))
-            .map_err(failed)
+            .map_err(|error| self.told.note(error))
     }
 
     fn delete_chunk(&mut self, chunk: &ChunkName) -> Result<(), KvError> {
         self.state
             .get_mut()
             .delete_chunk(&chunk_key(chunk))
-            .map_err(failed)
+            .map_err(|error| self.told.note(error))
     }
 }
 
@@ -126,23 +159,35 @@ impl<D: Dir> Kv for BatchKv<'_, D> {
 pub(crate) struct ViewKv<'v, D: Dir> {
     view: &'v StateView<D>,
     lineage: Lineage,
+    told: Told,
 }
 
 impl<'v, D: Dir> ViewKv<'v, D> {
     pub(crate) fn new(view: &'v StateView<D>, lineage: Lineage) -> Self {
-        Self { view, lineage }
+        Self {
+            view,
+            lineage,
+            told: Told::default(),
+        }
+    }
+
+    /// What the store failed with, if it did.
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        self.told.0.borrow().clone()
     }
 }
 
 impl<D: Dir> KvRead for ViewKv<'_, D> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.view.get(self.lineage, key).map_err(failed)
+        self.view
+            .get(self.lineage, key)
+            .map_err(|error| self.told.note(error))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
         self.view
             .scan(self.lineage, from, Some(to), limit)
-            .map_err(failed)
+            .map_err(|error| self.told.note(error))
     }
 
     fn read_chunk(
@@ -155,7 +200,7 @@ impl<D: Dir> KvRead for ViewKv<'_, D> {
         if self
             .view
             .chunk_map(self.lineage, &key)
-            .map_err(failed)?
+            .map_err(|error| self.told.note(error))?
             .is_none()
         {
             return Ok(None);
@@ -163,6 +208,6 @@ impl<D: Dir> KvRead for ViewKv<'_, D> {
         let read = self
             .view
             .read_chunk(self.lineage, &key, u64::from(offset), length(len));
-        read.map(Some).map_err(failed)
+        read.map(Some).map_err(|error| self.told.note(error))
     }
 }

@@ -106,7 +106,10 @@ impl<R: Runtime> GroupLog<R> {
                     if located
                         .iter()
                         .any(|one| !self.shared.books().index.is_current(one)) => {}
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => {
+                    self.shared.health().log_failed(self.group, &error);
+                    return Err(io::Error::other(error));
+                }
             }
         }
         Err(io::Error::other(
@@ -214,7 +217,10 @@ impl<R: Runtime> GroupLog<R> {
             .runtime()
             .blocking(Lane::Read, move || data.read(extent, 0..extent.bytes))
             .await;
-        read.map_err(io::Error::other)
+        read.map_err(|error| {
+            self.shared.health().store_failed(self.group, &error);
+            io::Error::other(error)
+        })
     }
 }
 

@@ -26,11 +26,12 @@ use polyfs_core::time::Instant;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{
-    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure, Record,
-    SyncedExtent, Ticket, Written,
+    Batch, Found, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure,
+    Record, SyncedExtent, Ticket, Written,
 };
 
 use super::types::TypeConfig;
+use crate::health::{Health, NodeEnd};
 use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
 
@@ -63,6 +64,8 @@ struct Inner<R: Runtime> {
     reader: LogReader<R::Dir>,
     work: Bell,
     bulk_work: Bell,
+    health: Health,
+    tight: Bell,
     stopped: AtomicBool,
 }
 
@@ -217,6 +220,8 @@ impl<R: Runtime> SharedLog<R> {
             reader: log.reader,
             work: Bell::default(),
             bulk_work: Bell::default(),
+            health: Health::default(),
+            tight: Bell::default(),
             stopped: AtomicBool::new(false),
         };
         let shared = Self {
@@ -233,6 +238,12 @@ impl<R: Runtime> SharedLog<R> {
 
     pub(super) fn reader(&self) -> &LogReader<R::Dir> {
         &self.inner.reader
+    }
+
+    /// Where the groups of this node report damage.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.inner.health
     }
 
     pub(super) fn runtime(&self) -> &R {
@@ -367,6 +378,18 @@ impl<R: Runtime> SharedLog<R> {
         let now = self.inner.runtime.now().mono;
         let since = self.books().writing_since;
         since.is_some_and(|since| now.since(since) >= STALLED_DISK)
+    }
+
+    /// Groups whose entries hold the oldest segment.
+    #[must_use]
+    pub fn holders(&self) -> Vec<GroupId> {
+        let holders = self.books().index.holders();
+        holders.into_iter().map(|(group, ..)| group).collect()
+    }
+
+    /// Waits until the log needs room: a checkpoint is due; for one task.
+    pub async fn needs_room(&self) {
+        self.inner.tight.rung().await;
     }
 
     /// How much room the log has.
@@ -518,6 +541,7 @@ impl<R: Runtime> Inner<R> {
                     if !self.write_one(batch).await {
                         return;
                     }
+                    self.carry_forward().await;
                     idle = false;
                 }
                 Ok(None) if idle => {
@@ -528,8 +552,39 @@ impl<R: Runtime> Inner<R> {
                     let waited = R::Async::timeout(MARK_AFTER, self.work.rung()).await;
                     idle = waited.is_err();
                 }
-                Err(error) => return self.books.lock().fail(&error),
+                Err(error) => {
+                    self.books.lock().fail(&error);
+                    return self
+                        .health
+                        .end(NodeEnd::Poisoned(format!("the log: {error}")));
+                }
             }
+        }
+    }
+
+    /// P10: what quiet groups still need of the oldest segment is copied to the log's end, so that the segment can be
+    /// written anew.
+    async fn carry_forward(self: &Arc<Self>) {
+        if cfg!(planted = "nothing_carried_forward") {
+            return;
+        }
+        let Some(mut plan) = self.books.lock().index.plan_carry() else {
+            return;
+        };
+        let found = std::mem::take(&mut plan.found);
+        let group_of = found.first().and_then(|one| match one {
+            Found::Stored(located) => Some(located.group),
+            Found::Cached(_) => None,
+        });
+        let reader = self.reader.clone();
+        let loaded = self
+            .runtime
+            .blocking(Lane::Read, move || reader.load(found))
+            .await;
+        match loaded {
+            Ok(entries) => self.books.lock().index.carry(&plan, entries),
+            // Purged meanwhile, or damaged: then whoever reads it says so; the next batch tries again.
+            Err(error) => tracing::warn!(%error, ?group_of, "nothing is carried forward"),
         }
     }
 
@@ -551,11 +606,17 @@ impl<R: Runtime> Inner<R> {
             let mut books = self.books.lock();
             books.writing_since = None;
             match outcome {
-                Outcome::Written(batch, written) => books.written(batch, written),
+                Outcome::Written(batch, written) => {
+                    books.written(batch, written);
+                    if books.index.pressure() > Pressure::None {
+                        self.tight.ring();
+                    }
+                }
                 Outcome::Full(batch) => books.index.put_back(batch),
                 Outcome::Failed(error) => {
-                    tracing::warn!(%error, "the log failed: this node answers nothing more");
                     books.fail(&error);
+                    self.health
+                        .end(NodeEnd::Poisoned(format!("the log: {error}")));
                     return false;
                 }
             }
@@ -602,9 +663,10 @@ impl<R: Runtime> Inner<R> {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a payload could not be stored");
                         books.staged = staged;
                         books.fail(&error);
+                        let why = format!("a payload could not be stored: {error}");
+                        self.health.end(NodeEnd::Poisoned(why));
                         return;
                     }
                 }

@@ -19,7 +19,7 @@ use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
-use polyfs_store::state::{Checkpoint, GroupRecord, StateDb, StoreError};
+use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
 use polyfs_store::wal::LogError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -137,6 +137,8 @@ struct Inner<R: Runtime> {
     /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
     turn: futures::lock::Mutex<()>,
     changed: AtomicBool,
+    /// The disk is full but for the reserve (P10).
+    reserve_only: AtomicBool,
     /// What the last checkpoint made durable of each replica: nothing else may be reported to openraft as snapshot.
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
@@ -166,6 +168,7 @@ impl<R: Runtime> SharedState<R> {
             db,
             turn: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
+            reserve_only: AtomicBool::new(false),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
         };
@@ -196,6 +199,36 @@ impl<R: Runtime> SharedState<R> {
             total: usage.used + usage.free + disk,
             free: usage.free + disk,
         }
+    }
+
+    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub async fn look_at_space(&self) -> Result<(), StoreError> {
+        let mut level = self.inner.db.space_level()?;
+        if level == SpaceLevel::Reserve {
+            let db = self.inner.db.clone();
+            let filled = self.inner.runtime.blocking(Lane::Checkpoint, move || {
+                while db.reserve().refill_step()? {}
+                db.space_level()
+            });
+            level = filled.await?;
+        }
+        let full = level == SpaceLevel::Reserve && !cfg!(planted = "reserve_ignored");
+        if self.inner.reserve_only.swap(full, Ordering::AcqRel) != full {
+            tracing::warn!(
+                full,
+                "the disk is full but for the reserve, or has room again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the disk is full but for the reserve: only what frees space is taken (P10).
+    #[must_use]
+    pub fn reserve_only(&self) -> bool {
+        self.inner.reserve_only.load(Ordering::Acquire)
     }
 
     /// What is kept of a replica; `None` when the state has no such group.
@@ -318,6 +351,18 @@ impl<R: Runtime> SharedState<R> {
         self.inner.durable.lock().get(&group).cloned()
     }
 
+    /// A replica that never speaks again keeps its state as it is: no log has to lead there.
+    pub fn keep_as_is(&self, group: GroupId, record: &ReplicaRecord) {
+        let mut kept = self.inner.by_snapshot.lock();
+        kept.insert(group, record.applied_index());
+    }
+
+    /// Why nothing more is to be believed of the state, if so (P10).
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        self.inner.db.poisoned()
+    }
+
     /// Sets what is kept of a replica, together with its first state. Durable with the next checkpoint.
     ///
     /// # Errors
@@ -335,23 +380,6 @@ impl<R: Runtime> SharedState<R> {
         batch.commit()?;
         self.mark_changed();
         Ok(())
-    }
-
-    /// Reads the applied state of a replica, as of one moment.
-    ///
-    /// # Errors
-    /// When the store fails, or `read` does.
-    pub fn read<T>(
-        &self,
-        lineage: Lineage,
-        read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
-    ) -> Result<T, KvError> {
-        let view = self
-            .inner
-            .db
-            .view()
-            .map_err(|error| KvError::Failed(error.to_string()))?;
-        read(&ViewKv::new(&view, lineage))
     }
 
     /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
@@ -458,12 +486,27 @@ impl<R: Runtime> GroupState<R> {
     /// Reads the applied state.
     ///
     /// # Errors
-    /// As [`SharedState::read`].
+    /// When the store fails, or `read` does.
     pub fn read<T>(
         &self,
         read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
     ) -> Result<T, KvError> {
-        self.shared.read(self.record.lock().lineage, read)
+        let lineage = self.record.lock().lineage;
+        let view = self.shared.db().view();
+        let view = view.map_err(|error| KvError::Failed(error.to_string()))?;
+        let kv = ViewKv::new(&view, lineage);
+        let read = read(&kv);
+        if let Some(failure) = kv.failure() {
+            self.log.health().store_failed(self.group, &failure);
+            return Err(super::kv::failed(failure));
+        }
+        read
+    }
+
+    /// Whether the disk is full but for the reserve.
+    #[must_use]
+    pub fn reserve_only(&self) -> bool {
+        self.shared.reserve_only()
     }
 
     async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
@@ -494,8 +537,13 @@ impl<R: Runtime> GroupState<R> {
         let mut kv = BatchKv::new(state);
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, responder) in entries {
-            let applied = self.apply_one(&mut kv, &entry, record)?;
-            answers.push((responder, applied));
+            let applied = self.apply_one(&mut kv, &entry, record);
+            if let Some(failure) = kv.failure() {
+                self.log.health().store_failed(self.group, &failure);
+                // Damage that a machine overlooked must not become an answer.
+                return Err(io::Error::other(failure));
+            }
+            answers.push((responder, applied?));
         }
         drop(kv);
         let bytes = record.encode();

@@ -42,8 +42,8 @@ pub(crate) const ROOT: Ino = Ino::new(Place::new(Bucket(1), 0), 1);
 /// What the groups of these tests order: a key set, and the payload written to a chunk.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Put {
-    key: u64,
-    value: u64,
+    pub(crate) key: u64,
+    pub(crate) value: u64,
 }
 
 pub(crate) struct Puts;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use bytes::Bytes;
 use polyfs_core::limits::PAGE_BYTES;
@@ -18,7 +18,7 @@ use super::run::BlockRun;
 use crate::aligned::AlignedBuffer;
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
 use crate::extent_ref::ExtentRef;
-use crate::state::{Poison, StoreError};
+use crate::state::{Poison, Reserve, StoreError};
 
 /// Bytes of a block, as offsets are counted.
 pub(super) const BLOCK: u64 = PAGE_BYTES as u64;
@@ -172,6 +172,8 @@ pub struct DataFiles<D: Dir> {
     growing: Mutex<()>,
     sequence: AtomicU64,
     poison: Poison,
+    /// Grown from, when the disk is full.
+    reserve: OnceLock<Arc<Reserve<D>>>,
 }
 
 fn file_name(file: u32) -> String {
@@ -220,7 +222,13 @@ impl<D: Dir> DataFiles<D> {
             growing: Mutex::new(()),
             sequence: AtomicU64::new(0),
             poison,
+            reserve: OnceLock::new(),
         })
+    }
+
+    /// From now on a full disk's reserve is used to store what was ordered.
+    pub(crate) fn draw_on(&self, reserve: &Arc<Reserve<D>>) {
+        let _ = self.reserve.set(Arc::clone(reserve));
     }
 
     /// At open: a durable page map refers to these blocks. False when that cannot be.
@@ -527,6 +535,13 @@ impl<D: Dir> DataFiles<D> {
         let grown = match allocate(step) {
             Err(DiskError::Full) if step > count => allocate(count).map(|()| count),
             other => other.map(|()| step),
+        };
+        // What was ordered must be stored: a full disk refuses earlier, where requests arrive (P10).
+        let grown = match (grown, self.reserve.get()) {
+            (Err(DiskError::Full), Some(reserve)) => {
+                reserve.growing(|| allocate(count)).map(|()| count)
+            }
+            (grown, _) => grown,
         };
         let grown = grown.map_err(|error| self.poison.disk("growing a data file", error))?;
         disk.dirty.store(true, Ordering::Release);

@@ -21,7 +21,7 @@ use crate::disk::{Dir, DiskError, OpenMode};
 use crate::extent_ref::ExtentRef;
 use crate::extents::{DataConfig, DataFiles, PageMap, Pin};
 
-const FILE: &str = "state.redb";
+pub(super) const FILE: &str = "state.redb";
 /// A database that is being made: without a valid header redb could not open it after a crash.
 const FILE_NEW: &str = "state.new";
 
@@ -121,6 +121,7 @@ impl<D: Dir> StateDb<D> {
         )?);
         let (disk, new) = open_file(&*dir)?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&dir), config.reserve)?);
+        data.draw_on(&reserve);
         let sealed = Arc::new(AtomicBool::new(false));
         let backend = Backend::new(
             disk,
@@ -179,6 +180,15 @@ impl<D: Dir> StateDb<D> {
     /// `Poisoned`, failures of the disk.
     pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<'_, D>, StoreError> {
         CheckpointPlan::prepare(&self.inner)
+    }
+
+    /// Why nothing more is to be believed of this store, once a failed write or sync has made that so (P10).
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        match self.inner.poison.check() {
+            Err(StoreError::Poisoned(why)) => Some(why),
+            _ => None,
+        }
     }
 
     /// The data files, for the log's payloads.

@@ -18,6 +18,7 @@ mod error;
 mod kv;
 mod record;
 mod reserve;
+mod verify;
 mod view;
 
 pub use batch::{LineageState, StateBatch};
@@ -27,6 +28,7 @@ pub use error::StoreError;
 pub use kv::{RegionKv, Rows};
 pub use record::GroupRecord;
 pub use reserve::{Reserve, ReserveConfig, SpaceLevel};
+pub use verify::{cache_is_true, check_database};
 pub use view::StateView;
 
 pub(crate) use error::Poison;

@@ -165,7 +165,7 @@ impl<D: Dir> Reserve<D> {
     }
 
     /// Runs `grow` and, each time it finds the disk full, again with a step less of ballast.
-    pub(super) fn growing(
+    pub(crate) fn growing(
         &self,
         mut grow: impl FnMut() -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {

@@ -21,12 +21,12 @@ type Table = ReadOnlyTable<Bytes, Bytes>;
 /// A read-only snapshot of the whole state. Hold it no longer than needed: dropped space waits for it.
 pub struct StateView<D: Dir> {
     // Dropped in this order: the snapshot before the space it refers to.
-    state: Table,
-    pages: Table,
+    pub(super) state: Table,
+    pub(super) pages: Table,
     groups: Table,
-    node: Table,
+    pub(super) node: Table,
     _guard: ReadGuard,
-    inner: Arc<Inner<D>>,
+    pub(super) inner: Arc<Inner<D>>,
 }
 
 impl<D: Dir> StateView<D> {
