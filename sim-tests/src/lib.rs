@@ -8,5 +8,6 @@
 //! rule of the protocol: what is right is said by the reference filesystem and the audit.
 #![warn(missing_docs)]
 
+mod verdict;
 pub mod workload;
 pub mod world;
