@@ -8,6 +8,7 @@
 //! rule of the protocol: what is right is said by the reference filesystem and the audit.
 #![warn(missing_docs)]
 
+pub mod cluster;
 mod verdict;
 pub mod workload;
 pub mod world;
