@@ -1,5 +1,7 @@
 //! Whether what mounts saw could have been seen on one local filesystem; if not, what was seen, for people to read.
 
+use std::collections::BTreeSet;
+
 use polyfs_core::place::Ino;
 use polyfs_model::history::{Event, History};
 use polyfs_model::linearize::{self, Verdict};
@@ -23,16 +25,19 @@ pub(crate) fn judge(history: &History, root: Ino) -> Result<(), String> {
 fn tell(history: &History, longest: usize, stuck: &[(usize, String)]) -> String {
     let events = history.judged();
     let numbers: Vec<usize> = stuck.iter().map(|(number, _)| *number).collect();
-    let from = numbers.iter().min().copied().unwrap_or(longest);
     let mut text = format!("no order gets past {longest} of {} calls", events.len());
-    let around = from.saturating_sub(SHOWN)..events.len().min(from + SHOWN);
-    let subject = numbers.first().and_then(|first| subject(&events[*first]));
+    // What nobody learnt the end of is always open; it says little.
+    let ended = |number: &usize| events[*number].ended.is_some();
+    let told: Vec<usize> = numbers.iter().copied().filter(ended).collect();
+    let subjects: BTreeSet<String> = told
+        .iter()
+        .filter_map(|number| subject(&events[*number]))
+        .collect();
     for (number, event) in events.iter().enumerate() {
         let event = format!("{event:?}");
-        let concerns = subject
-            .as_ref()
-            .is_some_and(|subject| event.contains(subject));
-        if !concerns && !around.contains(&number) {
+        let concerns = subjects.iter().any(|subject| event.contains(subject));
+        let is_near = told.iter().any(|at| at.abs_diff(number) <= SHOWN);
+        if !concerns && !is_near {
             continue;
         }
         let mark = if numbers.contains(&number) { "*" } else { " " };

@@ -42,7 +42,10 @@ fn part(part: u64) {
             println!("  {failure:?}");
         }
         if let Err(wrong) = run.judge() {
-            println!("seed {seed} failed: {:#?}\n{wrong}", (run.plan, &run.faults));
+            println!(
+                "seed {seed} failed: {:#?}\n{wrong}",
+                (run.plan, &run.faults)
+            );
             failed.push(seed);
         }
     }

@@ -43,12 +43,15 @@ fn compare(shared: &Shared, group: GroupId) -> Option<String> {
         return Some(format!("{group}: replicas have applied {applied:?}"));
     }
     let mut all = replicas.iter().map(|replica| {
-        let read = replica.state().read(|kv| kv.scan(&[0], &[0xff; 64], usize::MAX));
+        let read = replica
+            .state()
+            .read(|kv| kv.scan(&[0], &[0xff; 64], usize::MAX));
         (replica.id(), read.expect("the state can be read"))
     });
     let (one, first) = all.next()?;
     for (other, second) in all {
-        if let Some(at) = (0..first.len().max(second.len())).find(|at| first.get(*at) != second.get(*at))
+        if let Some(at) =
+            (0..first.len().max(second.len())).find(|at| first.get(*at) != second.get(*at))
         {
             return Some(format!(
                 "{group}: replicas {one} and {other} differ at record {at}: {:?} and {:?}",

@@ -9,8 +9,10 @@ use polyfs_runtime_sim::{LinkSettings, Machine};
 
 use super::Course;
 
-/// The longest fault: well below a call's deadline.
-const LONGEST: u64 = 10_000;
+/// The longest fault of a node among several, in milliseconds: well below a call's deadline.
+const LONGEST: u64 = 15_000;
+/// The longest time without all nodes, or without a mount: it keeps its session (P8).
+const LONGEST_ALONE: u64 = 6_000;
 /// Of how many operations the power may fail in the middle.
 const OPERATIONS: u64 = 60;
 
@@ -73,6 +75,15 @@ impl Course {
         self.world.sleep(Duration::from_millis(millis)).await;
     }
 
+    /// The longest fault of a node.
+    fn longest(&self, number: usize) -> u64 {
+        if self.plan.nodes == 1 || self.plan.mount_inside == Some(number) {
+            LONGEST_ALONE
+        } else {
+            LONGEST
+        }
+    }
+
     /// Something goes wrong, and is right again.
     pub(super) async fn some_fault(&mut self) {
         let fault = FAULTS[self.below(FAULTS.len())];
@@ -80,7 +91,9 @@ impl Course {
             Fault::LeaderCrash => {
                 let groups: Vec<_> = self.shared.groups().into_iter().collect();
                 let drawn = self.below(groups.len().max(1));
-                let leader = groups.get(drawn).and_then(|group| self.shared.leader(*group));
+                let leader = groups
+                    .get(drawn)
+                    .and_then(|group| self.shared.leader(*group));
                 leader.unwrap_or(0)
             }
             _ => self.below(self.plan.nodes),
@@ -95,10 +108,10 @@ impl Course {
                 self.a_while(1, 5_000).await;
                 node.restart();
             }
-            Fault::Pause => self.pause(&node).await,
+            Fault::Pause => self.pause(number, &node).await,
             Fault::Isolation => {
                 self.world.network().isolate(&node);
-                self.a_while(300, LONGEST).await;
+                self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
             }
             Fault::OneWay => self.one_way(number).await,
@@ -108,7 +121,7 @@ impl Course {
                     nodes => self.machines.nodes[(number + 1) % nodes].clone(),
                 };
                 self.world.network().partition(&[&node], &[&other]);
-                self.a_while(300, LONGEST).await;
+                self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
             }
             Fault::Weather => self.weather().await,
@@ -129,7 +142,8 @@ impl Course {
                 mount.restart();
             }
             Fault::Stall => {
-                node.disk().stall(Duration::from_millis(300 + self.world.random() % 6_000));
+                node.disk()
+                    .stall(Duration::from_millis(300 + self.world.random() % 6_000));
                 self.a_while(1_000, 7_000).await;
             }
         }
@@ -140,7 +154,9 @@ impl Course {
     async fn cut_power(&self, number: usize) {
         let machine = &self.machines.nodes[number];
         if self.world.random().is_multiple_of(2) {
-            machine.disk().power_fails_after(self.world.random() % OPERATIONS);
+            machine
+                .disk()
+                .power_fails_after(self.world.random() % OPERATIONS);
             let patience = self.world.now() + Duration::from_secs(5);
             while machine.is_running() && self.world.now() < patience {
                 self.world.sleep(Duration::from_millis(1)).await;
@@ -152,14 +168,16 @@ impl Course {
         machine.restart();
     }
 
-    async fn pause(&self, node: &Machine) {
-        let others = self.below(4) == 0;
-        let machine = match others {
-            true => &self.machines.mounts[self.below(self.machines.mounts.len())],
-            false => node,
+    async fn pause(&self, number: usize, node: &Machine) {
+        let (machine, longest) = match self.below(4) {
+            0 => {
+                let mount = self.below(self.machines.mounts.len());
+                (&self.machines.mounts[mount], LONGEST_ALONE)
+            }
+            _ => (node, self.longest(number)),
         };
         machine.pause();
-        self.a_while(300, LONGEST).await;
+        self.a_while(300, longest).await;
         machine.resume();
     }
 
@@ -167,13 +185,17 @@ impl Course {
         let network = self.world.network();
         let node = &self.machines.nodes[number];
         let hears = self.below(2) == 0;
-        for other in self.machines.all().filter(|other| other.name() != node.name()) {
+        for other in self
+            .machines
+            .all()
+            .filter(|other| other.name() != node.name())
+        {
             match hears {
                 true => network.one_way(node, other),
                 false => network.one_way(other, node),
             }
         }
-        self.a_while(300, LONGEST).await;
+        self.a_while(300, self.longest(number)).await;
         network.heal();
     }
 
@@ -185,7 +207,7 @@ impl Course {
             breaks_per_million: 1_000,
             ..LinkSettings::default()
         });
-        self.a_while(2_000, LONGEST).await;
+        self.a_while(2_000, LONGEST_ALONE).await;
         self.world.network().set_all(LinkSettings::default());
     }
 

@@ -71,7 +71,11 @@ impl Plan {
         Self {
             nodes,
             mount_inside,
-            mounts_outside: if mount_inside.is_some() { 1 } else { 1 + below(2) },
+            mounts_outside: if mount_inside.is_some() {
+                1
+            } else {
+                1 + below(2)
+            },
             grows_at_work: below(4) == 0,
             expects_all: below(2) == 0,
             size_max: [3_000, 20_000, 150_000][below(3)],
@@ -387,7 +391,10 @@ impl Run {
     /// What is wrong.
     pub fn judge(&self) -> Result<(), String> {
         if self.clusters.len() != 1 {
-            return Err(format!("nodes are in several clusters: {:?}", self.clusters));
+            return Err(format!(
+                "nodes are in several clusters: {:?}",
+                self.clusters
+            ));
         }
         if !self.findings.is_empty() {
             return Err(format!("what is stored is wrong: {:#?}", self.findings));

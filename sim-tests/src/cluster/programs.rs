@@ -114,9 +114,8 @@ async fn come_up(
 /// Notes what the master says, when it is here.
 async fn watch(node: Node<SimRuntime>, shared: Shared) {
     loop {
-        let leads = |replica: polyfs_node::raft::replica::Replica<SimRuntime>| {
-            replica.raft().is_leader()
-        };
+        let leads =
+            |replica: polyfs_node::raft::replica::Replica<SimRuntime>| replica.raft().is_leader();
         if node.replica(GroupId::MASTER).is_some_and(leads)
             && let Some(MasterReply::Status(status)) = node.ask_master(MasterRequest::Status).await
         {

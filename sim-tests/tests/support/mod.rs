@@ -43,7 +43,11 @@ pub(crate) fn tell(hash: u64, events: u64, text: &[String]) {
 pub(crate) fn assert_same_trace(seed: u64, child: &str) {
     let (first, events) = in_child(seed, child);
     assert!(events >= EVENTS_MIN, "the world was busy: {events} events");
-    assert_eq!(first, in_child(seed, child).0, "seed {seed} in two processes");
+    assert_eq!(
+        first,
+        in_child(seed, child).0,
+        "seed {seed} in two processes"
+    );
 }
 
 fn in_child(seed: u64, child: &str) -> (String, u64) {
