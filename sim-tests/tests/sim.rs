@@ -1,6 +1,7 @@
 //! The seed swarm over whole nodes. POLYFS_SEED=N runs one seed, POLYFS_SEEDS=A..B several (B excluded).
 #![allow(clippy::print_stdout, reason = "tests tell what they did")]
 
+mod clusters;
 mod support;
 
 use std::ops::Range;
@@ -12,6 +13,7 @@ const DEFAULT: Range<u64> = 1..21;
 
 #[test]
 fn seeds() {
+    support::show_log();
     let mut failed = Vec::new();
     for seed in support::wanted(DEFAULT) {
         let run = world::run(seed, false);

@@ -25,6 +25,19 @@ pub(crate) fn wanted(default: Range<u64>) -> Range<u64> {
     }
 }
 
+/// POLYFS_LOG says what of the product's own log is shown (as `polyfs --log` does); nothing by default.
+pub(crate) fn show_log() {
+    let Ok(filter) = std::env::var("POLYFS_LOG") else {
+        return;
+    };
+    let shown = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .without_time();
+    // Another test of this process may have done it.
+    drop(shown.try_init());
+}
+
 /// The seed a child is to run.
 pub(crate) fn of_child() -> Option<u64> {
     let seed = std::env::var(CHILD).ok()?;

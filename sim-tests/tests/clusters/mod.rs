@@ -1,14 +1,13 @@
 //! The seed swarm over clusters of whole nodes. POLYFS_SEED=N runs one seed, POLYFS_SEEDS=A..B several (B excluded).
-#![allow(clippy::print_stdout, reason = "tests tell what they did")]
-
-mod support;
 
 use std::ops::Range;
 
 use polyfs_sim_tests::cluster::{self, Run};
 
+use crate::support;
+
 /// Seeds that run when none are asked for.
-const DEFAULT: Range<u64> = 1..21;
+const DEFAULT: Range<u64> = 1..41;
 /// The seeds are shared by so many tests, which run side by side.
 const PARTS: u64 = 4;
 
@@ -31,6 +30,7 @@ fn tell(seed: u64, run: &Run) {
 }
 
 fn part(part: u64) {
+    support::show_log();
     let mut failed = Vec::new();
     for seed in support::wanted(DEFAULT).filter(|seed| seed % PARTS == part) {
         let Ok(run) = std::panic::catch_unwind(|| cluster::run(seed, false)) else {
@@ -84,5 +84,5 @@ fn child() {
 
 #[test]
 fn same_seed_same_trace() {
-    support::assert_same_trace(support::wanted(DEFAULT).start, "child");
+    support::assert_same_trace(support::wanted(DEFAULT).start, "clusters::child");
 }
