@@ -16,12 +16,15 @@ pub struct ClientId(pub u32);
 pub enum Kind {
     /// A call.
     Call,
-    /// Of a call that changes content only what lies within the size that the file has then: data is committed before
-    /// size (P9), so a mount that dies between the two has done this much.
+    /// Of a change of content whose end nobody learnt only what lies within the size that the file has then: data is
+    /// committed before size (P9), so a mount that dies between the two has done this much.
     WithinSize,
     /// The mount lost the term of its lease with changes of the call's inode uncommitted, and they can't be saved any
     /// more: all, some or none of them are there (P8). At some time between the first of them and now.
     Lost,
+    /// The cutting of what a call opened with O_TRUNC, at some time during the call: open(2) finds the name and cuts the
+    /// file, and does not promise that nobody comes in between.
+    Cut,
 }
 
 /// One call.
@@ -108,45 +111,6 @@ impl History {
         });
     }
 
-    /// The same, in the order in which things began.
-    fn in_order(&self) -> Self {
-        let mut ordered = self.clone();
-        ordered.events.sort_by_key(|event| event.invoked);
-        ordered
-    }
-
-    /// What is to be judged: all events in the order in which they were made; those that a local filesystem carries out
-    /// in several steps are cut into these, each of which happened at some time within the call.
-    #[must_use]
-    pub fn judged(&self) -> Vec<Event> {
-        let cut = |event: &Event| {
-            let steps = match &event.ended {
-                _ if event.kind == Kind::Lost => Vec::new(),
-                Some((at, outcome)) => steps::of(&event.call, outcome)
-                    .into_iter()
-                    .map(|(call, outcome)| (call, (*at, outcome)))
-                    .collect(),
-                None => Vec::new(),
-            };
-            if steps.is_empty() {
-                return vec![event.clone()];
-            }
-            let step = |(call, ended)| Event {
-                call,
-                ended: Some(ended),
-                ..event.clone()
-            };
-            steps.into_iter().map(step).collect()
-        };
-        self.in_order().events.iter().flat_map(cut).collect()
-    }
-
-    /// All calls.
-    #[must_use]
-    pub fn events(&self) -> &[Event] {
-        &self.events
-    }
-
     /// The same, where each change of content whose end nobody learnt is joined by the part of it that may have happened
     /// without the rest.
     #[must_use]
@@ -154,17 +118,51 @@ impl History {
         let mut events = Vec::with_capacity(self.events.len());
         for event in &self.events {
             events.push(event.clone());
-            if event.ended.is_none() && may_grow(&event.call) {
+            if event.kind == Kind::Call && event.ended.is_none() && may_grow(&event.call) {
                 events.push(Event {
                     kind: Kind::WithinSize,
                     ..event.clone()
                 });
             }
         }
-        Self {
-            events,
-            steps: self.steps,
-        }
+        Self { events, ..*self }
+    }
+
+    /// What is to be judged: the same in the order in which things began. Calls that a local filesystem carries out in
+    /// several steps are cut into these, each of which happened at some time within the call.
+    #[must_use]
+    pub fn in_order(&self) -> Self {
+        let cut = |event: &Event| {
+            let steps = match &event.ended {
+                Some((at, outcome)) if event.kind == Kind::Call => {
+                    let step = |step: steps::Step| Event {
+                        kind: step.kind,
+                        call: step.call,
+                        ended: Some((*at, step.outcome)),
+                        ..event.clone()
+                    };
+                    steps::of(&event.call, outcome)
+                        .into_iter()
+                        .map(step)
+                        .collect()
+                }
+                _ => Vec::new(),
+            };
+            if steps.is_empty() {
+                vec![event.clone()]
+            } else {
+                steps
+            }
+        };
+        let mut events: Vec<Event> = self.events.iter().flat_map(cut).collect();
+        events.sort_by_key(|event| event.invoked);
+        Self { events, ..*self }
+    }
+
+    /// All calls.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 }
 

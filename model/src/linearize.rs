@@ -42,7 +42,8 @@ struct Search<'a> {
 /// Judges a history that began with `start`.
 #[must_use]
 pub fn check(start: &Tree, history: &History) -> Verdict {
-    let events = &history.judged()[..];
+    let history = history.in_order();
+    let events = history.events();
     let mut search = Search {
         events,
         tried: HashSet::default(),
@@ -144,14 +145,12 @@ impl Frame {
         }
     }
 
-    /// A call that may come next, fits and never changes anything comes next: whatever order has it later has it here
-    /// too. A truncation that changes nothing here may be one that changes something later: it is no such call.
+    /// A call that may come next, fits and never changes anything comes next: whatever order has it later may have it here
+    /// too. (Not so one that merely changes nothing now, like cutting an empty file.)
     fn place_what_changes_nothing(&mut self, events: &[Event]) {
         let fits = |frame: &Self, number: &usize| {
             let event = &events[*number];
-            let outcome = event.ended.as_ref().map(|(_, outcome)| outcome);
-            event.kind == Kind::Call
-                && outcome.is_some_and(|outcome| outcome.is_err() || only_looks(&event.call))
+            asks_only(event)
                 && frame
                     .tree
                     .after(event)
@@ -170,38 +169,27 @@ impl Frame {
     }
 }
 
-/// Whether a call changes nothing, whatever the state.
-const fn only_looks(call: &Call) -> bool {
-    match call {
-        Call::Lookup { .. }
-        | Call::GetAttr { .. }
-        | Call::ReadLink { .. }
-        | Call::Read { .. }
-        | Call::Sync { .. }
-        | Call::OpenDir { .. }
-        | Call::ReadDir { .. }
-        | Call::ReleaseDir { .. }
-        | Call::StatFs
-        | Call::GetXattr { .. }
-        | Call::ListXattr { .. }
-        | Call::TestLock { .. }
-        | Call::Seek { .. } => true,
-        Call::SetAttr { .. }
-        | Call::Make { .. }
-        | Call::Unlink { .. }
-        | Call::RemoveDir { .. }
-        | Call::Rename { .. }
-        | Call::Link { .. }
-        | Call::Open { .. }
-        | Call::Create { .. }
-        | Call::Write { .. }
-        | Call::Flush { .. }
-        | Call::Release { .. }
-        | Call::SetXattr { .. }
-        | Call::RemoveXattr { .. }
-        | Call::SetLock { .. }
-        | Call::Unlock { .. }
-        | Call::Allocate { .. } => false,
+/// Whether a call only asked, or failed.
+fn asks_only(event: &Event) -> bool {
+    match (&event.ended, &event.call) {
+        (Some((_, Err(_))), _) => true,
+        (
+            Some((_, Ok(_))),
+            Call::Lookup { .. }
+            | Call::GetAttr { .. }
+            | Call::ReadLink { .. }
+            | Call::OpenDir { .. }
+            | Call::Read { .. }
+            | Call::Sync { .. }
+            | Call::ReadDir { .. }
+            | Call::ReleaseDir { .. }
+            | Call::StatFs
+            | Call::GetXattr { .. }
+            | Call::ListXattr { .. }
+            | Call::TestLock { .. }
+            | Call::Seek { .. },
+        ) => event.kind == Kind::Call,
+        _ => false,
     }
 }
 
@@ -266,7 +254,7 @@ const _: fn() = || {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use polyfs_core::attr::{Attr, FileKind, NewInode};
+    use polyfs_core::attr::{Attr, FileKind, NewInode, SetAttr};
     use polyfs_core::error::FsError;
     use polyfs_core::ids::{Fence, VolumeId};
     use polyfs_core::place::{Ino, Salt};
@@ -367,6 +355,28 @@ mod tests {
         assert_eq!(verdict, Verdict::Linearizable);
     }
 
+    /// Cutting an empty file changes nothing at first: it must not count as done before a write that came between.
+    #[test]
+    fn what_changes_nothing_now_may_change_something_later() {
+        let verdict = judge(|history| {
+            let cut = history.invoke(
+                A,
+                Call::SetAttr {
+                    ino: Ino(7),
+                    set: SetAttr::default(),
+                    size: Some(0),
+                    handle: None,
+                },
+            );
+            let wrote = history.invoke(B, write(7, b"new"));
+            history.end(wrote, Ok(Reply::Written(3)));
+            history.end(cut, Ok(Reply::Attr(attr(7, 0))));
+            let seen = history.invoke(B, read(7));
+            history.end(seen, data(b""));
+        });
+        assert_eq!(verdict, Verdict::Linearizable);
+    }
+
     #[test]
     fn a_stale_read_is_found() {
         let verdict = judge(|history| {
@@ -401,27 +411,6 @@ mod tests {
             history.end(seen, data(b"phantom"));
         });
         assert!(matches!(verdict, Verdict::Violated { .. }));
-    }
-
-    #[test]
-    fn what_changes_nothing_now_may_change_something_later() {
-        let verdict = judge(|history| {
-            let cut = history.invoke(
-                B,
-                Call::SetAttr {
-                    ino: Ino(7),
-                    set: polyfs_core::attr::SetAttr::default(),
-                    size: Some(0),
-                    handle: None,
-                },
-            );
-            let wrote = history.invoke(A, write(7, b"new"));
-            history.end(wrote, Ok(Reply::Written(3)));
-            history.end(cut, Ok(Reply::Attr(attr(7, 0))));
-            let seen = history.invoke(A, read(7));
-            history.end(seen, data(b""));
-        });
-        assert_eq!(verdict, Verdict::Linearizable);
     }
 
     #[test]

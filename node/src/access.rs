@@ -167,6 +167,9 @@ impl<R: Runtime> Access<R> {
     }
 
     fn send(&self, node: NodeId, call: Call, payload: Vec<Bytes>, answer: Answerer) {
+        if let Some(conn) = self.inner.links.to(node) {
+            return conn.ask(call, payload, answer);
+        }
         let access = self.clone();
         self.inner.runtime.spawn(async move {
             // Whoever asks tries again long before; this only ends what nobody waits for any more.

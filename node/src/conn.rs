@@ -13,6 +13,7 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 
+use crate::group::Answerer;
 use crate::notify::Bell;
 use crate::raft::types::LogId;
 use crate::runtime::{Frame, FrameReceiver, FrameSender, Runtime};
@@ -43,10 +44,9 @@ pub trait Incoming: Send + Sync + 'static {
 /// How one append of a stream ended.
 pub type Appended = Result<Option<LogId>, AppendStop>;
 
-type Waiting = BTreeMap<u64, oneshot::Sender<(Reply, Bytes)>>;
+type Waiting = BTreeMap<u64, Answerer>;
 
 /// A living or dead connection.
-#[derive(Debug)]
 pub struct Conn {
     peer: Peer,
     number: u64,
@@ -60,6 +60,15 @@ pub struct Conn {
 
 fn frame_bytes(frame: &Frame) -> usize {
     frame.header.len() + frame.payload.iter().map(Bytes::len).sum::<usize>()
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("peer", &self.peer)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Conn {
@@ -121,6 +130,30 @@ impl Conn {
         out.unbounded_send(frame).map_err(|_| Refused::Stopping)
     }
 
+    /// Asks; `answer` is called once, with a refusal when the connection ends first. It is called before anything that
+    /// arrives after the answer is looked at: a recall must not overtake its grant. It must not wait.
+    pub fn ask(&self, body: Call, payload: Vec<Bytes>, answer: Answerer) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let unasked = {
+            let mut calls = self.calls.lock();
+            match calls.as_mut() {
+                Some(calls) => {
+                    calls.insert(id, answer);
+                    None
+                }
+                None => Some((Refused::Stopping, answer)),
+            }
+        };
+        let unasked = unasked.or_else(|| {
+            let refused = self.send(&Message::Call { id, body }, payload).err()?;
+            let answer = self.calls.lock().as_mut()?.remove(&id)?;
+            Some((refused, answer))
+        });
+        if let Some((refused, answer)) = unasked {
+            answer(Reply::Refused(refused), Bytes::new());
+        }
+    }
+
     /// Asks; the answer, or nothing when the connection ends first. Drop it to stop waiting.
     ///
     /// # Errors
@@ -128,14 +161,19 @@ impl Conn {
     pub async fn call(&self, body: Call, payload: Vec<Bytes>) -> Result<(Reply, Bytes), Refused> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
+        // Whoever asked may have given up.
+        let tell = move |reply, payload| drop(sender.send((reply, payload)));
         self.calls
             .lock()
             .as_mut()
             .ok_or(Refused::Stopping)?
-            .insert(id, sender);
+            .insert(id, Box::new(tell));
         let _forget = Forget { conn: self, id };
         self.send(&Message::Call { id, body }, payload)?;
-        answer.await.map_err(|_| Refused::Stopping)
+        match answer.await {
+            Ok((Reply::Refused(Refused::Stopping), _)) | Err(_) => Err(Refused::Stopping),
+            Ok(answer) => Ok(answer),
+        }
     }
 
     /// Answers a question.
@@ -175,9 +213,12 @@ impl Conn {
     /// Ends the connection: everything that waits for it learns so.
     pub fn close(&self) {
         drop(self.out.lock().take());
-        drop(self.calls.lock().take());
+        let unanswered = self.calls.lock().take();
         drop(self.streams.lock().take());
         self.closing.ring();
+        for (_, answer) in unanswered.into_iter().flatten() {
+            answer(Reply::Refused(Refused::Stopping), Bytes::new());
+        }
     }
 
     async fn send_frames(
@@ -245,9 +286,8 @@ impl Conn {
                     .lock()
                     .as_mut()
                     .and_then(|calls| calls.remove(&id));
-                if let Some(waiting) = waiting {
-                    // Whoever asked may have given up.
-                    let _ = waiting.send((body, payload));
+                if let Some(answer) = waiting {
+                    answer(body, payload);
                 }
             }
             Message::Appended { stream, result } => {

@@ -23,7 +23,8 @@ pub(crate) fn judge(history: &History, root: Ino) -> Result<(), String> {
 }
 
 fn tell(history: &History, longest: usize, stuck: &[(usize, String)]) -> String {
-    let events = history.judged();
+    let history = history.in_order();
+    let events = history.events();
     let numbers: Vec<usize> = stuck.iter().map(|(number, _)| *number).collect();
     let mut text = format!("no order gets past {longest} of {} calls", events.len());
     // What nobody learnt the end of is always open; it says little.

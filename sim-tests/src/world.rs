@@ -197,11 +197,11 @@ async fn up(
     let machines = Arc::new(machines::of_group);
     let node = Node::start(runtime.clone(), store, "0.0.0.0:7000", machines).await?;
     let founding = Founding {
+        process: 1,
         uid: 0,
         gid: 0,
         zone: String::new(),
         capacity: 0,
-        process: 1,
     };
     founding::found(&node, &founding).await?;
     let config = ClientConfig {

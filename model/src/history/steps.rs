@@ -8,15 +8,34 @@ use polyfs_core::attr::{Attr, Name, SetAttr};
 use polyfs_core::place::{Cookie, Ino};
 use polyfs_core::vfs::{Call, DirEntry, Handle, OpenFlags, Outcome, Reply};
 
+use super::Kind;
+
+/// One step of a call.
+pub(super) struct Step {
+    pub(super) kind: Kind,
+    pub(super) call: Call,
+    pub(super) outcome: Outcome,
+}
+
+impl Step {
+    const fn of(call: Call, outcome: Outcome) -> Self {
+        Self {
+            kind: Kind::Call,
+            call,
+            outcome,
+        }
+    }
+}
+
 /// The steps of a call that ended so; none when it is one step.
-pub(super) fn of(call: &Call, outcome: &Outcome) -> Vec<(Call, Outcome)> {
+pub(super) fn of(call: &Call, outcome: &Outcome) -> Vec<Step> {
     match (call, outcome) {
         (Call::Open { ino, flags }, Ok(Reply::Opened(handle))) if flags.truncate => {
             vec![open(*ino, *flags, *handle), cut(*ino, *handle)]
         }
         (Call::Lookup { dir, name }, Ok(Reply::Attr(attr))) if is_elsewhere(*dir, attr) => {
             let look = Call::GetAttr { ino: attr.ino };
-            vec![named(*dir, name, attr), (look, outcome.clone())]
+            vec![named(*dir, name, attr), Step::of(look, outcome.clone())]
         }
         (
             Call::Link {
@@ -28,7 +47,10 @@ pub(super) fn of(call: &Call, outcome: &Outcome) -> Vec<(Call, Outcome)> {
         ) if is_elsewhere(*to_dir, attr) => {
             // As its size is beside the point of a link, so it is here.
             let look = set_attr(*ino, None, Handle(0));
-            vec![(call.clone(), Ok(Reply::Done)), (look, outcome.clone())]
+            vec![
+                Step::of(call.clone(), Ok(Reply::Done)),
+                Step::of(look, outcome.clone()),
+            ]
         }
         (
             Call::Create {
@@ -45,16 +67,14 @@ fn create(
     (dir, name): (Ino, &Name),
     flags: OpenFlags,
     (attr, handle): (&Attr, Handle),
-) -> Vec<(Call, Outcome)> {
+) -> Vec<Step> {
     let mut steps = Vec::new();
     if is_elsewhere(dir, attr) {
         // It was there: what is made has its place beside its name.
         steps.push(named(dir, name, attr));
         steps.push(open(attr.ino, flags, handle));
-        steps.push((
-            set_attr(attr.ino, None, handle),
-            Ok(Reply::Attr(attr.clone())),
-        ));
+        let look = set_attr(attr.ino, None, handle);
+        steps.push(Step::of(look, Ok(Reply::Attr(attr.clone()))));
     } else if flags.truncate
         && let Call::Create { new, .. } = call
     {
@@ -67,7 +87,7 @@ fn create(
                 ..flags
             },
         };
-        steps.push((call, Ok(Reply::Created(attr.clone(), handle))));
+        steps.push(Step::of(call, Ok(Reply::Created(attr.clone(), handle))));
     }
     if flags.truncate {
         steps.push(cut(attr.ino, handle));
@@ -81,7 +101,7 @@ fn is_elsewhere(dir: Ino, attr: &Attr) -> bool {
 }
 
 /// The name was there: as a listing shows it.
-fn named(dir: Ino, name: &Name, attr: &Attr) -> (Call, Outcome) {
+fn named(dir: Ino, name: &Name, attr: &Attr) -> Step {
     let call = Call::ReadDir {
         ino: dir,
         handle: Handle(0),
@@ -96,19 +116,22 @@ fn named(dir: Ino, name: &Name, attr: &Attr) -> (Call, Outcome) {
         kind: attr.kind,
         attr: None,
     };
-    (call, Ok(Reply::Entries(vec![entry])))
+    Step::of(call, Ok(Reply::Entries(vec![entry])))
 }
 
-fn open(ino: Ino, flags: OpenFlags, handle: Handle) -> (Call, Outcome) {
+fn open(ino: Ino, flags: OpenFlags, handle: Handle) -> Step {
     let flags = OpenFlags {
         truncate: false,
         ..flags
     };
-    (Call::Open { ino, flags }, Ok(Reply::Opened(handle)))
+    Step::of(Call::Open { ino, flags }, Ok(Reply::Opened(handle)))
 }
 
-fn cut(ino: Ino, handle: Handle) -> (Call, Outcome) {
-    (set_attr(ino, Some(0), handle), Ok(Reply::Done))
+fn cut(ino: Ino, handle: Handle) -> Step {
+    Step {
+        kind: Kind::Cut,
+        ..Step::of(set_attr(ino, Some(0), handle), Ok(Reply::Done))
+    }
 }
 
 fn set_attr(ino: Ino, size: Option<u64>, handle: Handle) -> Call {

@@ -16,6 +16,8 @@ pub(super) enum Expected {
     Done,
     Attr(Shown),
     Created(Shown),
+    /// This inode, whatever it is like by now.
+    Linked(Ino),
     Opened,
     Data(Vec<u8>),
     /// Of a file whose writes were lost.
@@ -49,9 +51,10 @@ impl Expected {
             | (Self::Offset, Reply::Offset(_))
             | (Self::Stats, Reply::Stats(_)) => true,
             // A step of a call, of which nobody is shown the attributes.
-            (Self::Attr(_), Reply::Done) => true,
+            (Self::Attr(_) | Self::Linked(_), Reply::Done) => true,
             (Self::Attr(shown), Reply::Attr(attr))
             | (Self::Created(shown), Reply::Created(attr, _)) => shown.is(attr),
+            (Self::Linked(ino), Reply::Attr(attr)) => attr.ino == *ino || ino.0 > i64::MAX as u64,
             (Self::Data(bytes), Reply::Data(data)) => data == bytes,
             (Self::Written(len), Reply::Written(written)) => usize::try_from(*written) == Ok(*len),
             (Self::Names(names), Reply::Names(found)) => {

@@ -9,8 +9,10 @@ mod client;
 mod consensus;
 mod events;
 mod leaders;
+mod marks;
 mod master;
 mod router;
 mod world;
 
+pub use marks::Marks;
 pub use world::{Config, Fault, World};

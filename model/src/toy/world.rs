@@ -76,6 +76,7 @@ pub struct World {
     pub(super) history: History,
     /// How long the slowest call took, and which event of the history it is.
     pub(super) slowest: (Duration, usize),
+    marks: super::Marks,
     pub(super) calls_left: u32,
     /// Nodes nobody can reach.
     pub(super) cut_off: BTreeSet<NodeId>,
@@ -131,6 +132,7 @@ impl World {
             clients: BTreeMap::new(),
             history: History::default(),
             slowest: (Duration::ZERO, 0),
+            marks: super::Marks::new(),
             cut_off: BTreeSet::new(),
             down: BTreeSet::new(),
             faults_left: true,
@@ -168,6 +170,9 @@ impl World {
             let event = self.schedule.next().expect("there is a next event");
             if self.config.tell {
                 eprintln!("{:>14} {event:?}", self.schedule.now());
+            }
+            if let Some(mark) = super::marks::of(&event) {
+                *self.marks.entry(mark).or_default() += 1;
             }
             self.happen(event);
         }
@@ -220,6 +225,12 @@ impl World {
     #[must_use]
     pub const fn slowest(&self) -> (Duration, usize) {
         self.slowest
+    }
+
+    /// What was exercised, and how often.
+    #[must_use]
+    pub const fn marks(&self) -> &super::Marks {
+        &self.marks
     }
 
     /// The tree as it was in the beginning, for the checker.

@@ -108,7 +108,7 @@ impl Course {
                 self.a_while(1, 5_000).await;
                 node.restart();
             }
-            Fault::Pause => self.pause(number, &node).await,
+            Fault::Pause => self.pause(number).await,
             Fault::Isolation => {
                 self.world.network().isolate(&node);
                 self.a_while(300, self.longest(number)).await;
@@ -168,14 +168,15 @@ impl Course {
         machine.restart();
     }
 
-    async fn pause(&self, number: usize, node: &Machine) {
+    async fn pause(&mut self, number: usize) {
         let (machine, longest) = match self.below(4) {
             0 => {
                 let mount = self.below(self.machines.mounts.len());
-                (&self.machines.mounts[mount], LONGEST_ALONE)
+                (self.machines.mounts[mount].clone(), LONGEST_ALONE)
             }
-            _ => (node, self.longest(number)),
+            _ => (self.machines.nodes[number].clone(), self.longest(number)),
         };
+        self.note(format!("it is {}", machine.name()));
         machine.pause();
         self.a_while(300, longest).await;
         machine.resume();
