@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use polyfs_core::limits::CLOCK_DRIFT_PPM;
-use polyfs_runtime_sim::{LinkSettings, Machine};
+use polyfs_runtime_sim::LinkSettings;
 
 use super::Course;
 
