@@ -44,6 +44,7 @@ trait Calls: Send + Sync {
     fn call(&self, call: Call, done: Done) -> CallId;
     fn feed(&self, input: Input);
     fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
+    fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn unmount(&self, done: Box<dyn FnOnce() + Send>);
 }
 
@@ -66,6 +67,11 @@ impl ClientHandle {
     /// Says who is told to make the kernel drop an inode; [`Self::invalidated`] must follow each. It must not wait.
     pub fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
         self.0.on_invalidate(told);
+    }
+
+    /// Says who is told of an inode whose uncommitted changes can't be saved any more (P8). It must not wait.
+    pub fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        self.0.on_lost(told);
     }
 
     /// Writes everything back and gives everything back; `done` is called when nothing is left to do.
@@ -120,6 +126,7 @@ pub async fn open_through<R: Runtime>(
         access: access.clone(),
         inner: Mutex::new(inner),
         invalidate: Mutex::new(None),
+        lost: Mutex::new(None),
         bell: Bell::default(),
         session: AtomicU64::new(SessionId::CLUSTER.0),
     });
@@ -149,6 +156,7 @@ struct Driver<R: Runtime> {
     access: Access<R>,
     inner: Mutex<Inner>,
     invalidate: Mutex<Option<Told>>,
+    lost: Mutex<Option<Told>>,
     bell: Bell,
     /// The session that nodes know this mount by.
     session: AtomicU64,
@@ -227,6 +235,10 @@ impl<R: Runtime> Driver<R> {
             }
             Output::Lost { ino } => {
                 tracing::error!(?ino, "writes could not be saved; their writers are told");
+                let told = self.lost.lock().clone();
+                if let Some(told) = told {
+                    told(ino);
+                }
             }
             Output::Reply { .. }
             | Output::Mounted { .. }
@@ -374,6 +386,10 @@ impl<R: Runtime> Calls for Arc<Driver<R>> {
 
     fn feed(&self, input: Input) {
         self.drive(|_| input);
+    }
+
+    fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        *self.lost.lock() = Some(Arc::from(told));
     }
 
     fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {

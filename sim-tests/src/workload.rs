@@ -12,10 +12,12 @@ use futures::channel::oneshot;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use polyfs_core::attr::{Attr, FileKind};
+use polyfs_core::error::FsError;
 use polyfs_core::place::{Cookie, Ino};
+use polyfs_core::time::Instant;
 use polyfs_core::vfs::{Call, Handle, OpenFlags, Outcome, Reply};
 use polyfs_model::generate::Workload;
-use polyfs_model::history::{ClientId, History};
+use polyfs_model::history::{ClientId, Event, History, Kind};
 use polyfs_node::Runtime;
 use polyfs_node::client::ClientHandle;
 use rand::{Rng, RngExt as _};
@@ -35,26 +37,49 @@ pub struct Notes(Arc<Mutex<Noted>>);
 struct Noted {
     history: History,
     mounts: u32,
-    /// What the newest mount has open.
-    open: BTreeMap<Handle, Ino>,
+    /// The newest mount of each seat, and what it has open.
+    seats: BTreeMap<Seat, (ClientId, BTreeMap<Handle, Ino>)>,
     ended: usize,
+    failures: Vec<Failure>,
+}
+
+/// A place in the world where one mount after the other works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seat(pub u32);
+
+/// A call that failed with EIO: it may have happened, or may still.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Whose.
+    pub client: ClientId,
+    /// Which, in short.
+    pub call: String,
+    /// When it was made, by the machine's own clock.
+    pub made: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// The mount has said before that changes of this inode are lost (P8).
+    pub was_lost: bool,
 }
 
 impl Notes {
-    /// A new mount, after the one before has died: its descriptors are gone, as if they had been closed.
+    /// A new mount in a seat, after the one before there has died: its descriptors are gone, as if they had been closed.
     #[must_use]
-    pub fn mount(&self) -> ClientId {
+    pub fn mount(&self, seat: Seat) -> ClientId {
         let mut noted = self.0.lock();
-        let dead = ClientId(noted.mounts);
-        for (handle, ino) in std::mem::take(&mut noted.open) {
-            let owner = None;
-            let event = noted
-                .history
-                .invoke(dead, Call::Release { ino, handle, owner });
-            noted.history.end(event, Ok(Reply::Done));
+        if let Some((dead, open)) = noted.seats.remove(&seat) {
+            for (handle, ino) in open {
+                let owner = None;
+                let event = noted
+                    .history
+                    .invoke(dead, Call::Release { ino, handle, owner });
+                noted.history.end(event, Ok(Reply::Done));
+            }
         }
         noted.mounts += 1;
-        ClientId(noted.mounts)
+        let id = ClientId(noted.mounts);
+        noted.seats.insert(seat, (id, BTreeMap::new()));
+        id
     }
 
     /// Calls whose outcome is known.
@@ -69,25 +94,54 @@ impl Notes {
         self.0.lock().history.clone()
     }
 
+    /// Calls that failed with EIO.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        self.0.lock().failures.clone()
+    }
+
     fn invoke(&self, client: ClientId, call: Call) -> usize {
         self.0.lock().history.invoke(client, call)
     }
 
-    fn end(&self, event: usize, outcome: Outcome) {
+    fn lost(&self, client: ClientId, ino: Ino) {
+        self.0.lock().history.lost(client, ino);
+    }
+
+    /// What it asked for may still happen: the history has no end of it.
+    fn fail(&self, event: usize, made: Instant, took: Duration) {
         let mut noted = self.0.lock();
-        match (&noted.history.events()[event].call, &outcome) {
-            (Call::Open { ino, .. }, Ok(Reply::Opened(handle))) => {
-                let (handle, ino) = (*handle, *ino);
-                noted.open.insert(handle, ino);
+        let events = noted.history.events();
+        let Event { client, call, .. } = &events[event];
+        let lost = |before: &Event| {
+            before.kind == Kind::Lost
+                && before.client == *client
+                && matches!((&before.call, is_on_content(call)),
+                    (Call::Sync { ino, .. }, Some(of)) if *ino == of)
+        };
+        let failure = Failure {
+            client: *client,
+            call: format!("{call:?}").chars().take(120).collect(),
+            made,
+            took,
+            was_lost: events.iter().any(lost),
+        };
+        noted.failures.push(failure);
+    }
+
+    fn end(&self, seat: Seat, event: usize, outcome: Outcome) {
+        let mut noted = self.0.lock();
+        let change = match (&noted.history.events()[event].call, &outcome) {
+            (Call::Open { ino, .. }, Ok(Reply::Opened(handle))) => Some((*handle, Some(*ino))),
+            (_, Ok(Reply::Created(attr, handle))) => Some((*handle, Some(attr.ino))),
+            (Call::Release { handle, .. }, _) => Some((*handle, None)),
+            _ => None,
+        };
+        if let (Some((handle, ino)), Some((_, open))) = (change, noted.seats.get_mut(&seat)) {
+            match ino {
+                Some(ino) => drop(open.insert(handle, ino)),
+                None => drop(open.remove(&handle)),
             }
-            (_, Ok(Reply::Created(attr, handle))) => {
-                noted.open.insert(*handle, attr.ino);
-            }
-            (Call::Release { handle, .. }, _) => {
-                let handle = *handle;
-                noted.open.remove(&handle);
-            }
-            _ => {}
         }
         noted.history.end(event, outcome);
         noted.ended += 1;
@@ -95,31 +149,32 @@ impl Notes {
 }
 
 /// One mount at work. When its machine dies, what it had under way has an outcome that nobody learns.
-pub struct User {
+pub struct User<R> {
+    runtime: R,
     client: ClientHandle,
+    seat: Seat,
     id: ClientId,
     notes: Notes,
 }
 
-impl User {
+impl<R: Runtime> User<R> {
     /// The user of a mount that was just made.
     #[must_use]
-    pub fn new(client: ClientHandle, notes: &Notes) -> Self {
+    pub fn new(runtime: R, client: ClientHandle, seat: Seat, notes: &Notes) -> Self {
+        let id = notes.mount(seat);
+        let of_lost = notes.clone();
+        client.on_lost(Box::new(move |ino| of_lost.lost(id, ino)));
         Self {
+            runtime,
             client,
-            id: notes.mount(),
+            seat,
+            id,
             notes: notes.clone(),
         }
     }
 
     /// Makes random calls for as long as the machine lives. Files get up to `size_max` bytes.
-    pub async fn work<R: Runtime>(
-        &self,
-        runtime: &R,
-        root: Ino,
-        size_max: u64,
-        random: &mut impl Rng,
-    ) {
+    pub async fn work(&self, root: Ino, size_max: u64, random: &mut impl Rng) {
         let mut workload = Workload::new(root, size_max);
         let mut links = BTreeSet::new();
         loop {
@@ -152,7 +207,7 @@ impl User {
                 links.extend(symlink(&outcome));
             }
             let pause = random.random_range(0..120);
-            runtime.sleep(Duration::from_millis(pause)).await;
+            self.runtime.sleep(Duration::from_millis(pause)).await;
         }
     }
 
@@ -234,22 +289,37 @@ impl User {
     /// A call, noted.
     async fn call(&self, call: Call) -> Outcome {
         let event = self.notes.invoke(self.id, call.clone());
-        let outcome = self.ask(call).await;
-        self.notes.end(event, outcome.clone());
+        let outcome = self.asked(event, call).await;
+        if !is_unknown(&outcome) {
+            self.notes.end(self.seat, event, outcome.clone());
+        }
         outcome
     }
 
     /// A change of data: it has ended when it is synced.
     async fn change(&self, call: Call) -> Outcome {
         let event = self.notes.invoke(self.id, call.clone());
-        let outcome = self.ask(call.clone()).await;
+        let outcome = self.asked(event, call.clone()).await;
+        if is_unknown(&outcome) {
+            return outcome;
+        }
         if let (Ok(reply), Some(ino)) = (&outcome, changed(&call, &outcome)) {
             let data_only = matches!(reply, Reply::Written(_));
             if self.call(Call::Sync { ino, data_only }).await.is_err() {
                 return outcome;
             }
         }
-        self.notes.end(event, outcome.clone());
+        self.notes.end(self.seat, event, outcome.clone());
+        outcome
+    }
+
+    async fn asked(&self, event: usize, call: Call) -> Outcome {
+        let made = self.runtime.now().mono;
+        let outcome = self.ask(call).await;
+        if is_unknown(&outcome) {
+            let took = self.runtime.now().mono.since(made);
+            self.notes.fail(event, made, took);
+        }
         outcome
     }
 
@@ -263,6 +333,11 @@ impl User {
             Err(oneshot::Canceled) => std::future::pending().await,
         }
     }
+}
+
+/// Whether nobody knows what became of a call.
+fn is_unknown(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(FsError::Io))
 }
 
 /// The locks of a mount that died end some time after; the reference knows no such end yet.

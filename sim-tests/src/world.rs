@@ -17,9 +17,7 @@ use polyfs_core::region::audit;
 use polyfs_core::region::kv::{Kv as _, KvError, KvRead};
 use polyfs_core::region::mem::MemKv;
 use polyfs_core::request::Space;
-use polyfs_model::history::{Event, History};
-use polyfs_model::linearize::{self, Verdict};
-use polyfs_model::reference::Tree;
+use polyfs_model::history::History;
 use polyfs_node::client::{self, ClientHandle};
 use polyfs_node::founding::{self, Founding};
 use polyfs_node::node::Node;
@@ -34,7 +32,8 @@ use polyfs_store::wal::LogConfig;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::workload::{Notes, User};
+use crate::verdict;
+use crate::workload::{Failure, Notes, Seat, User};
 
 /// Power cuts in the middle of work; one more comes at the end.
 const CUTS: u64 = 3;
@@ -44,10 +43,6 @@ const WORK_MIN: Duration = Duration::from_secs(60);
 const CALLS_MIN: usize = 300;
 /// Past this nothing moves any more.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Events shown around a violation.
-const SHOWN: usize = 12;
-/// ... and how much of each: data is long.
-const SHOWN_CHARACTERS: usize = 500;
 
 /// What a run was.
 #[derive(Clone, Debug)]
@@ -68,6 +63,8 @@ pub struct Run {
     pub took: Duration,
     /// How often the machine was started.
     pub starts: u64,
+    /// Calls that failed with EIO.
+    pub failures: Vec<Failure>,
 }
 
 /// The volume's root, and what the audit found.
@@ -126,6 +123,7 @@ pub fn run(seed: u64, keep_text: bool) -> Run {
             ended: shared.notes.ended(),
             took: world.now(),
             starts: machine.starts(),
+            failures: shared.notes.failures(),
         }
     })
 }
@@ -174,7 +172,7 @@ async fn live(runtime: SimRuntime, shared: Shared, size_max: u64) {
         Err(_) if runtime.dir().list().is_err() => return std::future::pending().await,
         Err(error) => panic!("a node with a good disk does not come up: {error}"),
     };
-    let user = User::new(client, &shared.notes);
+    let user = User::new(runtime.clone(), client, Seat(0), &shared.notes);
     if shared.is_last.load(Ordering::Acquire) {
         user.read_back(root).await;
         let findings = audit(&node).expect("the state can be read");
@@ -182,7 +180,7 @@ async fn live(runtime: SimRuntime, shared: Shared, size_max: u64) {
         std::future::pending::<()>().await;
     }
     let mut random = ChaCha8Rng::seed_from_u64(runtime.random());
-    user.work(&runtime, root, size_max, &mut random).await;
+    user.work(root, size_max, &mut random).await;
 }
 
 /// What `polyfs up` does.
@@ -216,7 +214,7 @@ async fn up(
 }
 
 /// Small files, so that logs are recycled and data files fill.
-fn small() -> StoreConfig {
+pub(crate) fn small() -> StoreConfig {
     StoreConfig {
         log: LogConfig {
             segment_bytes: 4 << 20,
@@ -260,7 +258,7 @@ fn audit(node: &Node<SimRuntime>) -> Result<Vec<String>, KvError> {
     audit::meta(&regions)
 }
 
-fn copy(state: &dyn KvRead) -> Result<MemKv, KvError> {
+pub(crate) fn copy(state: &dyn KvRead) -> Result<MemKv, KvError> {
     let mut copy = MemKv::default();
     for (key, value) in state.scan(&[0], &[u8::MAX; 64], usize::MAX)? {
         copy.put(&key, &value)?;
@@ -277,62 +275,12 @@ impl Run {
         if !self.findings.is_empty() {
             return Err(format!("the audit found {:#?}", self.findings));
         }
+        if !self.failures.is_empty() {
+            return Err(format!("calls failed: {:#?}", self.failures));
+        }
         if self.ended < CALLS_MIN {
             return Err(format!("only {} calls ended", self.ended));
         }
-        let history = self.history.with_parts_of_unknown_ends();
-        match linearize::check(&Tree::new(self.root, 0o755, 0, 0), &history) {
-            Verdict::Linearizable => Ok(()),
-            Verdict::TooHard => Err("the search for an order gave up".into()),
-            Verdict::Violated { longest, stuck } => Err(tell(&history, longest, &stuck)),
-        }
+        verdict::judge(&self.history, self.root)
     }
-}
-
-fn tell(history: &History, longest: usize, stuck: &[(usize, String)]) -> String {
-    let events = history.events();
-    let numbers: Vec<usize> = stuck.iter().map(|(number, _)| *number).collect();
-    let from = numbers.iter().min().copied().unwrap_or(longest);
-    let mut text = format!("no order gets past {longest} of {} calls", events.len());
-    let around = from.saturating_sub(SHOWN)..events.len().min(from + SHOWN);
-    let subject = numbers.first().and_then(|first| subject(&events[*first]));
-    for (number, event) in events.iter().enumerate() {
-        let event = format!("{event:?}");
-        let concerns = subject
-            .as_ref()
-            .is_some_and(|subject| event.contains(subject));
-        if !concerns && !around.contains(&number) {
-            continue;
-        }
-        let mark = if numbers.contains(&number) { "*" } else { " " };
-        text += &format!("\n{mark}{number}: {}", shortened(&event));
-    }
-    for (number, why) in stuck {
-        text += &format!("\n*{number} {}", shortened(why));
-    }
-    text
-}
-
-/// The inode that an event is about, as it is printed.
-fn subject(event: &Event) -> Option<String> {
-    let text = format!("{event:?}");
-    let (_, rest) = text.split_once("ino: ")?;
-    rest.split([',', ' ']).next().map(str::to_owned)
-}
-
-/// Long runs of zeros as their number, and no more than can be read.
-fn shortened(event: &str) -> String {
-    let mut text = String::new();
-    let mut rest = event;
-    while let Some(at) = rest.find("\\0\\0\\0\\0") {
-        text.push_str(&rest[..at]);
-        let zeros = rest[at..].trim_start_matches("\\0");
-        text += &format!("<{} zeros>", (rest.len() - at - zeros.len()) / 2);
-        rest = zeros;
-    }
-    text.push_str(rest);
-    if let Some((cut, _)) = text.char_indices().nth(SHOWN_CHARACTERS) {
-        text.truncate(cut);
-    }
-    text
 }

@@ -1,0 +1,226 @@
+//! What goes wrong in a cluster, one thing at a time.
+//!
+//! Owns the drawing of faults and their carrying out, the end of each included.
+
+use std::time::Duration;
+
+use polyfs_core::limits::CLOCK_DRIFT_PPM;
+use polyfs_runtime_sim::LinkSettings;
+
+use super::Course;
+
+/// The longest fault of a node among several, in milliseconds: well below a call's deadline.
+const LONGEST: u64 = 15_000;
+/// The longest time without all nodes, or without a mount: it keeps its session (P8).
+const LONGEST_ALONE: u64 = 6_000;
+/// Of how many operations the power may fail in the middle.
+const OPERATIONS: u64 = 60;
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power of a node fails, and comes back.
+    NodeCrash,
+    /// The power of the node that leads some group.
+    LeaderCrash,
+    /// A node's process is killed; its machine lives.
+    NodeKill,
+    /// A node or a mount's machine stands still.
+    Pause,
+    /// Nothing gets to or from a node.
+    Isolation,
+    /// Nothing gets to a node, or nothing from it.
+    OneWay,
+    /// Two nodes can't reach each other.
+    PairCut,
+    /// Frames are lost below the connections, late, and connections break.
+    Weather,
+    /// Clocks jump on the wall and run at different rates.
+    Clocks,
+    /// The waypoint is restarted.
+    Waypoint,
+    /// The power of a mount's machine fails.
+    MountCrash,
+    /// A node's disk stands still.
+    Stall,
+}
+
+const FAULTS: [Fault; 16] = [
+    Fault::NodeCrash,
+    Fault::NodeCrash,
+    Fault::LeaderCrash,
+    Fault::LeaderCrash,
+    Fault::NodeKill,
+    Fault::Pause,
+    Fault::Pause,
+    Fault::Isolation,
+    Fault::Isolation,
+    Fault::OneWay,
+    Fault::PairCut,
+    Fault::Weather,
+    Fault::Clocks,
+    Fault::Waypoint,
+    Fault::MountCrash,
+    Fault::Stall,
+];
+
+impl Course {
+    fn below(&self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).expect("few");
+        usize::try_from(self.world.random() % bound).expect("few")
+    }
+
+    async fn a_while(&self, least: u64, most: u64) {
+        let millis = least + self.world.random() % (most - least);
+        self.world.sleep(Duration::from_millis(millis)).await;
+    }
+
+    /// The longest fault of a node.
+    fn longest(&self, number: usize) -> u64 {
+        if self.plan.nodes == 1 || self.plan.mount_inside == Some(number) {
+            LONGEST_ALONE
+        } else {
+            LONGEST
+        }
+    }
+
+    /// Something goes wrong, and is right again.
+    pub(super) async fn some_fault(&mut self) {
+        let fault = FAULTS[self.below(FAULTS.len())];
+        let number = match fault {
+            Fault::LeaderCrash => {
+                let groups: Vec<_> = self.shared.groups().into_iter().collect();
+                let drawn = self.below(groups.len().max(1));
+                let leader = groups
+                    .get(drawn)
+                    .and_then(|group| self.shared.leader(*group));
+                leader.unwrap_or(0)
+            }
+            _ => self.below(self.plan.nodes),
+        };
+        self.note(format!("{fault:?} of node {number}"));
+        let node = self.machines.nodes[number].clone();
+        match fault {
+            Fault::NodeCrash | Fault::LeaderCrash => self.cut_power(number).await,
+            Fault::NodeKill => {
+                node.kill();
+                self.shared.nodes.lock().remove(&number);
+                self.a_while(1, 5_000).await;
+                node.restart();
+            }
+            Fault::Pause => self.pause(number).await,
+            Fault::Isolation => {
+                self.world.network().isolate(&node);
+                self.a_while(300, self.longest(number)).await;
+                self.world.network().heal();
+            }
+            Fault::OneWay => self.one_way(number).await,
+            Fault::PairCut => {
+                let other = match self.plan.nodes {
+                    1 => self.machines.mounts[0].clone(),
+                    nodes => self.machines.nodes[(number + 1) % nodes].clone(),
+                };
+                self.world.network().partition(&[&node], &[&other]);
+                self.a_while(300, self.longest(number)).await;
+                self.world.network().heal();
+            }
+            Fault::Weather => self.weather().await,
+            Fault::Clocks => self.clocks(),
+            Fault::Waypoint => {
+                let waypoint = self.machines.waypoint.clone();
+                match self.below(2) {
+                    0 => waypoint.kill(),
+                    _ => waypoint.crash(),
+                }
+                self.a_while(1, 5_000).await;
+                waypoint.restart();
+            }
+            Fault::MountCrash => {
+                let mount = self.machines.mounts[self.below(self.machines.mounts.len())].clone();
+                mount.crash();
+                self.a_while(1, 5_000).await;
+                mount.restart();
+            }
+            Fault::Stall => {
+                node.disk()
+                    .stall(Duration::from_millis(300 + self.world.random() % 6_000));
+                self.a_while(1_000, 7_000).await;
+            }
+        }
+        self.note("over");
+    }
+
+    /// Now, or in the middle of some write or sync.
+    async fn cut_power(&self, number: usize) {
+        let machine = &self.machines.nodes[number];
+        if self.world.random().is_multiple_of(2) {
+            machine
+                .disk()
+                .power_fails_after(self.world.random() % OPERATIONS);
+            let patience = self.world.now() + Duration::from_secs(5);
+            while machine.is_running() && self.world.now() < patience {
+                self.world.sleep(Duration::from_millis(1)).await;
+            }
+        }
+        machine.crash();
+        self.shared.nodes.lock().remove(&number);
+        self.a_while(1, 6_000).await;
+        machine.restart();
+    }
+
+    async fn pause(&mut self, number: usize) {
+        let (machine, longest) = match self.below(4) {
+            0 => {
+                let mount = self.below(self.machines.mounts.len());
+                (self.machines.mounts[mount].clone(), LONGEST_ALONE)
+            }
+            _ => (self.machines.nodes[number].clone(), self.longest(number)),
+        };
+        self.note(format!("it is {}", machine.name()));
+        machine.pause();
+        self.a_while(300, longest).await;
+        machine.resume();
+    }
+
+    async fn one_way(&self, number: usize) {
+        let network = self.world.network();
+        let node = &self.machines.nodes[number];
+        let hears = self.below(2) == 0;
+        for other in self
+            .machines
+            .all()
+            .filter(|other| other.name() != node.name())
+        {
+            match hears {
+                true => network.one_way(node, other),
+                false => network.one_way(other, node),
+            }
+        }
+        self.a_while(300, self.longest(number)).await;
+        network.heal();
+    }
+
+    async fn weather(&self) {
+        let most = 5 + self.world.random() % 60;
+        self.world.network().set_all(LinkSettings {
+            delay: Duration::from_millis(1)..Duration::from_millis(most),
+            slow_per_million: 20_000,
+            breaks_per_million: 1_000,
+            ..LinkSettings::default()
+        });
+        self.a_while(2_000, LONGEST_ALONE).await;
+        self.world.network().set_all(LinkSettings::default());
+    }
+
+    /// Any two clocks stay within the bound (P8).
+    fn clocks(&self) {
+        let bound = i32::try_from(CLOCK_DRIFT_PPM / 2).expect("below a million");
+        for machine in self.machines.all() {
+            let drawn = self.below(usize::try_from(2 * bound + 1).expect("positive"));
+            let drift = i32::try_from(drawn).expect("below a million") - bound;
+            machine.clock().set_drift_ppm(drift);
+            let skew = i64::try_from(self.below(20_000)).expect("seconds") - 10_000;
+            machine.clock().set_wall_skew(skew * 1_000_000);
+        }
+    }
+}
