@@ -56,6 +56,8 @@ enum Job {
     Query(queries::Query),
     /// An operation waits to be applied.
     Operation(operations::Operation),
+    /// An operation lacks its lease here; whether this is the place to say so waits for a read index.
+    Unleased(operations::Operation),
     /// A lease frame waits for its read index.
     Renew { asker: Asker, session: SessionId },
     /// The outcome of a foreign transaction was asked for.
@@ -241,6 +243,10 @@ impl Leader {
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
                 return self.start_operation(now, state, asker, request, payload);
             }
+            RequestBody::LeaseDone(done) if done.serial().term > self.config.term => {
+                // A later leader's grant: that one is to hear of it.
+                self.refuse(asker, Refusal::NotLeader { leader: None });
+            }
             RequestBody::LeaseDone(done) => {
                 self.lease_done(now, request.header.session, done);
                 self.answer(asker, Answer::Meta(Ok(crate::request::MetaReply::Done)));
@@ -293,6 +299,7 @@ impl Leader {
             Some(Job::Unawaited) | None => Ok(()),
             Some(
                 job @ (Job::Query(_)
+                | Job::Unleased(_)
                 | Job::Renew { .. }
                 | Job::Resolve { .. }
                 | Job::Reclaim { .. }),
@@ -311,7 +318,7 @@ impl Leader {
             Some(Job::Admit { session }) => self.admission_failed(session),
             Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
             Some(Job::Settle { ino }) => self.settling_failed(ino),
-            Some(Job::Query(_) | Job::Renew { .. } | Job::Resolve { .. })
+            Some(Job::Query(_) | Job::Unleased(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)
             | None => {}
         }
@@ -320,6 +327,7 @@ impl Leader {
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
+            Some(Job::Unleased(operation)) => self.unleased(now, state, operation),
             Some(Job::Renew { asker, session }) => {
                 let over = crate::region::session::is_over(state, session)?;
                 let by = (!over).then_some(Leadership {
@@ -340,6 +348,7 @@ impl Leader {
     fn read_failed(&mut self, token: Token) {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.query_failed(query),
+            Some(Job::Unleased(operation)) => self.operation_unknown(operation),
             Some(Job::Renew { asker, .. }) => {
                 self.outputs.push_back(Output::Renewed { asker, by: None });
             }
