@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 
 /// Seeds run when nothing else is asked for.
 const SEEDS: Range<u64> = 0..2000;
-/// The same, of rough weather. Of the seeds before and after some few do not hold yet (docs/testing.md).
-const ROUGH_SEEDS: Range<u64> = 48..436;
+/// The same, of rough weather. Of some few seeds before and after the checker can't judge (docs/testing.md).
+const ROUGH_SEEDS: Range<u64> = 300..1100;
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
