@@ -333,10 +333,11 @@ mod tests {
             body: CommandBody::Data(write()),
         };
         let payload = Bytes::from_static(b"late");
-        match apply(&mut region(), &command, &payload).expect("memory") {
-            Applied::Answer(answer) => answer,
-            other => panic!("a data operation is answered, not {other:?}"),
-        }
+        let applied = apply(&mut region(), &command, &payload).expect("memory");
+        let Applied::Answer(answer) = applied else {
+            panic!("a data operation is answered, not {applied:?}");
+        };
+        answer
     }
 
     /// P5: what was accepted under another epoch may concern places that are somebody else's by now.
