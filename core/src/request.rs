@@ -397,6 +397,16 @@ pub enum LeaseDone {
     Flushed(Ino, LeaseSerial, u64),
 }
 
+impl LeaseDone {
+    /// Which grant it is about.
+    #[must_use]
+    pub const fn serial(&self) -> LeaseSerial {
+        let (Self::Released(_, serial) | Self::Downgraded(_, serial) | Self::Flushed(_, serial, _)) =
+            self;
+        *serial
+    }
+}
+
 /// What a leader asks of a mount that holds a lease; sent over the mount's connection, answered with a [`LeaseDone`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recall {

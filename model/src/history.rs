@@ -4,6 +4,8 @@
 
 mod steps;
 
+use std::collections::BTreeSet;
+
 use polyfs_core::place::Ino;
 use polyfs_core::vfs::{AllocateMode, Call, Outcome, Reply};
 
@@ -79,6 +81,23 @@ impl History {
 
     /// A mount has lost uncommitted changes of an inode; who has it open will hear EIO.
     pub fn lost(&mut self, client: ClientId, ino: Ino) {
+        let since = self.unsynced_since(client, ino);
+        // It takes some time even if nothing was unsynced: what began when it ended would never have its turn.
+        self.steps += 2;
+        self.events.push(Event {
+            kind: Kind::Lost,
+            client,
+            call: Call::Sync {
+                ino,
+                data_only: true,
+            },
+            invoked: since.unwrap_or(self.steps - 1),
+            ended: Some((self.steps, Ok(Reply::Done))),
+        });
+    }
+
+    /// When the first change of an inode's content began that no sync of its mount has covered.
+    fn unsynced_since(&self, client: ClientId, ino: Ino) -> Option<u64> {
         let mut since = None;
         for event in self.events.iter().filter(|event| event.client == client) {
             let (synced, changes) = match &event.call {
@@ -98,17 +117,69 @@ impl History {
                 since.get_or_insert(event.invoked);
             }
         }
-        self.steps += 1;
-        self.events.push(Event {
-            kind: Kind::Lost,
-            client,
-            call: Call::Sync {
-                ino,
-                data_only: true,
-            },
-            invoked: since.unwrap_or(self.steps),
-            ended: Some((self.steps, Ok(Reply::Done))),
-        });
+        since
+    }
+
+    /// A mount has died: of what it wrote and did not sync all, some or none is there.
+    pub fn died(&mut self, client: ClientId) {
+        let mut written = BTreeSet::new();
+        for event in self.events.iter().filter(|event| event.client == client) {
+            match (&event.call, &event.ended) {
+                (
+                    Call::Write { ino, .. }
+                    | Call::Allocate { ino, .. }
+                    | Call::SetAttr { ino, .. }
+                    | Call::Open { ino, .. },
+                    _,
+                ) => drop(written.insert(*ino)),
+                (Call::Create { .. }, Some((_, Ok(Reply::Created(attr, _))))) => {
+                    written.insert(attr.ino);
+                }
+                _ => {}
+            }
+        }
+        for ino in written {
+            if self.unsynced_since(client, ino).is_some() {
+                self.lost(client, ino);
+            }
+        }
+        // What its last writes may have done is said by that: the fence of whoever comes next shuts them out.
+        let last = self.events.iter_mut();
+        for event in last.filter(|event| event.client == client && event.ended.is_none()) {
+            if event.kind == Kind::Call && may_grow(&event.call) {
+                event.call = Call::StatFs;
+            }
+        }
+    }
+
+    /// A session of a mount is over: its locks are free at any time from now on.
+    pub fn locks_gone(&mut self, client: ClientId) {
+        let mut locked = BTreeSet::new();
+        for event in self.events.iter().filter(|event| event.client == client) {
+            let failed = matches!(event.ended, Some((_, Err(_))));
+            let done = matches!(event.ended, Some((_, Ok(_))));
+            match &event.call {
+                Call::SetLock { ino, owner, .. } if !failed => drop(locked.insert((*ino, *owner))),
+                Call::Release {
+                    ino,
+                    owner: Some(owner),
+                    ..
+                } if done => drop(locked.remove(&(*ino, *owner))),
+                _ => {}
+            }
+        }
+        for (ino, owner) in locked {
+            let (start, end) = (0, u64::MAX);
+            self.invoke(
+                client,
+                Call::Unlock {
+                    ino,
+                    owner,
+                    start,
+                    end,
+                },
+            );
+        }
     }
 
     /// The same, where each change of content whose end nobody learnt is joined by the part of it that may have happened

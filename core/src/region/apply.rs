@@ -285,3 +285,101 @@ fn on_inode(
     }
     Ok(Applied::Answer(operate(state)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, Fence, GroupId, Renewal};
+    use crate::region::leader::port::{Asker, Input, Output};
+    use crate::region::leader::{Config, Leader};
+    use crate::region::mem::MemKv;
+    use crate::request::{ChunkName, Header, Request, RequestBody};
+    use crate::time::{Now, Timestamp};
+
+    const HERE: Epoch = Epoch(2);
+    const EARLIER: Epoch = Epoch(1);
+
+    fn region() -> MemKv {
+        let mut state = MemKv::default();
+        let descriptor = Descriptor {
+            space: Space::Data,
+            places: Places::ALL,
+            epoch: HERE,
+        };
+        crate::region::found(&mut state, &descriptor, None).expect("memory");
+        state
+    }
+
+    fn write() -> DataOp {
+        let chunk = ChunkName {
+            ino: Ino(7),
+            version: 1,
+            number: 0,
+        };
+        DataOp::Write {
+            chunk,
+            fence: Fence(0),
+            offset: 0,
+        }
+    }
+
+    fn applied(epoch: Epoch) -> Answer {
+        let command = Command {
+            epoch,
+            session: SessionId(1),
+            renewal: Renewal(1),
+            slot: None,
+            time: Timestamp::default(),
+            body: CommandBody::Data(write()),
+        };
+        let payload = Bytes::from_static(b"late");
+        let applied = apply(&mut region(), &command, &payload).expect("memory");
+        let Applied::Answer(answer) = applied else {
+            panic!("a data operation is answered, not {applied:?}");
+        };
+        answer
+    }
+
+    /// P5: what was accepted under another epoch may concern places that are somebody else's by now.
+    #[test]
+    fn an_entry_of_an_earlier_epoch_changes_nothing() {
+        assert!(matches!(applied(HERE), Answer::Data(Ok(_))));
+        let refused = Answer::Refused(Refusal::Epoch {
+            epoch: HERE,
+            places: Places::ALL,
+        });
+        assert_eq!(applied(EARLIER), refused);
+    }
+
+    #[test]
+    fn a_request_of_an_earlier_epoch_is_not_even_proposed() {
+        let state = region();
+        let config = Config {
+            group: GroupId(1),
+            term: 1,
+            requests_max: 9,
+        };
+        let now = Now::default();
+        let mut leader = Leader::new(config, 1, now, &state).expect("memory");
+        let header = Header {
+            group: GroupId(1),
+            epoch: EARLIER,
+            session: SessionId(1),
+            renewal: Renewal(1),
+            slot: None,
+            seen: Timestamp::default(),
+        };
+        let body = RequestBody::DataOp(write());
+        let input = Input::Request {
+            asker: Asker(1),
+            request: Request { header, body },
+            payload: Bytes::new(),
+        };
+        leader.handle_input(now, &state, input).expect("memory");
+        let refused = |output: &Output| {
+            matches!(output, Output::Answer { answer, .. }
+                if matches!(answer, Answer::Refused(Refusal::Epoch { .. })))
+        };
+        assert!(leader.poll_output().as_ref().is_some_and(refused));
+    }
+}

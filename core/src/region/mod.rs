@@ -31,7 +31,7 @@ pub mod orphan;
 mod plan;
 pub mod query;
 mod runs;
-mod session;
+pub mod session;
 mod slot;
 mod step;
 pub mod txn;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
+use polyfs_core::limits::CALL_DEADLINE;
 use polyfs_core::request::{Answer, Renewed};
 use polyfs_core::vfs::{Call, Outcome};
 use rand::{Rng as _, RngExt as _};
@@ -38,6 +39,8 @@ pub(super) struct Mount {
     calls: BTreeMap<CallId, UnderWay>,
     /// Lease frames under way: parts not yet answered, and who has confirmed.
     frames: BTreeMap<MessageId, (NodeId, usize, Vec<Renewed>)>,
+    /// It has lost uncommitted changes: some of its calls may end in EIO at once.
+    lost: bool,
 }
 
 impl Mount {
@@ -50,6 +53,11 @@ impl Mount {
 
     pub(super) fn is_at_rest(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// Its machine is gone: its calls are under way no more.
+    pub(super) fn die(&mut self) {
+        self.calls.clear();
     }
 
     /// A lease frame reached a node that leads so many groups; true when that leaves nothing to confirm.
@@ -74,6 +82,7 @@ impl World {
             next_call: 0,
             calls: BTreeMap::new(),
             frames: BTreeMap::new(),
+            lost: false,
         };
         self.clients.insert(id, mount);
         self.drain_client(id);
@@ -323,7 +332,11 @@ impl World {
                 }
             }
             Output::Refused { volume } => panic!("there is a volume: {volume:?}"),
-            Output::Lost { ino } => self.history.lost(client, ino),
+            Output::Lost { ino } => {
+                let mount = self.clients.get_mut(&client).expect("a known client");
+                mount.lost = true;
+                self.history.lost(client, ino);
+            }
             Output::Gone => {}
         }
     }
@@ -363,6 +376,7 @@ impl World {
             .calls
             .remove(&id)
             .expect("a call has exactly one outcome");
+        let lost = mount.lost;
         if let Some(workload) = &mut mount.workload {
             workload.learn(&call, &outcome);
         }
@@ -373,6 +387,8 @@ impl World {
         // EIO at the deadline says nothing about what happened.
         if outcome != Err(polyfs_core::error::FsError::Io) {
             self.history.end(event, outcome);
+        } else if took < CALL_DEADLINE / 2 && !lost {
+            self.early_errors.push((took, event));
         }
         let delay = self.delay();
         self.schedule

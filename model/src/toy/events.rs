@@ -142,6 +142,41 @@ pub(super) enum Event {
     Fault,
 }
 
+impl Event {
+    /// The mount on whose machine it happens, if it does on one's.
+    pub(super) const fn at_mount(&self) -> Option<ClientId> {
+        match self {
+            Self::Undelivered { client, .. }
+            | Self::LeasesRenewed { client, .. }
+            | Self::Recall { client, .. }
+            | Self::AskOpen { client, .. }
+            | Self::Invalidated { client, .. }
+            | Self::MasterAnswer { client, .. }
+            | Self::ClientTick { client }
+            | Self::NextCall { client, .. }
+            | Self::Ended { client, .. }
+            | Self::Answer {
+                origin: Origin::Client(client, _),
+                ..
+            } => Some(*client),
+            Self::Answer { .. }
+            | Self::Request { .. }
+            | Self::LeaseFrame { .. }
+            | Self::Proposed { .. }
+            | Self::ReadIndex { .. }
+            | Self::Apply { .. }
+            | Self::LearnTerm { .. }
+            | Self::LeaderTick { .. }
+            | Self::TxnAnswer { .. }
+            | Self::QueryAnswer { .. }
+            | Self::RouterRetry { .. }
+            | Self::Master { .. }
+            | Self::MasterTick
+            | Self::Fault => None,
+        }
+    }
+}
+
 /// Simulated nanoseconds and the events to come.
 #[derive(Default)]
 pub(super) struct Schedule {

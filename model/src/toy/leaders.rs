@@ -9,6 +9,7 @@ use bytes::Bytes;
 use polyfs_core::ids::{Epoch, GroupId, NodeId, Renewal, SessionId};
 use polyfs_core::limits::CLIENT_RETRY;
 use polyfs_core::place::{Place, Places};
+use polyfs_core::region;
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::leader::{Config, Leader};
 use polyfs_core::request::{
@@ -415,19 +416,27 @@ impl World {
         self.give(group, node, Input::Tick);
     }
 
-    pub(super) fn session_over(&mut self, session: SessionId) {
-        let led: Vec<(GroupId, NodeId)> = self
-            .lines
-            .iter()
-            .filter(|line| line.space == Space::Meta)
-            .filter_map(|line| {
-                self.groups[&line.group]
-                    .leader
-                    .map(|node| (line.group, node))
-            })
-            .collect();
-        for (group, node) in led {
-            self.give(group, node, Input::SessionOver { session });
+    /// Tells the meta regions of sessions that are over, until each has said so in an entry of its own.
+    pub(super) fn end_sessions(&mut self) {
+        for session in self.master.ending.clone() {
+            let mut open = false;
+            for line in self.lines.clone() {
+                let group = &self.groups[&line.group];
+                let knows = |replica: &super::consensus::Replica| {
+                    region::session::is_over(&replica.state, session).expect("memory does not fail")
+                };
+                if line.space == Space::Data || group.replicas.values().any(knows) {
+                    continue;
+                }
+                open = true;
+                if let Some(node) = group.leader.filter(|node| self.reachable(*node)) {
+                    self.give(line.group, node, Input::SessionOver { session });
+                }
+            }
+            if !open {
+                self.master.ending.remove(&session);
+                self.mark("session ended");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns which sessions live. Core's master machine has tests of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use polyfs_core::client::port::{MasterReply, MasterRequest, RegionLine};
 use polyfs_core::ids::{Renewal, SessionId};
@@ -24,6 +24,8 @@ pub(super) struct Master {
     next: u64,
     sessions: BTreeMap<SessionId, Session>,
     by_nonce: BTreeMap<u64, SessionId>,
+    /// Sessions that are over, until every meta region has the entry that says so.
+    pub(super) ending: BTreeSet<SessionId>,
 }
 
 impl Master {
@@ -33,6 +35,7 @@ impl Master {
             next: 0,
             sessions: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
+            ending: BTreeSet::new(),
         }
     }
 
@@ -87,18 +90,17 @@ impl Master {
         self.sessions.get(&session).map(|session| session.client)
     }
 
-    /// The sessions whose life is over; they are forgotten.
-    pub(super) fn over(&mut self, now: u64) -> Vec<SessionId> {
-        let over: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.good_until < now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &over {
-            self.sessions.remove(id);
-        }
-        over
+    /// Notes the sessions whose life is over; whose they are.
+    pub(super) fn find_over(&mut self, now: u64) -> Vec<ClientId> {
+        let over = self.sessions.iter();
+        let over = over.filter(|(_, session)| session.good_until < now);
+        let over: Vec<SessionId> = over.map(|(id, _)| *id).collect();
+        let end = |id| {
+            let session = self.sessions.remove(&id).expect("listed just now");
+            self.ending.insert(id);
+            session.client
+        };
+        over.into_iter().map(end).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use polyfs_core::client::port::{RegionLine, ReplicaPlace};
 use polyfs_core::ids::{Epoch, GroupId, NodeId, VolumeId};
+use polyfs_core::limits::SESSION_TERM;
 use polyfs_core::place::{Ino, PLACES, Place, Places, Salt};
 use polyfs_core::region::command::Descriptor;
 use polyfs_core::region::kv::KvRead;
@@ -60,6 +61,10 @@ pub enum Fault {
     Crash,
     /// A node can't be reached for a while.
     Isolate,
+    /// A mount's machine stands still for longer than a lease term, and goes on.
+    Pause,
+    /// A mount's machine dies; another one mounts instead.
+    Die,
 }
 
 /// A toy cluster under a seed.
@@ -76,14 +81,25 @@ pub struct World {
     pub(super) history: History,
     /// How long the slowest call took, and which event of the history it is.
     pub(super) slowest: (Duration, usize),
+    /// Calls that ended in EIO too early, of mounts that had lost nothing: after what time, and which events.
+    pub(super) early_errors: Vec<(Duration, usize)>,
     marks: super::Marks,
     pub(super) calls_left: u32,
     /// Nodes nobody can reach.
     pub(super) cut_off: BTreeSet<NodeId>,
     pub(super) down: BTreeSet<NodeId>,
     pub(super) faults_left: bool,
+    /// Mounts that stand still, and until when.
+    paused: BTreeMap<ClientId, u64>,
+    dead: BTreeSet<ClientId>,
+    deaths_left: u32,
     root: Ino,
 }
+
+/// Mounts of one seed that may die.
+const DEATHS: u32 = 2;
+/// A mount stands still for at least and at most so many milliseconds: longer than a lease term, not a session's life.
+const PAUSE_MILLIS: core::ops::Range<u64> = 2100..6000;
 
 /// The root's attributes, in the regions and in the reference.
 const ROOT_MODE: u16 = 0o755;
@@ -132,10 +148,14 @@ impl World {
             clients: BTreeMap::new(),
             history: History::default(),
             slowest: (Duration::ZERO, 0),
+            early_errors: Vec::new(),
             marks: super::Marks::new(),
             cut_off: BTreeSet::new(),
             down: BTreeSet::new(),
             faults_left: true,
+            paused: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            deaths_left: DEATHS,
             root,
         };
         world.begin();
@@ -225,6 +245,13 @@ impl World {
     #[must_use]
     pub const fn slowest(&self) -> (Duration, usize) {
         self.slowest
+    }
+
+    /// Calls that ended in EIO long before their deadline, of mounts that had lost nothing: after what simulated time, and
+    /// which events of the history. (A call that waits for a lease behind another of the same file shares its deadline.)
+    #[must_use]
+    pub fn early_errors(&self) -> &[(Duration, usize)] {
+        &self.early_errors
     }
 
     /// What was exercised, and how often.
@@ -336,6 +363,15 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        let mount = event.at_mount();
+        if mount.is_some_and(|mount| self.dead.contains(&mount)) {
+            return;
+        }
+        let now = self.schedule.now();
+        let until = mount.and_then(|mount| self.paused.get(&mount)).copied();
+        if let Some(until) = until.filter(|until| *until > now) {
+            return self.schedule.at(until, event);
+        }
         match event {
             Event::Request {
                 node,
@@ -407,9 +443,10 @@ impl World {
 
     fn master_tick(&mut self) {
         let now = self.schedule.now();
-        for session in self.master.over(now) {
-            self.session_over(session);
+        for client in self.master.find_over(now) {
+            self.history.locks_gone(client);
         }
+        self.end_sessions();
         self.schedule
             .after(Duration::from_secs(1), Event::MasterTick);
         for group in self.leaderless() {
@@ -422,23 +459,32 @@ impl World {
             return;
         }
         let node = NodeId(self.random.random_range(1..=self.config.nodes));
-        match self.random.random_range(0..3) {
-            0 => {
+        let fault = match self.random.random_range(0..10) {
+            0..=2 => Fault::Election,
+            3..=5 => Fault::Crash,
+            6..=7 => Fault::Isolate,
+            8 => Fault::Pause,
+            _ => Fault::Die,
+        };
+        match fault {
+            Fault::Election => {
                 let groups: Vec<GroupId> = self.groups.keys().copied().collect();
                 let group = groups[self.random.random_range(0..groups.len())];
                 self.elect(group);
             }
-            1 if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Crash if self.down.is_empty() && self.cut_off.is_empty() => {
                 self.down.insert(node);
                 for group in self.groups.values_mut() {
                     group.crash(node);
                 }
                 self.askers.retain(|(_, at), _| *at != node);
             }
-            2 if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Isolate if self.down.is_empty() && self.cut_off.is_empty() => {
                 self.cut_off.insert(node);
             }
-            _ => {
+            Fault::Pause => self.pause_mount(),
+            Fault::Die => self.kill_mount(),
+            Fault::Crash | Fault::Isolate => {
                 self.down.clear();
                 self.cut_off.clear();
             }
@@ -448,6 +494,50 @@ impl World {
             self.schedule
                 .after(every / 2 + Duration::from_nanos(spread), Event::Fault);
         }
+    }
+}
+
+impl World {
+    fn any_mount(&mut self) -> ClientId {
+        let dead = &self.dead;
+        let live = self.clients.keys().filter(|mount| !dead.contains(mount));
+        let live: Vec<ClientId> = live.copied().collect();
+        live[self.random.random_range(0..live.len())]
+    }
+
+    fn pause_mount(&mut self) {
+        let mount = self.any_mount();
+        let span = Duration::from_millis(self.random.random_range(PAUSE_MILLIS));
+        let now = self.schedule.now();
+        let rested = |until: &u64| until + nanos(SESSION_TERM) <= now;
+        if !self.paused.get(&mount).is_none_or(rested) {
+            return;
+        }
+        let until = now + nanos(span);
+        self.paused.insert(mount, until);
+        self.mark("mount paused");
+    }
+
+    /// What is on its way from a dead mount still arrives; nobody ever learns how its calls ended.
+    fn kill_mount(&mut self) {
+        if self.deaths_left == 0 || self.calls_left == 0 {
+            return;
+        }
+        self.deaths_left -= 1;
+        let mount = self.any_mount();
+        self.dead.insert(mount);
+        self.clients
+            .get_mut(&mount)
+            .expect("any of the mounts")
+            .die();
+        self.history.died(mount);
+        self.mark("mount died");
+        let last = self.clients.keys().next_back().map_or(0, |last| last.0);
+        self.mount(ClientId(last + 1));
+    }
+
+    pub(super) fn mark(&mut self, mark: &'static str) {
+        *self.marks.entry(mark).or_default() += 1;
     }
 }
 

@@ -243,7 +243,9 @@ impl Client {
         // Perhaps only its leader has gone: the next is told what was held.
         file.lease.lapsed = file.lease.held.take().or(file.lease.lapsed);
         match finish {
-            Finish::WriteBack(_) => {
+            Finish::WriteBack(upto) => {
+                // It was due, and still is.
+                file.back.wanted = file.back.wanted.max(upto);
                 let flying = file.back.flying.take();
                 for (offset, piece) in flying.pieces() {
                     file.back.dirty.put_under(offset, piece.clone());

@@ -35,9 +35,16 @@ impl Client {
         if file.lease.acquiring.is_some() || file.lease.mapping {
             return;
         }
+        let held = file.lease.held.or(file.lease.lapsed);
+        // A new leader that was told of less than is held would let others in beside it.
+        let stronger = held.filter(|held| now < held.until || file.is_dirty());
+        let planted = cfg!(planted = "lease_asserted_weaker");
+        let kind = stronger.map_or(
+            kind,
+            |held| if planted { kind } else { kind.max(held.kind) },
+        );
         file.lease.acquiring = Some(kind);
         let fence = file.content.attr.as_ref().map(|attr| attr.fence);
-        let held = file.lease.held.or(file.lease.lapsed);
         let held = held
             .filter(|held| held.kind >= kind && (now < held.until || file.is_dirty()))
             .map(|held| Claim {

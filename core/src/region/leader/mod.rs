@@ -56,6 +56,8 @@ enum Job {
     Query(queries::Query),
     /// An operation waits to be applied.
     Operation(operations::Operation),
+    /// An operation lacks its lease here; whether this is the place to say so waits for a read index.
+    Unleased(operations::Operation),
     /// A lease frame waits for its read index.
     Renew {
         asker: Asker,
@@ -250,6 +252,10 @@ impl Leader {
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
                 return self.start_operation(now, state, asker, request, payload);
             }
+            RequestBody::LeaseDone(done) if done.serial().term > self.config.term => {
+                // A later leader's grant: that one is to hear of it.
+                self.refuse(asker, Refusal::NotLeader { leader: None });
+            }
             RequestBody::LeaseDone(done) => {
                 self.lease_done(now, request.header.session, done);
                 self.answer(asker, Answer::Meta(Ok(crate::request::MetaReply::Done)));
@@ -302,6 +308,7 @@ impl Leader {
             Some(Job::Unawaited) | None => Ok(()),
             Some(
                 job @ (Job::Query(_)
+                | Job::Unleased(_)
                 | Job::Renew { .. }
                 | Job::Resolve { .. }
                 | Job::Reclaim { .. }),
@@ -320,7 +327,7 @@ impl Leader {
             Some(Job::Admit { session }) => self.admission_failed(session),
             Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
             Some(Job::Settle { ino }) => self.settling_failed(ino),
-            Some(Job::Query(_) | Job::Renew { .. } | Job::Resolve { .. })
+            Some(Job::Query(_) | Job::Unleased(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)
             | None => {}
         }
@@ -329,6 +336,7 @@ impl Leader {
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
+            Some(Job::Unleased(operation)) => self.unleased(now, state, operation),
             Some(Job::Renew {
                 asker,
                 session,
@@ -346,6 +354,7 @@ impl Leader {
     fn read_failed(&mut self, token: Token) {
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.query_failed(query),
+            Some(Job::Unleased(operation)) => self.operation_unknown(operation),
             Some(Job::Renew { asker, .. }) => {
                 let renewed = None;
                 self.outputs.push_back(Output::Renewed { asker, renewed });

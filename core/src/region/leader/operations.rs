@@ -47,14 +47,6 @@ impl Leader {
         payload: Bytes,
     ) -> Result<(), KvError> {
         let Request { header, body } = request;
-        if let Some(refusal) = self.lacks_lease(header.session, &body) {
-            // What was done under an earlier leader is no less done (P6).
-            match slot::earlier(state, header.session, header.slot)? {
-                Some(answer) => self.answer(asker, answer),
-                None => self.refuse(asker, refusal),
-            }
-            return Ok(());
-        }
         let body = match body {
             RequestBody::MetaOp(op) => CommandBody::Meta(op),
             RequestBody::DataOp(op) => CommandBody::Data(op),
@@ -68,17 +60,52 @@ impl Leader {
         {
             return Ok(());
         }
-        let waiting = Waiting::Client(asker);
-        self.propose_operation(
-            now,
-            Operation {
-                waiting,
-                header,
-                body,
-                payload,
-            },
-        );
+        let operation = Operation {
+            waiting: Waiting::Client(asker),
+            header,
+            body,
+            payload,
+        };
+        self.go_on(now, state, operation, false)
+    }
+
+    /// Proposes an operation whose session has the lease it needs. That one has not is said only by a leader that was
+    /// `confirmed` since: a deposed one knows nothing of the leases that its successor gave.
+    fn go_on(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        operation: Operation,
+        confirmed: bool,
+    ) -> Result<(), KvError> {
+        let Header { session, slot, .. } = operation.header;
+        let Waiting::Client(asker) = operation.waiting else {
+            panic!("only what a client asks for needs a lease");
+        };
+        if !self.lacks_lease(session, &operation.body) {
+            self.propose_operation(now, operation);
+        } else if let Some(answer) = slot::earlier(state, session, slot)? {
+            // What was done under an earlier leader is no less done (P6).
+            self.answer(asker, answer);
+        } else if self.leases.awaits(session) {
+            // It may hold one that this leader will hear of.
+            self.refuse(asker, Refusal::Busy);
+        } else if confirmed || cfg!(planted = "no_lease_unconfirmed") {
+            self.refuse(asker, Refusal::NoLease);
+        } else {
+            self.read_index(Job::Unleased(operation));
+        }
         Ok(())
+    }
+
+    /// This leader still leads, or did when it was asked to.
+    pub(super) fn unleased(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        operation: Operation,
+    ) -> Result<(), KvError> {
+        self.go_on(now, state, operation, true)
     }
 
     pub(super) fn propose_operation(&mut self, now: Now, operation: Operation) {
@@ -88,20 +115,11 @@ impl Leader {
     }
 
     /// Content changes only under the exclusive lease. The fence says so again when applied.
-    fn lacks_lease(&self, session: SessionId, body: &RequestBody) -> Option<Refusal> {
-        let RequestBody::MetaOp(MetaOp::Content { ino, .. }) = body else {
-            return None;
+    fn lacks_lease(&self, session: SessionId, body: &CommandBody) -> bool {
+        let CommandBody::Meta(MetaOp::Content { ino, .. }) = body else {
+            return false;
         };
-        if self.leases.table.holds(*ino, session, LeaseKind::Exclusive) {
-            return None;
-        }
-        // It may hold one that this leader will hear of.
-        let awaited = self.leases.awaits(session);
-        Some(if awaited {
-            Refusal::Busy
-        } else {
-            Refusal::NoLease
-        })
+        !self.leases.table.holds(*ino, session, LeaseKind::Exclusive)
     }
 
     /// Joins an operation that is under way under the same slot and sequence: its former asker has given up.
