@@ -658,7 +658,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<super::snapshot::SnapshotOf<R>>, io::Error> {
-        super::snapshot::pin(&self.shared, self.group).map_err(io::Error::other)
+        super::snapshot::pin(&self.shared, self.group, self.log.health()).map_err(io::Error::other)
     }
 }
 

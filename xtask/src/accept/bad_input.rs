@@ -337,8 +337,7 @@ impl Seal {
             return Ok(Some(Self { version: 0, bytes }));
         }
         let mut head = [0; 8];
-        let is_segment =
-            path.is_file() && file.read_at(&mut head, 0)? == 8 && head == *b"PolyFSws";
+        let is_segment = path.is_file() && file.read_at(&mut head, 0)? == 8 && head == *b"PolyFSws";
         let (version, bytes) = (8, 32);
         Ok(is_segment.then_some(Self { version, bytes }))
     }
@@ -355,6 +354,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
 /// A disk of this size, in memory.
 const SMALL_DISK: &str = "size=900m";
 
+/// Making the file, writing and syncing it may each find the disk full.
+fn store(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 fn full(context: &Context) -> Result<Figure> {
     let disk = context.directory("data")?;
     let script = r#"mount -t tmpfs -o "$1" none "$2""#;
@@ -370,8 +376,7 @@ fn full(context: &Context) -> Result<Figure> {
     let block = content(6, 4 << 20);
     let mut written = 0_u64;
     let error = loop {
-        let mut file = std::fs::File::create(mount.point.join(format!("fill-{written}")))?;
-        match file.write_all(&block).and_then(|()| file.sync_all()) {
+        match store(&mount.point.join(format!("fill-{written}")), &block) {
             Ok(()) => written += 1,
             Err(error) => break error,
         }
@@ -385,19 +390,14 @@ fn full(context: &Context) -> Result<Figure> {
         "a full disk says {error}"
     );
     ensure!(std::fs::read(mount.point.join("kept"))? == kept);
-    for number in 0..=written {
-        std::fs::remove_file(mount.point.join(format!("fill-{number}")))?;
+    for entry in std::fs::read_dir(&mount.point)? {
+        let entry = entry?;
+        if entry.file_name() != "kept" {
+            std::fs::remove_file(entry.path()).context("removing on a full disk")?;
+        }
     }
     let started = Instant::now();
-    loop {
-        let mut file = std::fs::File::create(mount.point.join("after"))?;
-        if file
-            .write_all(&block)
-            .and_then(|()| file.sync_all())
-            .is_ok()
-        {
-            break;
-        }
+    while store(&mount.point.join("after"), &block).is_err() {
         ensure!(
             started.elapsed() < Duration::from_secs(60),
             "no room a minute after removing all"
