@@ -196,8 +196,8 @@ impl<R: Runtime> SharedState<R> {
         let usage = self.inner.db.data().usage();
         let disk = self.inner.db.reserve().free_beyond().unwrap_or(0);
         Room {
-            total: usage.used + usage.free + disk,
-            free: usage.free + disk,
+            total: usage.used + usage.free - usage.holes + disk,
+            free: usage.free - usage.holes + disk,
         }
     }
 
@@ -210,7 +210,7 @@ impl<R: Runtime> SharedState<R> {
         if level == SpaceLevel::Reserve {
             let db = self.inner.db.clone();
             let filled = self.inner.runtime.blocking(Lane::Checkpoint, move || {
-                while db.reserve().refill_step()? {}
+                db.refill_reserve()?;
                 db.space_level()
             });
             level = filled.await?;
