@@ -377,13 +377,17 @@ impl<R: Runtime> Driver<R> {
         Ok(goes_on)
     }
 
-    /// P10: what a leader whose disk is full does not take.
+    /// P10: what a leader whose disk or log is full does not take.
     fn no_room_for(&self, request: &Request) -> Option<Refusal> {
         if self.leading.is_none() || crate::full::is_taken(&request.body) {
             return None;
         }
-        let full = self.replica.state().reserve_only();
-        full.then_some(Refusal::ReserveOnly)
+        if self.replica.state().reserve_only() {
+            return Some(Refusal::ReserveOnly);
+        }
+        // New work would only wait in memory: whoever asks waits instead, and asks again.
+        let full = self.replica.state().log_is_full();
+        full.then_some(Refusal::Busy)
     }
 
     /// Gives whoever asks a name, or refuses.

@@ -72,7 +72,7 @@ pub enum StoreOpenError {
     Disk(#[from] DiskError),
     /// The log has lost what it promised, and nobody can say whose.
     #[error(
-        "the log (log-*) lost records that were acknowledged, from batch {0} on: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
+        "the log (log-*) is damaged: records that were acknowledged are lost, from batch {0} on: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
     )]
     LogBroken(u64),
     /// After a failed sync the page cache says what the disk does not hold.

@@ -17,6 +17,8 @@ mod clock;
 pub mod command;
 mod content;
 mod data;
+#[cfg(test)]
+mod decoders;
 mod entry;
 pub mod garbage;
 mod inode;

@@ -362,9 +362,11 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let index = upto.index();
+        self.shared.books().unstage_upto(self.group, index);
         let record = Record::Purge {
             group: self.group,
-            upto_index: upto.index(),
+            upto_index: index,
             bytes: encode_id(upto),
         };
         self.shared.push(record).map_err(io::Error::other)

@@ -4,6 +4,9 @@
 //! appended can be read at once; replication never waits for this disk. Deliberately knows no group's rules: those
 //! are [`super::log`]'s.
 //!
+//! When the log is full an append waits in memory, where it can be read as well, until a checkpoint and the purges after
+//! it have made room: a full log refuses new work of clients, but never ends a replica.
+//!
 //! ```text
 //!  append ──small──▶ LogIndex ─take_batch─▶ Lane::Log ─written─▶ waiting callbacks
 //!     └──large──▶ staged ─▶ extent written and synced (Lane::Read) ─▶ LogIndex
@@ -88,8 +91,14 @@ impl<R: Runtime> Waiter<R> {
 /// An append that waits for its payloads to be in extents.
 struct Staged<R: Runtime> {
     group: GroupId,
-    entries: Vec<StagedEntry>,
+    entries: VecDeque<StagedEntry>,
     waiter: Option<Waiter<R>>,
+}
+
+/// An append whose payloads are in extents, one pin or none for each of its entries.
+struct Stored<R: Runtime> {
+    append: Staged<R>,
+    pins: VecDeque<Option<Pin>>,
 }
 
 /// An entry that is not in the index yet.
@@ -114,6 +123,8 @@ pub(super) struct Books<R: Runtime> {
     pub(super) index: LogIndex,
     waiting: BTreeMap<Ticket, Vec<Waiter<R>>>,
     staged: VecDeque<Staged<R>>,
+    /// Their payloads are synced: next, as there is room.
+    ready: VecDeque<Stored<R>>,
     pub(super) staged_entries: BTreeMap<GroupId, BTreeMap<u64, StagedEntry>>,
     next_stage: u64,
     bulk: BTreeMap<(GroupId, u64), Bulk>,
@@ -123,6 +134,8 @@ pub(super) struct Books<R: Runtime> {
     committed: BTreeMap<GroupId, Bytes>,
     last_ticket: Ticket,
     writing_since: Option<Instant>,
+    /// The log is full, and staged entries wait until it is not.
+    no_room: bool,
     failure: Option<LogError>,
 }
 
@@ -177,10 +190,22 @@ impl<R: Runtime> Books<R> {
         }
     }
 
+    /// Forgets staged entries up to an index: what is purged needs no place.
+    pub(super) fn unstage_upto(&mut self, group: GroupId, upto_index: u64) {
+        if let Some(entries) = self.staged_entries.get_mut(&group) {
+            entries.retain(|index, _| *index > upto_index);
+            if entries.is_empty() {
+                self.staged_entries.remove(&group);
+            }
+        }
+    }
+
     fn fail(&mut self, error: &LogError) {
         self.failure = Some(error.clone());
         let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
         let staged = std::mem::take(&mut self.staged).into_iter();
+        let ready = std::mem::take(&mut self.ready).into_iter();
+        let staged = ready.map(|stored| stored.append).chain(staged);
         for waiter in waiting.chain(staged.filter_map(|staged| staged.waiter)) {
             waiter.tell(Err(error.clone()));
         }
@@ -200,6 +225,7 @@ impl<R: Runtime> SharedLog<R> {
             index: log.index,
             waiting: BTreeMap::new(),
             staged: VecDeque::new(),
+            ready: VecDeque::new(),
             staged_entries: BTreeMap::new(),
             next_stage: 0,
             bulk: BTreeMap::new(),
@@ -209,6 +235,7 @@ impl<R: Runtime> SharedLog<R> {
             committed: BTreeMap::new(),
             last_ticket: Ticket(0),
             writing_since: None,
+            no_room: false,
             failure: None,
         };
         let inner = Inner {
@@ -265,6 +292,7 @@ impl<R: Runtime> SharedLog<R> {
         let large = entries
             .iter()
             .any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
+        // Behind what waits already.
         if large || books.staged_entries.contains_key(&group) {
             books.stage(group, entries, waiter);
             drop(books);
@@ -272,7 +300,17 @@ impl<R: Runtime> SharedLog<R> {
             return Ok(());
         }
         let mut ticket = books.last_ticket;
-        for (index, term, head, payload) in entries {
+        let mut entries = entries.into_iter();
+        while let Some((index, term, head, payload)) = entries.next() {
+            if books.is_full() {
+                // It waits, and so does what comes behind it: a full log ends no replica (P10).
+                let rest = std::iter::once((index, term, head, payload)).chain(entries);
+                books.stage(group, rest.collect(), waiter);
+                drop(books);
+                self.inner.work.ring();
+                self.inner.bulk_work.ring();
+                return Ok(());
+            }
             let payload = in_log(payload);
             let entry = LogEntry {
                 index,
@@ -323,52 +361,31 @@ impl<R: Runtime> SharedLog<R> {
         self.books().committed.insert(group, bytes);
     }
 
-    /// Waits until everything appended before is durable (rule 4).
+    /// Waits until everything appended before is durable (rule 4), but for what waits for room.
+    ///
+    /// # Errors
+    /// When the log has failed; `Full` when it has just found no room: ask again.
     pub async fn barrier(&self) -> Result<(), LogError> {
-        let (sender, told) = oneshot::channel();
-        {
-            let mut books = self.books();
-            if let Some(failure) = &books.failure {
-                return Err(failure.clone());
-            }
-            if books.staged_entries.is_empty() {
-                let ticket = books.last_ticket;
-                books.wait(ticket, Waiter::Told(sender));
-            } else {
-                // Behind what still waits for its payloads.
-                books.stage(GroupId::MASTER, Vec::new(), Waiter::Told(sender));
-            }
-        }
+        let told = self.books().barrier()?;
         self.inner.work.ring();
         self.inner.bulk_work.ring();
         told.await.unwrap_or(Err(LogError::Poisoned))
     }
 
-    /// The last index of each group; when this returns, every log is durable through it (rule 4).
+    /// The last index of each group; when this returns, every log is durable through it (rule 4). Without what waits for
+    /// room, as a checkpoint is what makes it.
     ///
     /// # Errors
-    /// When the log has failed.
+    /// As [`Self::barrier`].
     pub async fn synced_through(&self) -> Result<BTreeMap<GroupId, u64>, LogError> {
-        let last = {
-            let books = self.books();
-            let groups: Vec<_> = books.index.group_ids().collect();
-            let last = |group: GroupId| {
-                let state = books.index.group(group)?;
-                let entries = state.entries.map(|entries| entries.last);
-                let staged = books.staged_entries.get(&group);
-                let staged = staged
-                    .and_then(|staged| staged.last_key_value())
-                    .map(|(last, _)| *last);
-                Some((
-                    group,
-                    staged
-                        .or(entries)
-                        .or(state.purged.map(|(index, _)| index))?,
-                ))
-            };
-            groups.into_iter().filter_map(last).collect()
+        let (last, told) = {
+            // One look: what is named is what is waited for.
+            let mut books = self.books();
+            (books.last_indexes(), books.barrier()?)
         };
-        self.barrier().await?;
+        self.inner.work.ring();
+        self.inner.bulk_work.ring();
+        told.await.unwrap_or(Err(LogError::Poisoned))?;
         Ok(last)
     }
 
@@ -421,6 +438,36 @@ fn in_log(payload: Bytes) -> PayloadRef {
 }
 
 impl<R: Runtime> Books<R> {
+    fn barrier(&mut self) -> Result<oneshot::Receiver<Result<(), LogError>>, LogError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let (sender, told) = oneshot::channel();
+        if self.staged_entries.is_empty() || self.no_room {
+            self.wait(self.last_ticket, Waiter::Told(sender));
+        } else {
+            // Behind what still waits for its payloads.
+            self.stage(GroupId::MASTER, Vec::new(), Waiter::Told(sender));
+        }
+        Ok(told)
+    }
+
+    /// The last index of each group that [`Self::barrier`] waits for.
+    fn last_indexes(&self) -> BTreeMap<GroupId, u64> {
+        let last = |group: GroupId| {
+            let state = self.index.group(group)?;
+            let entries = state.entries.map(|entries| entries.last);
+            let staged = self.staged_entries.get(&group);
+            let staged = staged
+                .filter(|_| !self.no_room)
+                .and_then(|staged| staged.last_key_value())
+                .map(|(last, _)| *last);
+            let purged = state.purged.map(|(index, _)| index);
+            Some((group, staged.or(entries).or(purged)?))
+        };
+        self.index.group_ids().filter_map(last).collect()
+    }
+
     fn stage(&mut self, group: GroupId, entries: Vec<(u64, u64, Bytes, Bytes)>, waiter: Waiter<R>) {
         self.next_stage += 1;
         let stage = self.next_stage;
@@ -431,7 +478,7 @@ impl<R: Runtime> Books<R> {
             payload,
             stage,
         };
-        let entries: Vec<_> = entries.into_iter().map(entry).collect();
+        let entries: VecDeque<_> = entries.into_iter().map(entry).collect();
         if !entries.is_empty() {
             let here = self.staged_entries.entry(group).or_default();
             here.extend(entries.iter().map(|entry| (entry.index, entry.clone())));
@@ -443,41 +490,93 @@ impl<R: Runtime> Books<R> {
         });
     }
 
-    /// Puts an append whose payloads are synced into the index.
-    fn unstage_synced(&mut self, mut staged: Staged<R>, mut extents: Vec<Option<Pin>>) {
-        for (entry, pin) in staged.entries.drain(..).zip(extents.drain(..)) {
-            let group = staged.group;
-            let here = self.staged_entries.get_mut(&group);
-            let current = here.and_then(|here| here.get(&entry.index));
-            if current.is_none_or(|current| current.stage != entry.stage) {
-                continue;
-            }
-            self.forget_staged(group, entry.index);
-            let payload = match pin {
-                None => in_log(entry.payload),
-                Some(pin) => {
-                    let extent = pin.extent();
-                    self.keep_bulk(group, entry.index, entry.term, entry.payload);
-                    self.pins.insert(extent, pin);
-                    PayloadRef::Extent(SyncedExtent::after_sync(extent))
+    fn is_full(&self) -> bool {
+        self.index.pressure() == Pressure::Full && !cfg!(planted = "full_log_ends_replica")
+    }
+
+    /// Puts appends whose payloads are synced into the index, as far as there is room; true when all are there.
+    fn index_ready(&mut self) -> bool {
+        while let Some(mut stored) = self.ready.pop_front() {
+            match self.index_stored(&mut stored) {
+                Ok(true) => {
+                    if let Some(waiter) = stored.append.waiter.take() {
+                        self.wait(self.last_ticket, waiter);
+                    }
                 }
-            };
-            let StagedEntry {
-                index, term, head, ..
-            } = entry;
-            let entry = LogEntry {
-                index,
-                term,
-                head,
-                payload,
-            };
-            if let Err(error) = self.push(Record::Entry { group, entry }) {
-                self.fail(&error);
-                return;
+                Ok(false) => {
+                    self.ready.push_front(stored);
+                    return false;
+                }
+                Err(error) => {
+                    self.ready.push_front(stored);
+                    self.fail(&error);
+                }
             }
         }
-        if let Some(waiter) = staged.waiter.take() {
-            self.wait(self.last_ticket, waiter);
+        true
+    }
+
+    /// The same for one; false when there is no room for all of it.
+    fn index_stored(&mut self, stored: &mut Stored<R>) -> Result<bool, LogError> {
+        let group = stored.append.group;
+        while let Some(entry) = stored.append.entries.front() {
+            let here = self.staged_entries.get_mut(&group);
+            let current = here.and_then(|here| here.get(&entry.index));
+            // Else truncated or purged meanwhile.
+            let wanted = current.is_some_and(|current| current.stage == entry.stage);
+            if wanted && self.is_full() {
+                return Ok(false);
+            }
+            let entry = stored.append.entries.pop_front();
+            let pin = stored.pins.pop_front().flatten();
+            if let Some(entry) = entry.filter(|_| wanted) {
+                self.forget_staged(group, entry.index);
+                self.index_staged(group, entry, pin)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn index_staged(
+        &mut self,
+        group: GroupId,
+        entry: StagedEntry,
+        pin: Option<Pin>,
+    ) -> Result<(), LogError> {
+        let StagedEntry {
+            index,
+            term,
+            head,
+            payload,
+            ..
+        } = entry;
+        let payload = match pin {
+            None => in_log(payload),
+            Some(pin) => {
+                let extent = pin.extent();
+                self.keep_bulk(group, index, term, payload);
+                self.pins.insert(extent, pin);
+                PayloadRef::Extent(SyncedExtent::after_sync(extent))
+            }
+        };
+        let entry = LogEntry {
+            index,
+            term,
+            head,
+            payload,
+        };
+        self.push(Record::Entry { group, entry })?;
+        Ok(())
+    }
+
+    /// There is no room: whoever waits for everything before is told, for a checkpoint may be among them.
+    fn refuse_barriers(&mut self) {
+        let staged = self.staged.iter_mut();
+        let ready = self.ready.iter_mut().map(|stored| &mut stored.append);
+        let barriers = staged.chain(ready).filter(|one| one.entries.is_empty());
+        let waiters: Vec<_> = barriers.filter_map(|one| one.waiter.take()).collect();
+        for waiter in waiters {
+            waiter.tell(Err(LogError::Full));
         }
     }
 
@@ -546,6 +645,7 @@ impl<R: Runtime> Inner<R> {
                 }
                 Ok(None) if idle => {
                     self.work.rung().await;
+                    self.carry_forward().await;
                     idle = false;
                 }
                 Ok(None) => {
@@ -655,14 +755,18 @@ impl<R: Runtime> Inner<R> {
                     (staged, pins)
                 });
                 let (staged, pins) = written.await;
-                let mut books = self.books.lock();
                 match pins {
                     Ok(pins) => {
-                        for (staged, pins) in staged.into_iter().zip(pins) {
-                            books.unstage_synced(staged, pins);
-                        }
+                        let appends = staged.into_iter().zip(pins);
+                        let stored = appends.map(|(append, pins)| Stored {
+                            append,
+                            pins: pins.into(),
+                        });
+                        self.books.lock().ready.extend(stored);
+                        self.enter().await;
                     }
                     Err(error) => {
+                        let mut books = self.books.lock();
                         books.staged = staged;
                         books.fail(&error);
                         let why = format!("a payload could not be stored: {error}");
@@ -670,9 +774,27 @@ impl<R: Runtime> Inner<R> {
                         return;
                     }
                 }
-                drop(books);
-                self.work.ring();
             }
+        }
+    }
+
+    /// Puts appends into the index when there is room: not before. A checkpoint and the purges after it make it.
+    async fn enter(&self) {
+        loop {
+            {
+                let mut books = self.books.lock();
+                books.no_room = !books.index_ready();
+                if books.no_room {
+                    books.refuse_barriers();
+                }
+                // The writer also carries forward, and frees what was purged.
+                self.work.ring();
+                if !books.no_room || self.stopped.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+            self.tight.ring();
+            self.runtime.sleep(FULL_PAUSE).await;
         }
     }
 }

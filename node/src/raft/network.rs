@@ -356,7 +356,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
 /// The sending end of a stream on its connection; closes it when dropped.
 struct Line {
     conn: Arc<Conn>,
-    ends: Ends,
+    pub(super) ends: Ends,
     stream: u64,
 }
 

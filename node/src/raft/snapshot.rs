@@ -23,6 +23,7 @@ use polyfs_store::state::{RegionKv, StateView, StoreError};
 use super::network::{Network, unreachable_because};
 use super::state::{ReplicaRecord, SharedState};
 use super::types::{LeaderTerm, LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::health::Health;
 use crate::runtime::Runtime;
 use crate::wire::{RaftCall, RaftReply, SnapshotPiece};
 
@@ -33,8 +34,8 @@ pub type SnapshotOf<R> = openraft::storage::Snapshot<LeaderTerm, u64, (), Snapsh
 pub enum Snapshot<R: Runtime> {
     /// Nowhere: only its metadata counts.
     Known,
-    /// In a view of this node's state.
-    Pinned(Arc<StateView<R::Dir>>, Lineage),
+    /// In a view of this node's state; damage to it is reported there.
+    Pinned(Arc<StateView<R::Dir>>, Lineage, Health),
     /// Received, under a lineage of its own, not yet current (P5).
     Staged(Lineage),
 }
@@ -57,6 +58,7 @@ impl<R: Runtime> Snapshot<R> {
 pub(super) fn pin<R: Runtime>(
     state: &SharedState<R>,
     group: GroupId,
+    health: &Health,
 ) -> Result<Option<SnapshotOf<R>>, StoreError> {
     let view = state.db().view()?;
     let Some(record) = view.get_group(group)? else {
@@ -66,7 +68,7 @@ pub(super) fn pin<R: Runtime>(
     if record.applied.is_none() {
         return Ok(None);
     }
-    let snapshot = Snapshot::Pinned(Arc::new(view), record.lineage);
+    let snapshot = Snapshot::Pinned(Arc::new(view), record.lineage, health.clone());
     Ok(Some(SnapshotOf::<R> {
         meta: record.meta(),
         snapshot,
@@ -91,10 +93,10 @@ pub(super) async fn send<R: Runtime>(
     cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
 ) -> Result<SnapshotResponse<TypeConfig<R>>, StreamingError<TypeConfig<R>>> {
     let unreachable = |why: &str| StreamingError::Unreachable(unreachable_because::<R>(why));
-    let Snapshot::Pinned(view, lineage) = &snapshot.snapshot else {
+    let Snapshot::Pinned(view, lineage, health) = &snapshot.snapshot else {
         return Err(unreachable("there is nothing to send"));
     };
-    let carried = carry(network, vote, &snapshot.meta, view, *lineage);
+    let carried = carry(network, vote, &snapshot.meta, view, *lineage, health);
     match R::Async::select2(cancel, carried).await {
         Select2::First(closed) => Err(StreamingError::Closed(closed)),
         Select2::Second(Ok(vote)) => Ok(SnapshotResponse::new(vote)),
@@ -108,6 +110,7 @@ async fn carry<R: Runtime>(
     meta: &SnapshotMeta,
     view: &StateView<R::Dir>,
     lineage: Lineage,
+    health: &Health,
 ) -> Result<Vote, String> {
     loop {
         let begin = RaftCall::SnapshotBegin {
@@ -119,9 +122,30 @@ async fn carry<R: Runtime>(
         };
         match send_pieces(network, vote, meta, view, lineage, there).await {
             Ok(vote) => return Ok(vote),
-            Err(why) => tracing::debug!(why, "a snapshot's way broke; it goes on where it was"),
+            Err(Broken::Way(why)) => {
+                tracing::debug!(why, "a snapshot's way broke; it goes on where it was");
+            }
+            Err(Broken::Source(error)) => {
+                // Trying again would read the same bytes: this replica can't be the source (P1).
+                health.store_failed(network.ends.group, &error);
+                return Err(error.to_string());
+            }
         }
         R::Async::sleep(RETRY).await;
+    }
+}
+
+/// Why a snapshot did not arrive.
+enum Broken {
+    /// The connection or the receiver.
+    Way(String),
+    /// What is to be sent can't be read.
+    Source(StoreError),
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self::Way(why)
     }
 }
 
@@ -132,13 +156,11 @@ async fn send_pieces<R: Runtime>(
     view: &StateView<R::Dir>,
     lineage: Lineage,
     there: u64,
-) -> Result<Vote, String> {
+) -> Result<Vote, Broken> {
     let mut cursor = Cursor::default();
     let mut number = 0;
     loop {
-        let next = cursor
-            .next(view, lineage)
-            .map_err(|error| error.to_string())?;
+        let next = cursor.next(view, lineage).map_err(Broken::Source)?;
         let Some((pairs, chunks, payload)) = next else {
             break;
         };
@@ -154,7 +176,7 @@ async fn send_pieces<R: Runtime>(
                 .await?
             {
                 RaftReply::SnapshotAt(at) if at == number + 1 => {}
-                _ => return Err("the receiver is elsewhere".into()),
+                _ => return Err(Broken::Way("the receiver is elsewhere".into())),
             }
         }
         number += 1;
@@ -165,7 +187,7 @@ async fn send_pieces<R: Runtime>(
     };
     match network.ask(end, vec![], PIECE_DEADLINE * 4).await? {
         RaftReply::SnapshotDone(vote) => Ok(vote),
-        _ => Err("the receiver is elsewhere".into()),
+        _ => Err(Broken::Way("the receiver is elsewhere".into())),
     }
 }
 
@@ -292,7 +314,8 @@ impl<R: Runtime> Stage<R> {
             }
             for (key, offset, bytes) in &piece.chunks {
                 let bytes = usize::try_from(*bytes).expect("usize has at least 32 bits");
-                if bytes > payload.len() || offset + bytes as u64 > CHUNK_BYTES {
+                let end = offset.checked_add(bytes as u64);
+                if bytes > payload.len() || end.is_none_or(|end| end > CHUNK_BYTES) {
                     return Err(DecodeError::Invalid("snapshot piece").into());
                 }
                 state.write_small(key, *offset, &payload.split_to(bytes))?;

@@ -20,7 +20,7 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
 use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
-use polyfs_store::wal::LogError;
+use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -196,8 +196,8 @@ impl<R: Runtime> SharedState<R> {
         let usage = self.inner.db.data().usage();
         let disk = self.inner.db.reserve().free_beyond().unwrap_or(0);
         Room {
-            total: usage.used + usage.free + disk,
-            free: usage.free + disk,
+            total: usage.used + usage.free - usage.holes + disk,
+            free: usage.free - usage.holes + disk,
         }
     }
 
@@ -210,7 +210,7 @@ impl<R: Runtime> SharedState<R> {
         if level == SpaceLevel::Reserve {
             let db = self.inner.db.clone();
             let filled = self.inner.runtime.blocking(Lane::Checkpoint, move || {
-                while db.reserve().refill_step()? {}
+                db.refill_reserve()?;
                 db.space_level()
             });
             level = filled.await?;
@@ -401,7 +401,8 @@ impl<R: Runtime> SharedState<R> {
             .blocking(Lane::Checkpoint, move || data.sync())
             .await?;
         let _turn = self.turn().await;
-        let mut synced = log.synced_through().await?;
+        let synced = log.synced_through().await;
+        let mut synced = synced.inspect_err(|_| self.mark_changed())?;
         for (group, index) in &*self.inner.by_snapshot.lock() {
             let synced = synced.entry(*group).or_default();
             *synced = (*synced).max(*index);
@@ -415,7 +416,8 @@ impl<R: Runtime> SharedState<R> {
             let plan = db.prepare_checkpoint()?;
             plan.commit(|group| synced.get(&group).copied().unwrap_or(0))
         });
-        let made = made.await?;
+        // What is applied on a majority's word may still wait for room in the log here: then the next one has it.
+        let made = made.await.inspect_err(|_| self.mark_changed())?;
         *self.inner.durable.lock() = durable;
         Ok(Some(made))
     }
@@ -507,6 +509,12 @@ impl<R: Runtime> GroupState<R> {
     #[must_use]
     pub fn reserve_only(&self) -> bool {
         self.shared.reserve_only()
+    }
+
+    /// Whether new entries would wait for room in the node's log.
+    #[must_use]
+    pub fn log_is_full(&self) -> bool {
+        self.log.pressure() == Pressure::Full
     }
 
     async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
@@ -650,7 +658,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<super::snapshot::SnapshotOf<R>>, io::Error> {
-        super::snapshot::pin(&self.shared, self.group).map_err(io::Error::other)
+        super::snapshot::pin(&self.shared, self.group, self.log.health()).map_err(io::Error::other)
     }
 }
 

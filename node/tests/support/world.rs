@@ -229,6 +229,7 @@ pub(crate) struct World {
     pub(crate) dirs: BTreeMap<u64, MemoryDir>,
     pub(crate) nodes: BTreeMap<u64, Node<Host>>,
     starts: u64,
+    log: LogConfig,
 }
 
 pub(crate) fn name(node: u64) -> String {
@@ -237,6 +238,11 @@ pub(crate) fn name(node: u64) -> String {
 
 impl World {
     pub(crate) async fn new(seed: u64) -> Self {
+        Self::with_log(seed, store_config().log).await
+    }
+
+    /// The same with another log on each node.
+    pub(crate) async fn with_log(seed: u64, log: LogConfig) -> Self {
         let dirs = (1..=NODES)
             .map(|node| (node, MemoryDir::new(seed + node)))
             .collect();
@@ -246,6 +252,7 @@ impl World {
             dirs,
             nodes: BTreeMap::new(),
             starts: 0,
+            log,
         };
         for node in 1..=NODES {
             world.start(node).await;
@@ -274,7 +281,11 @@ impl World {
         self.starts += 1;
         let host = Host::new(&self.fabric, &name(node), self.seed * 1000 + self.starts);
         let dir = Arc::new(self.dirs[&node].clone());
-        let mut store = Store::open(&host, Arc::clone(&dir), store_config())
+        let config = StoreConfig {
+            log: self.log.clone(),
+            ..store_config()
+        };
+        let mut store = Store::open(&host, Arc::clone(&dir), config)
             .await
             .expect("opens");
         if store.identity.member.is_none() {

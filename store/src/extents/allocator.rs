@@ -50,6 +50,8 @@ pub(crate) struct Allocator {
     mapped: BTreeMap<u32, Bits>,
     free: RunSet,
     unpunched: RunSet,
+    /// Free blocks whose space this process has given back to the filesystem.
+    holes: RunSet,
     pins: BTreeMap<(u32, u32), (u32, u32)>,
     retired: VecDeque<Retired>,
     retired_blocks: u64,
@@ -125,6 +127,7 @@ impl Allocator {
     pub(crate) fn take(&mut self, count: u32) -> Option<BlockRun> {
         let run = self.free.take(count)?;
         self.unpunched.remove(run);
+        self.holes.remove(run);
         Some(run)
     }
 
@@ -132,6 +135,7 @@ impl Allocator {
     pub(crate) fn take_some(&mut self, count: u32) -> Option<BlockRun> {
         let run = self.free.take_some(count)?;
         self.unpunched.remove(run);
+        self.holes.remove(run);
         Some(run)
     }
 
@@ -358,6 +362,17 @@ impl Allocator {
         self.free.remove(run);
         self.unpunched.remove(run);
         Some(run)
+    }
+
+    /// Puts a run back whose space the filesystem has now.
+    pub(crate) fn put_hole(&mut self, run: BlockRun) {
+        self.put_back(run);
+        self.holes.insert(run);
+    }
+
+    /// Free blocks that are holes.
+    pub(crate) fn holes(&self) -> u64 {
+        self.holes.blocks()
     }
 
     /// Whether so much is free, in pieces, that small writes fill them rather than let the files grow.

@@ -128,6 +128,8 @@ pub struct Usage {
     pub used: u64,
     /// Free inside the files.
     pub free: u64,
+    /// Of `free`, what was given back to the filesystem: whoever writes there needs room on the disk.
+    pub holes: u64,
     /// Of `used`, what the next durable commits and leaving readers free.
     pub retired: u64,
 }
@@ -393,8 +395,10 @@ impl<D: Dir> DataFiles<D> {
     /// Used and free bytes.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let (free, all, retired) = self.space().counts();
+        let space = self.space();
+        let (free, all, retired) = space.counts();
         Usage {
+            holes: space.holes() * BLOCK,
             used: (all - free) * BLOCK,
             free: free * BLOCK,
             retired: retired * BLOCK,
@@ -402,7 +406,8 @@ impl<D: Dir> DataFiles<D> {
     }
 
     /// Gives up to `budget` bytes of free space back to the filesystem, the longest runs first; returns how many.
-    /// Only for idle times: writing into a hole later is slow and may find the disk full.
+    /// For idle times, and for a reserve that has to be filled up: writing into a hole later is slow, and on a full disk it
+    /// takes from the reserve.
     ///
     /// # Errors
     /// Failures of the disk, which poison the store.
@@ -418,7 +423,7 @@ impl<D: Dir> DataFiles<D> {
             let file = self.file(run.file).expect("a free run lies in a file");
             let bytes = u64::from(run.count) * BLOCK;
             let done = file.disk.punch(u64::from(run.first) * BLOCK, bytes);
-            self.space().put_back(run);
+            self.space().put_hole(run);
             done.map_err(|error| self.poison.disk("punching a data file", error))?;
             left -= run.count;
             punched += bytes;
@@ -575,7 +580,12 @@ impl<D: Dir> DataFiles<D> {
         let file = self
             .file(run.file)
             .expect("an allocated run lies in a file");
-        let written = file.disk.write_at(u64::from(run.first) * BLOCK, bytes);
+        let write = || file.disk.write_at(u64::from(run.first) * BLOCK, bytes);
+        let written = match (write(), self.reserve.get()) {
+            // The run is a hole, and what was ordered must be stored (P10).
+            (Err(DiskError::Full), Some(reserve)) => reserve.growing(write),
+            (written, _) => written,
+        };
         file.dirty.store(true, Ordering::Release);
         written.map_err(|error| self.poison.disk("writing file data", error))
     }

@@ -208,10 +208,28 @@ impl<D: Dir> StateDb<D> {
     /// # Errors
     /// Failures of the disk.
     pub fn space_level(&self) -> Result<SpaceLevel, StoreError> {
-        Ok(self
-            .inner
-            .reserve
-            .space_level(self.inner.data.usage().free)?)
+        let usage = self.inner.data.usage();
+        Ok(self.inner.reserve.space_level(usage.free - usage.holes)?)
+    }
+
+    /// Fills the reserve up, with what data files have free if the disk itself has nothing; true when it is whole.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn refill_reserve(&self) -> Result<bool, StoreError> {
+        let Inner { reserve, data, .. } = &*self.inner;
+        loop {
+            while reserve.refill_step()? {}
+            if reserve.is_whole()? {
+                return Ok(true);
+            }
+            let usage = data.usage();
+            // A step stays for what comes next.
+            let spare = usage.free - usage.holes >= 2 * reserve.step();
+            if !spare || data.punch_free(reserve.step())? == 0 {
+                return Ok(false);
+            }
+        }
     }
 }
 

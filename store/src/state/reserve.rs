@@ -112,6 +112,21 @@ impl<D: Dir> Reserve<D> {
         self.bytes
     }
 
+    /// How much is released and taken back at a time, in bytes.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether nothing of it was released.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn is_whole(&self) -> Result<bool, DiskError> {
+        let ballast = self.ballast.lock().expect("nothing panics under this lock");
+        Ok(ballast.len()? >= self.bytes)
+    }
+
     /// Gives a step of the ballast back to the disk; false when there is none left.
     ///
     /// # Errors

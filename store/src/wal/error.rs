@@ -58,7 +58,7 @@ pub enum LogError {
     #[error("the log is corrupt: come back with an empty store")]
     Corrupt,
     /// A newer PolyFS wrote this log.
-    #[error("the log has format {found}, this PolyFS knows {known}: upgrade it")]
+    #[error("the log is of version {found}, this PolyFS reads up to {known}: upgrade it")]
     Newer {
         /// The version found.
         found: u16,

@@ -165,6 +165,8 @@ fn stranger(context: &Context) -> Result<Figure> {
     let ours = Cluster::whole(&context.binary, &context.directory("ours")?, 3)?;
     let mut theirs = Cluster::start(&context.binary, &context.directory("theirs")?, 1)?;
     let before = ours.status()?;
+    let mount = ours.mount("m")?;
+    std::fs::write(mount.point.join("before"), content(1, 100_000))?;
     theirs.kill_all()?;
     let mut command = process::command(&context.binary);
     command.arg("node").arg("--data").arg(theirs.data(0));
@@ -186,10 +188,13 @@ fn stranger(context: &Context) -> Result<Figure> {
         );
         std::thread::sleep(Duration::from_millis(50));
     };
-    let after = ours.status()?;
-    ensure!(after.nodes.len() == before.nodes.len(), "{after:#?}");
+    // Who has a mount goes on; who only knows the waypoint is told of both clusters until one has gone.
+    ensure!(std::fs::read(mount.point.join("before"))? == content(1, 100_000));
+    std::fs::write(mount.point.join("meanwhile"), content(2, 100_000))?;
     drop(stranger);
-    ours.heal(3)?;
+    ours.heal(before.nodes.len())?;
+    ensure!(std::fs::read(mount.point.join("meanwhile"))? == content(2, 100_000));
+    mount.stop()?;
     Figure::within(said, SAID_MAX, "until it said so, aim 5 s")
 }
 
@@ -281,25 +286,28 @@ fn data(context: &Context) -> Result<Figure> {
     again.arg("--data").arg(&data);
     let mut slowest = must_fail("a data directory in use", &mut again, 1, &["in use"])?;
     mount.stop()?;
-    // Every file's first bytes name its format: a version from the future in each.
+    // Log segments and the identity name their format: a sound version from the future in each.
     let mut versions = 0;
     for entry in std::fs::read_dir(&data)? {
         let path = entry?.path();
-        let Some(offset) = version_offset(&path)? else {
+        let Some(seal) = Seal::of(&path)? else {
             continue;
         };
         let file = std::fs::File::options()
             .read(true)
             .write(true)
             .open(&path)?;
-        let mut old = [0];
-        file.read_exact_at(&mut old, offset)?;
-        file.write_all_at(&[0x7f], offset)?;
+        let mut old = vec![0; seal.bytes + 4];
+        file.read_exact_at(&mut old, 0)?;
+        let mut newer = old[..seal.bytes].to_vec();
+        newer[seal.version] = 0x7f;
+        newer.extend(crc32c(&newer).to_le_bytes());
+        file.write_all_at(&newer, 0)?;
         let mut command = polyfs(context, &["up"], &other);
         command.arg("--data").arg(&data);
         let what = format!("a newer version in {}", path.display());
-        slowest = slowest.max(must_fail(&what, &mut command, 1, &["version"])?);
-        file.write_all_at(&old, offset)?;
+        slowest = slowest.max(must_fail(&what, &mut command, 1, &["version", "upgrade"])?);
+        file.write_all_at(&old, 0)?;
         versions += 1;
     }
     ensure!(
@@ -314,20 +322,44 @@ fn data(context: &Context) -> Result<Figure> {
     Figure::within(slowest, SAID_MAX, &more)
 }
 
-/// Where docs/format.md puts the version of a file's format: after the 8 bytes of a log segment that say what it is,
-/// first in the identity. Other files have none of their own.
-fn version_offset(path: &Path) -> Result<Option<u64>> {
-    if path.file_name().is_some_and(|name| name == "identity") {
-        return Ok(Some(0));
+/// Where docs/format.md puts a version, and how many bytes the CRC32C covers that comes right after them.
+struct Seal {
+    version: usize,
+    bytes: usize,
+}
+
+impl Seal {
+    /// Other files have no version of their own.
+    fn of(path: &Path) -> Result<Option<Self>> {
+        let file = std::fs::File::open(path)?;
+        if path.file_name().is_some_and(|name| name == "identity") {
+            let bytes = usize::try_from(file.metadata()?.len())? - 4;
+            return Ok(Some(Self { version: 0, bytes }));
+        }
+        let mut head = [0; 8];
+        let is_segment = path.is_file() && file.read_at(&mut head, 0)? == 8 && head == *b"PolyFSws";
+        let (version, bytes) = (8, 32);
+        Ok(is_segment.then_some(Self { version, bytes }))
     }
-    let mut head = [0; 8];
-    let file = std::fs::File::open(path)?;
-    let is_segment = path.is_file() && file.read_at(&mut head, 0)? == 8 && head == *b"PolyFSws";
-    Ok(is_segment.then_some(8))
+}
+
+/// The checksum of all formats, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let fold = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| fold(crc))
+    })
 }
 
 /// A disk of this size, in memory.
 const SMALL_DISK: &str = "size=900m";
+
+/// Making the file, writing and syncing it may each find the disk full.
+fn store(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
 
 fn full(context: &Context) -> Result<Figure> {
     let disk = context.directory("data")?;
@@ -344,8 +376,7 @@ fn full(context: &Context) -> Result<Figure> {
     let block = content(6, 4 << 20);
     let mut written = 0_u64;
     let error = loop {
-        let mut file = std::fs::File::create(mount.point.join(format!("fill-{written}")))?;
-        match file.write_all(&block).and_then(|()| file.sync_all()) {
+        match store(&mount.point.join(format!("fill-{written}")), &block) {
             Ok(()) => written += 1,
             Err(error) => break error,
         }
@@ -359,19 +390,14 @@ fn full(context: &Context) -> Result<Figure> {
         "a full disk says {error}"
     );
     ensure!(std::fs::read(mount.point.join("kept"))? == kept);
-    for number in 0..=written {
-        std::fs::remove_file(mount.point.join(format!("fill-{number}")))?;
+    for entry in std::fs::read_dir(&mount.point)? {
+        let entry = entry?;
+        if entry.file_name() != "kept" {
+            std::fs::remove_file(entry.path()).context("removing on a full disk")?;
+        }
     }
     let started = Instant::now();
-    loop {
-        let mut file = std::fs::File::create(mount.point.join("after"))?;
-        if file
-            .write_all(&block)
-            .and_then(|()| file.sync_all())
-            .is_ok()
-        {
-            break;
-        }
+    while store(&mount.point.join("after"), &block).is_err() {
         ensure!(
             started.elapsed() < Duration::from_secs(60),
             "no room a minute after removing all"
@@ -389,4 +415,12 @@ fn full(context: &Context) -> Result<Figure> {
         "MiB",
         "until ENOSPC; removed, and written again",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_checksum_is_crc32c() {
+        assert_eq!(super::crc32c(b"123456789"), 0xe306_9283);
+    }
 }
