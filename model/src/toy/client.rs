@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyfs_core::client::port::{CallId, Input, MessageId, Output, RegionLine};
+use polyfs_core::client::port::{CallId, Input, MasterRequest, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
 use polyfs_core::limits::CALL_DEADLINE;
@@ -273,26 +273,7 @@ impl World {
                 );
             }
             Output::SendMaster { message, request } => {
-                if self.is_lost() {
-                    let reply = None;
-                    self.schedule.after(
-                        delay,
-                        Event::MasterAnswer {
-                            client,
-                            message,
-                            reply,
-                        },
-                    );
-                } else {
-                    self.schedule.after(
-                        delay,
-                        Event::Master {
-                            client,
-                            message,
-                            request,
-                        },
-                    );
-                }
+                self.ask_master(client, message, request, delay);
             }
             Output::RenewLeases {
                 message,
@@ -339,6 +320,29 @@ impl World {
             }
             Output::Gone => {}
         }
+    }
+
+    fn ask_master(
+        &mut self,
+        client: ClientId,
+        message: MessageId,
+        request: MasterRequest,
+        delay: Duration,
+    ) {
+        let event = if self.is_lost() {
+            Event::MasterAnswer {
+                client,
+                message,
+                reply: None,
+            }
+        } else {
+            Event::Master {
+                client,
+                message,
+                request,
+            }
+        };
+        self.schedule.after(delay, event);
     }
 
     fn next_call(&mut self, client: ClientId, thread: u32) {

@@ -12,6 +12,8 @@
 //!     └──large──▶ staged ─▶ extent written and synced (Lane::Read) ─▶ LogIndex
 //! ```
 
+mod bulk;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use polyfs_store::wal::{
     Record, SyncedExtent, Ticket, Written,
 };
 
+use self::bulk::{in_log, write_extents};
 use super::types::TypeConfig;
 use crate::health::{Health, NodeEnd};
 use crate::notify::Bell;
@@ -429,14 +432,6 @@ impl<R: Runtime> SharedLog<R> {
     }
 }
 
-fn in_log(payload: Bytes) -> PayloadRef {
-    if payload.is_empty() {
-        PayloadRef::None
-    } else {
-        PayloadRef::InLog(payload)
-    }
-}
-
 impl<R: Runtime> Books<R> {
     fn barrier(&mut self) -> Result<oneshot::Receiver<Result<(), LogError>>, LogError> {
         if let Some(failure) = &self.failure {
@@ -797,39 +792,4 @@ impl<R: Runtime> Inner<R> {
             self.runtime.sleep(FULL_PAUSE).await;
         }
     }
-}
-
-/// Writes the large payloads of some appends and syncs them; one list of pins for each.
-fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
-    data: &DataFiles<D>,
-    staged: &VecDeque<Staged<R>>,
-) -> Result<Vec<Vec<Option<Pin>>>, LogError> {
-    let failed = |error: polyfs_store::state::StoreError| {
-        tracing::warn!(%error, "a data file failed");
-        LogError::Poisoned
-    };
-    let mut written = Vec::new();
-    for append in staged {
-        let mut extents = Vec::new();
-        for entry in &append.entries {
-            let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
-            let extent = large
-                .then(|| data.write_extent(&entry.payload, 0))
-                .transpose();
-            extents.push(extent.map_err(failed)?);
-        }
-        written.push(extents);
-    }
-    let synced = data.sync().map_err(failed)?;
-    let pin = |extent: Option<polyfs_store::extents::Written>| {
-        extent.map(|extent| {
-            assert!(
-                synced.covers(&extent),
-                "an extent is synced before its record (rule 1)"
-            );
-            extent.pin
-        })
-    };
-    let pins = |extents: Vec<_>| extents.into_iter().map(pin).collect();
-    Ok(written.into_iter().map(pins).collect())
 }

@@ -1,0 +1,57 @@
+//! Payloads on their way to disk: large ones to data files, others into the log.
+//!
+//! Owns rule 1 of P10 for appends: an extent is synced before the record that points to it.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use polyfs_core::limits::EXTENT_PAYLOAD_BYTES_MIN;
+use polyfs_store::extents::{DataFiles, Pin};
+use polyfs_store::wal::{LogError, PayloadRef};
+
+use super::Staged;
+use crate::runtime::Runtime;
+
+/// Writes the large payloads of some appends and syncs them; one list of pins for each.
+pub(super) fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
+    data: &DataFiles<D>,
+    staged: &VecDeque<Staged<R>>,
+) -> Result<Vec<Vec<Option<Pin>>>, LogError> {
+    let failed = |error: polyfs_store::state::StoreError| {
+        tracing::warn!(%error, "a data file failed");
+        LogError::Poisoned
+    };
+    let mut written = Vec::new();
+    for append in staged {
+        let mut extents = Vec::new();
+        for entry in &append.entries {
+            let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
+            let extent = large
+                .then(|| data.write_extent(&entry.payload, 0))
+                .transpose();
+            extents.push(extent.map_err(failed)?);
+        }
+        written.push(extents);
+    }
+    let synced = data.sync().map_err(failed)?;
+    let pin = |extent: Option<polyfs_store::extents::Written>| {
+        extent.map(|extent| {
+            assert!(
+                synced.covers(&extent),
+                "an extent is synced before its record (rule 1)"
+            );
+            extent.pin
+        })
+    };
+    let pins = |extents: Vec<_>| extents.into_iter().map(pin).collect();
+    Ok(written.into_iter().map(pins).collect())
+}
+
+/// A payload as it goes into the log itself.
+pub(super) fn in_log(payload: Bytes) -> PayloadRef {
+    if payload.is_empty() {
+        PayloadRef::None
+    } else {
+        PayloadRef::InLog(payload)
+    }
+}
