@@ -145,7 +145,7 @@ impl Serving {
     }
 }
 
-/// 0.0.0.0 and [::] name every address of this machine and none that can be dialled.
+/// `0.0.0.0` and `[::]` name every address of this machine and none that can be dialled.
 fn is_unspecified(address: &str) -> bool {
     let parsed = address.parse::<std::net::SocketAddr>();
     parsed.is_ok_and(|address| address.ip().is_unspecified())
