@@ -16,7 +16,7 @@ use crate::reference::Tree;
 pub enum Verdict {
     /// There is such an order.
     Linearizable,
-    /// There is none. The events that no order could get past, by number in [`History::judged`], with those that ended
+    /// There is none. The events that no order could get past, by number in [`History::in_order`], with those that ended
     /// before left out.
     Violated {
         /// The longest order found has this many events.
