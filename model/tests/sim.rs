@@ -15,7 +15,9 @@ use rand_chacha::ChaCha8Rng;
 /// Seeds run when nothing else is asked for.
 const SEEDS: Range<u64> = 0..2000;
 /// The same, of rough weather. Of some few seeds before and after the checker can't judge (docs/testing.md).
-const ROUGH_SEEDS: Range<u64> = 300..679;
+const ROUGH_SEEDS: Range<u64> = 300..1100;
+/// Of these the usual run leaves out: they have more possible orders than the checker tries (docs/testing.md).
+const TOO_HARD: [u64; 2] = [679, 897];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
@@ -236,7 +238,10 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
 fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
-    for seed in seeds(weather).filter(|seed| seed % PARTS == part) {
+    let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
+    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_HARD.contains(seed);
+    let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
+    for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
         let error = match result {
             Ok(Ok(())) => continue,
