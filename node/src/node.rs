@@ -541,13 +541,13 @@ impl<R: Runtime> Node<R> {
         self.unpoison(found)
     }
 
-    /// P10: a replica that may have lost what it acknowledged starts no election for a while.
+    /// P10: a replica that may have lost what it acknowledged grants no vote and starts no election for a while.
     fn hold_back(&self, replica: &Replica<R>) {
-        replica.raft().runtime_config().elect(false);
+        replica.hold_back();
         let (replica, runtime) = (replica.clone(), self.runtime().clone());
         self.runtime().spawn(async move {
             runtime.sleep(TORN_SILENCE).await;
-            replica.raft().runtime_config().elect(true);
+            replica.let_go();
         });
     }
 
