@@ -408,6 +408,11 @@ impl<R: Runtime> Node<R> {
         self.inner.stopped.load(Ordering::Acquire)
     }
 
+    /// Offers at most `bytes` for file data from now on, however large the disk is.
+    pub fn offer_at_most(&self, bytes: u64) {
+        self.inner.ground.state.offer_at_most(bytes);
+    }
+
     /// Room for file data.
     #[must_use]
     pub fn room(&self) -> Room {
