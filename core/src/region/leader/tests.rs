@@ -1,5 +1,6 @@
 //! What a leader owes to others, step by step.
 
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -115,4 +116,28 @@ fn a_commit_is_forgotten_only_when_each_participant_has_confirmed() {
     }
     let (_, forgets) = told(&mut leader);
     assert!(forgets, "now all have");
+}
+
+/// P9: however many orphans a session holds open, it is asked about all of them in turn.
+#[test]
+fn orphans_that_stay_open_keep_none_from_being_asked_about() {
+    let mut state = region();
+    let holder = SessionId(3);
+    for number in 1..=600 {
+        let ino = Ino::new(Place::new(Bucket(0), 0), number);
+        let orphan = key::of_inode(key::Kind::Orphan, ino);
+        crate::region::write(&mut state, &orphan, &vec![holder]).expect("memory");
+    }
+    let mut leader = lead(&state);
+    let mut asked = BTreeSet::new();
+    for step in 1..=3 {
+        let tick = leader.handle_input(now(step * 600), &state, Input::Tick);
+        tick.expect("memory");
+        while let Some(output) = leader.poll_output() {
+            if let Output::AskOpen { inos, .. } = output {
+                asked.extend(inos);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 600);
 }
