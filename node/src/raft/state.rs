@@ -4,7 +4,7 @@
 //! checkpoint, which makes commits durable in the only safe order (P10, rules 2 and 4). Deliberately knows no command:
 //! a [`Machine`] does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -328,7 +328,7 @@ impl<R: Runtime> SharedState<R> {
     }
 
     /// Deletes what is left of a lineage that nobody uses any more, beside everything else (P5).
-    pub(super) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
+    pub(crate) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
         let (state, pause) = (self.clone(), runtime.clone());
         runtime.spawn(async move {
             state.delete_lineage(&pause, lineage).await;
@@ -339,6 +339,19 @@ impl<R: Runtime> SharedState<R> {
     pub async fn delete_lineage(&self, runtime: &R, lineage: Lineage) -> bool {
         loop {
             {
+    /// Lineages that no replica stands on: what a crash left of a snapshot on its way in, of one that was replaced, or of
+    /// a replica that another came for. Only before anything is received.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub fn unused_lineages(&self) -> Result<BTreeSet<Lineage>, StoreError> {
+        let mut unused = self.inner.db.view()?.lineages()?;
+        for (_, record) in self.records()? {
+            unused.remove(&record.lineage);
+        }
+        Ok(unused)
+    }
+
                 let _turn = self.turn().await;
                 let deleted = self.inner.db.begin().and_then(|mut batch| {
                     let done = batch.delete_lineage(lineage, FORGET_AT_ONCE)?;
