@@ -136,6 +136,9 @@ struct Inner<R: Runtime> {
     db: StateDb<R::Dir>,
     /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
     turn: futures::lock::Mutex<()>,
+    /// One checkpoint at a time: whoever asks for one is answered when what it means is durable, not when somebody else
+    /// has begun to see to it.
+    checkpointing: futures::lock::Mutex<()>,
     changed: AtomicBool,
     /// The disk is full but for the reserve (P10).
     reserve_only: AtomicBool,
@@ -169,6 +172,7 @@ impl<R: Runtime> SharedState<R> {
             runtime,
             db,
             turn: futures::lock::Mutex::new(()),
+            checkpointing: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
@@ -335,10 +339,6 @@ impl<R: Runtime> SharedState<R> {
         });
     }
 
-    /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5); false when that failed.
-    pub async fn delete_lineage(&self, runtime: &R, lineage: Lineage) -> bool {
-        loop {
-            {
     /// Lineages that no replica stands on: what a crash left of a snapshot on its way in, of one that was replaced, or of
     /// a replica that another came for. Only before anything is received.
     ///
@@ -352,6 +352,10 @@ impl<R: Runtime> SharedState<R> {
         Ok(unused)
     }
 
+    /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5); false when that failed.
+    pub async fn delete_lineage(&self, runtime: &R, lineage: Lineage) -> bool {
+        loop {
+            {
                 let _turn = self.turn().await;
                 let deleted = self.inner.db.begin().and_then(|mut batch| {
                     let done = batch.delete_lineage(lineage, FORGET_AT_ONCE)?;
@@ -417,15 +421,17 @@ impl<R: Runtime> SharedState<R> {
         &self,
         log: &SharedLog<R>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
+        let _one = self.inner.checkpointing.lock().await;
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
         let data = Arc::clone(self.inner.db.data());
         // Most of it while others still commit.
-        self.inner
+        let synced = self
+            .inner
             .runtime
-            .blocking(Lane::Checkpoint, move || data.sync())
-            .await?;
+            .blocking(Lane::Checkpoint, move || data.sync());
+        synced.await.inspect_err(|_| self.mark_changed())?;
         let _turn = self.turn().await;
         let synced = log.synced_through().await;
         let mut synced = synced.inspect_err(|_| self.mark_changed())?;
