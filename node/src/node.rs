@@ -526,7 +526,7 @@ impl<R: Runtime> Node<R> {
                 continue;
             }
             let machine = (self.inner.machines)(group);
-            let opened = Replica::open(
+            let mut opened = Replica::open(
                 &self.inner.ground,
                 group,
                 record,
@@ -539,15 +539,16 @@ impl<R: Runtime> Node<R> {
                 continue;
             }
             if torn && !opened.was_alone() {
-                self.hold_back(&opened);
+                self.hold_back(&mut opened);
             }
             self.take_in(opened, machine);
         }
         self.unpoison(found)
     }
 
-    /// P10: a replica that may have lost what it acknowledged starts no election for a while.
-    fn hold_back(&self, replica: &Replica<R>) {
+    /// P10: a replica that may have lost what it acknowledged grants no vote and starts no election for a while.
+    fn hold_back(&self, replica: &mut Replica<R>) {
+        replica.silent_until(self.runtime().now().mono + TORN_SILENCE);
         replica.raft().runtime_config().elect(false);
         let (replica, runtime) = (replica.clone(), self.runtime().clone());
         self.runtime().spawn(async move {

@@ -159,6 +159,11 @@ impl<R: Runtime> Replica<R> {
         })
     }
 
+    /// Grants no vote before `until`, whoever asks but an old leader (P10).
+    pub fn silent_until(&mut self, until: Instant) {
+        self.no_votes_before = self.no_votes_before.max(until);
+    }
+
     /// Its group.
     #[must_use]
     pub fn group(&self) -> GroupId {
