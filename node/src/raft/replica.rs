@@ -234,13 +234,23 @@ impl<R: Runtime> Replica<R> {
                     Err(Refused::Stopping)
                 }
             },
-            RaftCall::SnapshotEnd { from_leader, meta } => self.install(from_leader, meta).await,
+            RaftCall::SnapshotEnd {
+                from_leader,
+                meta,
+                pieces,
+            } => self.install(from_leader, meta, pieces).await,
         };
         answered.map_or_else(Reply::Refused, Reply::Raft)
     }
 
-    async fn install(&self, from: Vote, meta: SnapshotMeta) -> Result<RaftReply, Refused> {
-        let staged = self.stage.end(meta).await.ok_or(Refused::NoReplica)?;
+    async fn install(
+        &self,
+        from: Vote,
+        meta: SnapshotMeta,
+        pieces: u64,
+    ) -> Result<RaftReply, Refused> {
+        let staged = self.stage.end(meta, pieces).await;
+        let staged = staged.ok_or(Refused::NoReplica)?;
         let installed = self.raft.install_full_snapshot(from, staged).await;
         installed.map_or(Err(Refused::Stopping), |response| {
             Ok(RaftReply::SnapshotDone(response.vote))
