@@ -14,7 +14,7 @@ use super::{Job, Leader};
 use crate::ids::SessionId;
 use crate::limits::LEASE_TERM;
 use crate::place::Ino;
-use crate::region::command::CommandBody;
+use crate::region::command::{Applied, CommandBody};
 use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
@@ -255,7 +255,7 @@ impl Leader {
         }
     }
 
-    fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
+    pub(super) fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
         let waiters = self.leases.admitting.entry(session).or_default();
         waiters.push(query);
         if waiters.len() == 1 {
@@ -265,7 +265,14 @@ impl Leader {
         }
     }
 
-    pub(super) fn admitted(&mut self, _now: Now, session: SessionId) {
+    /// Whoever is not among those that the next leader waits for gets no lease: a session that is over is refused.
+    pub(super) fn admitted(&mut self, _now: Now, session: SessionId, applied: &Applied) {
+        if let Applied::Answer(Answer::Refused(refusal)) = applied {
+            for query in self.leases.admitting.remove(&session).unwrap_or_default() {
+                self.refuse(query.asker, refusal.clone());
+            }
+            return;
+        }
         self.leases.admitted.insert(session);
         for query in self.leases.admitting.remove(&session).unwrap_or_default() {
             self.read_index(Job::Query(query));

@@ -296,7 +296,7 @@ impl Leader {
                 Ok(())
             }
             Some(Job::Admit { session }) => {
-                self.admitted(now, session);
+                self.admitted(now, session, &applied);
                 Ok(())
             }
             Some(Job::Takeover { ino, dead }) => {

@@ -3,16 +3,21 @@
 use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
+use bytes::Bytes;
 use core::time::Duration;
 
-use super::port::{Input, Output, Token};
+use super::port::{Asker, Input, Output, Token};
+use super::queries::Query;
 use super::{Config, Leader};
-use crate::ids::{Epoch, GroupId, SessionId};
+use crate::ids::{Epoch, GroupId, Renewal, SessionId};
 use crate::place::{Bucket, Ino, Place, Places};
-use crate::region::command::{CommandBody, Descriptor};
+use crate::region::command::{Command, CommandBody, Descriptor};
 use crate::region::key;
 use crate::region::mem::MemKv;
-use crate::request::{MetaReply, SlotUse, Space};
+use crate::request::{
+    Answer, Header, LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    SlotUse, Space,
+};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
 
@@ -140,4 +145,54 @@ fn orphans_that_stay_open_keep_none_from_being_asked_about() {
         }
     }
     assert_eq!(asked.len(), 600);
+}
+
+/// P8: a session that is over and has not heard of it yet gets no lease: the next leader would not wait for it.
+#[test]
+fn a_session_that_is_over_is_not_admitted_to_leases() {
+    let mut state = region();
+    let (dead, file) = (SessionId(5), Ino::new(Place::new(Bucket(0), 0), 9));
+    let mut leader = lead(&state);
+    let own = |body| Command {
+        epoch: Epoch(1),
+        session: SessionId::CLUSTER,
+        renewal: Renewal(0),
+        slot: None,
+        time: Timestamp::default(),
+        body: CommandBody::Meta(body),
+    };
+    let end = own(MetaOp::EndSession { session: dead });
+    crate::region::apply(&mut state, &end, &Bytes::new()).expect("memory");
+    let admit = own(MetaOp::AdmitSession { session: dead });
+    let query = MetaQuery::Open {
+        ino: file,
+        lease: LeaseKind::Shared,
+        patient: true,
+        held: None,
+    };
+    let header = Header {
+        group: GroupId(1),
+        epoch: Epoch(1),
+        session: dead,
+        renewal: Renewal(1),
+        slot: None,
+        seen: Timestamp::default(),
+    };
+    let request = Request {
+        header,
+        body: RequestBody::MetaQuery(query),
+    };
+    leader.ask_admission(now(0), dead, Query::new(Asker(1), request));
+    let Some(Output::Propose { token, .. }) = leader.poll_output() else {
+        panic!("it is admitted first");
+    };
+    let applied = crate::region::apply(&mut state, &admit, &Bytes::new()).expect("memory");
+    let applied = Input::Applied { token, applied };
+    leader
+        .handle_input(now(1), &state, applied)
+        .expect("memory");
+    let refused = Answer::Refused(Refusal::SessionEnded);
+    assert!(
+        matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
+    );
 }
