@@ -19,3 +19,4 @@ mod growth;
 mod outside;
 mod refusals;
 mod room;
+mod space;
