@@ -265,7 +265,7 @@ impl<R: Runtime> Node<R> {
         };
         node.remember_peers()?;
         node.open_replicas(store.torn, &store.found).await?;
-        node.clear_away()?;
+        node.clear_away(&store.found)?;
         let (listener, address) = listener;
         *node.inner.address.lock() = address;
         node.links()

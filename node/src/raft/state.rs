@@ -4,7 +4,7 @@
 //! checkpoint, which makes commits durable in the only safe order (P10, rules 2 and 4). Deliberately knows no command:
 //! a [`Machine`] does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -136,6 +136,9 @@ struct Inner<R: Runtime> {
     db: StateDb<R::Dir>,
     /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
     turn: futures::lock::Mutex<()>,
+    /// One checkpoint at a time: whoever asks for one is answered when what it means is durable, not when somebody else
+    /// has begun to see to it.
+    checkpointing: futures::lock::Mutex<()>,
     changed: AtomicBool,
     /// The disk is full but for the reserve (P10).
     reserve_only: AtomicBool,
@@ -169,6 +172,7 @@ impl<R: Runtime> SharedState<R> {
             runtime,
             db,
             turn: futures::lock::Mutex::new(()),
+            checkpointing: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
@@ -334,11 +338,24 @@ impl<R: Runtime> SharedState<R> {
     }
 
     /// Deletes what is left of a lineage that nobody uses any more, beside everything else (P5).
-    pub(super) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
+    pub(crate) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
         let (state, pause) = (self.clone(), runtime.clone());
         runtime.spawn(async move {
             state.delete_lineage(&pause, lineage).await;
         });
+    }
+
+    /// Lineages that no replica stands on: what a crash left of a snapshot on its way in, of one that was replaced, or of
+    /// a replica that another came for. Only before anything is received.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub fn unused_lineages(&self) -> Result<BTreeSet<Lineage>, StoreError> {
+        let mut unused = self.inner.db.view()?.lineages()?;
+        for (_, record) in self.records()? {
+            unused.remove(&record.lineage);
+        }
+        Ok(unused)
     }
 
     /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5); false when that failed.
@@ -410,15 +427,17 @@ impl<R: Runtime> SharedState<R> {
         &self,
         log: &SharedLog<R>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
+        let _one = self.inner.checkpointing.lock().await;
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
         let data = Arc::clone(self.inner.db.data());
         // Most of it while others still commit.
-        self.inner
+        let synced = self
+            .inner
             .runtime
-            .blocking(Lane::Checkpoint, move || data.sync())
-            .await?;
+            .blocking(Lane::Checkpoint, move || data.sync());
+        synced.await.inspect_err(|_| self.mark_changed())?;
         let _turn = self.turn().await;
         let synced = log.synced_through().await;
         let mut synced = synced.inspect_err(|_| self.mark_changed())?;

@@ -21,6 +21,8 @@ mod operations;
 pub mod port;
 mod queries;
 mod reclaim;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
