@@ -1,10 +1,4 @@
 //! Disks that lie and fail: a node says so, serves no wrong byte, and the others go on (P1, P10).
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +15,8 @@ use polyfs_node::raft::types::GroupCommand;
 use polyfs_node::store::Store;
 use polyfs_store::memory::{Dice, MemoryDir};
 
-use support::world::*;
-use support::{Fabric, Machine as Host};
+use crate::support::world::*;
+use crate::support::{Fabric, Machine as Host};
 
 const REPLICA: ReplicaId = ReplicaId(11);
 
@@ -366,6 +360,14 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!node.status().reserve_only, "room comes back");
+    assert_ne!(ask(&node, grows.clone()).await, full);
+    // A node that holds all it offers is as full, whatever the disk has.
+    node.offer_at_most(0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((node.room().total, node.room().free), (0, 0));
+    assert_eq!(ask(&node, grows.clone()).await, full);
+    node.offer_at_most(1 << 40);
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_ne!(ask(&node, grows).await, full);
     node.stop().await;
 }

@@ -1,11 +1,4 @@
 //! Leaders that die, stop or come back at once, and lost majorities: what clients see of it.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-#![allow(clippy::print_stdout, reason = "tests tell what they did")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +9,8 @@ use polyfs_core::ids::GroupId;
 use polyfs_core::place::Ino;
 use tokio::time::Instant;
 
-use support::cluster::{Cluster, Mount};
-use support::world::name;
+use crate::support::cluster::{Cluster, Mount};
+use crate::support::world::name;
 
 /// A fault in a minority shows as latency of at most this: an election, and a round in which mounts re-assert what they
 /// hold (P8).

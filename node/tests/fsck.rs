@@ -1,10 +1,4 @@
 //! Audits of a living cluster: nothing is found that is not there, and what is there is found.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,9 +19,9 @@ use polyfs_node::access::Access;
 use polyfs_node::fsck::{self, Report};
 use polyfs_node::wire::{Call as WireCall, Reply};
 
-use support::Machine as Host;
-use support::handmade::*;
-use support::world::*;
+use crate::support::Machine as Host;
+use crate::support::handmade::*;
+use crate::support::world::*;
 
 async fn audit(access: &Access<Host>) -> Report {
     let report = fsck::run(access.clone(), &|_| {}).await;

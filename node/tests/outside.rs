@@ -1,10 +1,4 @@
 //! Mounts in processes of their own: three nodes, a cluster by hand, nodes that die.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::time::Duration;
 
@@ -13,9 +7,9 @@ use polyfs_node::access::Access;
 use polyfs_node::find::{FindError, Finder};
 use polyfs_node::links::cluster_at;
 
-use support::Machine as Host;
-use support::handmade::*;
-use support::world::*;
+use crate::support::Machine as Host;
+use crate::support::handmade::*;
+use crate::support::world::*;
 
 #[tokio::test(start_paused = true)]
 async fn two_mounts_outside_share_files_and_recall_each_other() {

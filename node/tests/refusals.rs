@@ -1,10 +1,4 @@
 //! What a node refuses: frames for a replica that is not exactly meant, votes just after a start, copies of a store.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::time::Duration;
 
@@ -14,8 +8,8 @@ use polyfs_node::links::Links;
 use polyfs_node::raft::types::Vote;
 use polyfs_node::wire::{Call, Ends, NodeIdentity, RaftCall, RaftReply, Refused, Reply, VoteAsk};
 
-use support::Machine as Host;
-use support::world::*;
+use crate::support::Machine as Host;
+use crate::support::world::*;
 
 fn vote_call(to: u64) -> Call {
     let ends = Ends {

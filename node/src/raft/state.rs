@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -139,6 +139,8 @@ struct Inner<R: Runtime> {
     changed: AtomicBool,
     /// The disk is full but for the reserve (P10).
     reserve_only: AtomicBool,
+    /// The most this node offers for file data, bytes; `u64::MAX`: whatever the disk has.
+    capacity: AtomicU64,
     /// What the last checkpoint made durable of each replica: nothing else may be reported to openraft as snapshot.
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
@@ -169,6 +171,7 @@ impl<R: Runtime> SharedState<R> {
             turn: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
+            capacity: AtomicU64::new(u64::MAX),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
         };
@@ -190,18 +193,33 @@ impl<R: Runtime> SharedState<R> {
         self.inner.turn.lock().await
     }
 
-    /// Room for file data: what the data files hold free, and what the disk still has, less the reserve.
+    /// Offers at most `bytes` for file data, however large the disk is.
+    pub fn offer_at_most(&self, bytes: u64) {
+        self.inner.capacity.store(bytes, Ordering::Release);
+    }
+
+    /// Room for file data: what the data files hold free, and what the disk still has, less the reserve; at most what
+    /// the node offers.
     #[must_use]
     pub fn room(&self) -> Room {
         let usage = self.inner.db.data().usage();
         let disk = self.inner.db.reserve().free_beyond().unwrap_or(0);
+        let capacity = self.inner.capacity.load(Ordering::Acquire);
+        let free = usage.free - usage.holes + disk;
         Room {
-            total: usage.used + usage.free - usage.holes + disk,
-            free: usage.free - usage.holes + disk,
+            total: (usage.used + free).min(capacity),
+            free: free.min(capacity.saturating_sub(usage.used)),
         }
     }
 
-    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room.
+    /// Bytes of file data that are kept for the log (or a reader) alone: overwritten or deleted since.
+    #[must_use]
+    pub fn kept_by_log(&self) -> u64 {
+        self.inner.db.data().usage().kept
+    }
+
+    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room. A
+    /// node that holds all it offers is as full.
     ///
     /// # Errors
     /// Failures of the disk.
@@ -215,7 +233,8 @@ impl<R: Runtime> SharedState<R> {
             });
             level = filled.await?;
         }
-        let full = level == SpaceLevel::Reserve && !cfg!(planted = "reserve_ignored");
+        let full = (level == SpaceLevel::Reserve || self.room().free == 0)
+            && !cfg!(planted = "reserve_ignored");
         if self.inner.reserve_only.swap(full, Ordering::AcqRel) != full {
             tracing::warn!(
                 full,
