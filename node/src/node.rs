@@ -35,6 +35,7 @@ use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::raft::types::LogId;
+use crate::raft::witness::Witness;
 use crate::retired::Retired;
 use crate::router::Router;
 use crate::runtime::{Net, NetError, Runtime};
@@ -243,6 +244,7 @@ impl<R: Runtime> Node<R> {
             log,
             state,
             links,
+            witness: Witness::default(),
         };
         let inner = Inner {
             ground,
@@ -295,6 +297,12 @@ impl<R: Runtime> Node<R> {
     #[must_use]
     pub fn links(&self) -> &Links<R> {
         &self.inner.ground.links
+    }
+
+    /// Who is told of the votes its replicas grant.
+    #[must_use]
+    pub fn witness(&self) -> &Witness {
+        &self.inner.ground.witness
     }
 
     /// The world.
