@@ -19,4 +19,5 @@ mod growth;
 mod outside;
 mod refusals;
 mod room;
+mod space;
 mod votes;

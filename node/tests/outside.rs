@@ -9,6 +9,7 @@ use polyfs_node::links::cluster_at;
 
 use crate::support::Machine as Host;
 use crate::support::handmade::*;
+use crate::support::seeds;
 use crate::support::world::*;
 
 #[tokio::test(start_paused = true)]
@@ -30,9 +31,8 @@ async fn two_mounts_outside_share_files_and_recall_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "once in a few runs a create ends in EIO after a node was killed: to be mended, run it with --run-ignored all"]
 async fn a_mount_outside_outlives_any_node() {
-    for seed in [60, 61, 62] {
+    for seed in seeds(60..63) {
         let mut world = World::new(seed).await;
         found_cluster(&world).await;
         let mount = Mount::outside(&world, "c1").await;

@@ -44,6 +44,8 @@ pub struct Config {
     pub file_bytes_max: u64,
     /// Of 1000 messages, how many are lost.
     pub loss_per_mille: u32,
+    /// Of 1000 requests of mounts, how many come late: after others that were sent later, or after their mount's end.
+    pub late_per_mille: u32,
     /// The longest ordinary delay of a message.
     pub delay_max: Duration,
     /// How often something goes wrong; `None` for never.
@@ -65,6 +67,8 @@ pub enum Fault {
     Pause,
     /// A mount's machine dies; another one mounts instead.
     Die,
+    /// The same, at the moment in which some mount's fsync has succeeded: what it promised must be there.
+    DieSynced,
 }
 
 /// A toy cluster under a seed.
@@ -93,6 +97,8 @@ pub struct World {
     paused: BTreeMap<ClientId, u64>,
     dead: BTreeSet<ClientId>,
     deaths_left: u32,
+    /// The next mount dies when it has told of a successful fsync.
+    pub(super) dies_synced: bool,
     root: Ino,
 }
 
@@ -100,6 +106,11 @@ pub struct World {
 const DEATHS: u32 = 2;
 /// A mount stands still for at least and at most so many milliseconds: longer than a lease term, not a session's life.
 const PAUSE_MILLIS: core::ops::Range<u64> = 2100..6000;
+
+/// A late request arrives after so many milliseconds: after its repetition, or after its session's end.
+const LATE_MILLIS: core::ops::Range<u64> = 300..16_000;
+/// What a mount that stood still finds waiting reaches it within so many microseconds, in any order.
+const WAKE_MICROS: u64 = 1000;
 
 /// The root's attributes, in the regions and in the reference.
 const ROOT_MODE: u16 = 0o755;
@@ -156,6 +167,7 @@ impl World {
             paused: BTreeMap::new(),
             dead: BTreeSet::new(),
             deaths_left: DEATHS,
+            dies_synced: false,
             root,
         };
         world.begin();
@@ -226,6 +238,7 @@ impl World {
         self.cut_off.clear();
         self.down.clear();
         self.config.loss_per_mille = 0;
+        self.config.late_per_mille = 0;
         for group in self.leaderless() {
             self.elect(group);
         }
@@ -319,6 +332,16 @@ impl World {
         self.random.random_range(0..1000) < self.config.loss_per_mille
     }
 
+    /// How long a request of a mount is on its way.
+    pub(super) fn request_delay(&mut self) -> Duration {
+        let late = self.config.late_per_mille;
+        if late > 0 && self.random.random_range(0..1000) < late {
+            self.mark("request late");
+            return Duration::from_millis(self.random.random_range(LATE_MILLIS));
+        }
+        self.delay()
+    }
+
     pub(super) fn reachable(&self, node: NodeId) -> bool {
         !self.down.contains(&node) && !self.cut_off.contains(&node)
     }
@@ -370,7 +393,8 @@ impl World {
         let now = self.schedule.now();
         let until = mount.and_then(|mount| self.paused.get(&mount)).copied();
         if let Some(until) = until.filter(|until| *until > now) {
-            return self.schedule.at(until, event);
+            let waits = Duration::from_micros(self.random.random_range(0..WAKE_MICROS));
+            return self.schedule.at(until + nanos(waits), event);
         }
         match event {
             Event::Request {
@@ -464,7 +488,8 @@ impl World {
             3..=5 => Fault::Crash,
             6..=7 => Fault::Isolate,
             8 => Fault::Pause,
-            _ => Fault::Die,
+            _ if self.random.random() => Fault::Die,
+            _ => Fault::DieSynced,
         };
         match fault {
             Fault::Election => {
@@ -483,7 +508,11 @@ impl World {
                 self.cut_off.insert(node);
             }
             Fault::Pause => self.pause_mount(),
-            Fault::Die => self.kill_mount(),
+            Fault::Die => {
+                let mount = self.any_mount();
+                self.kill_mount(mount);
+            }
+            Fault::DieSynced => self.dies_synced = true,
             Fault::Crash | Fault::Isolate => {
                 self.down.clear();
                 self.cut_off.clear();
@@ -518,13 +547,13 @@ impl World {
         self.mark("mount paused");
     }
 
-    /// What is on its way from a dead mount still arrives; nobody ever learns how its calls ended.
-    fn kill_mount(&mut self) {
+    /// What is on its way from a dead mount still arrives; nobody ever learns how its calls ended. False when none of them
+    /// may die any more.
+    pub(super) fn kill_mount(&mut self, mount: ClientId) -> bool {
         if self.deaths_left == 0 || self.calls_left == 0 {
-            return;
+            return false;
         }
         self.deaths_left -= 1;
-        let mount = self.any_mount();
         self.dead.insert(mount);
         self.clients
             .get_mut(&mount)
@@ -534,6 +563,7 @@ impl World {
         self.mark("mount died");
         let last = self.clients.keys().next_back().map_or(0, |last| last.0);
         self.mount(ClientId(last + 1));
+        true
     }
 
     pub(super) fn mark(&mut self, mark: &'static str) {

@@ -25,6 +25,7 @@ use super::network::{Networks, append_request};
 use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::witness::{Granted, Witness};
 use crate::conn::Conn;
 use crate::links::Links;
 use crate::runtime::Runtime;
@@ -47,6 +48,8 @@ pub struct Ground<R: Runtime> {
     pub state: SharedState<R>,
     /// The other nodes.
     pub links: Links<R>,
+    /// Who is told of votes.
+    pub witness: Witness,
 }
 
 impl<R: Runtime> Clone for Ground<R> {
@@ -56,6 +59,7 @@ impl<R: Runtime> Clone for Ground<R> {
             log: self.log.clone(),
             state: self.state.clone(),
             links: self.links.clone(),
+            witness: self.witness.clone(),
         }
     }
 }
@@ -71,6 +75,7 @@ pub struct Replica<R: Runtime> {
     /// Before this no vote is granted (P2).
     no_votes_before: Instant,
     alone: bool,
+    witness: Witness,
 }
 
 impl<R: Runtime> Clone for Replica<R> {
@@ -84,6 +89,7 @@ impl<R: Runtime> Clone for Replica<R> {
             runtime: self.runtime.clone(),
             no_votes_before: self.no_votes_before,
             alone: self.alone,
+            witness: self.witness.clone(),
         }
     }
 }
@@ -156,6 +162,7 @@ impl<R: Runtime> Replica<R> {
             runtime,
             no_votes_before,
             alone,
+            witness: ground.witness.clone(),
         })
     }
 
@@ -204,7 +211,17 @@ impl<R: Runtime> Replica<R> {
             }
             RaftCall::Vote(ask) => self.raft.vote(vote_request(&ask)).await.map_or_else(
                 |_| Err(Refused::Stopping),
-                |response| Ok(vote_reply(response)),
+                |response| {
+                    if response.vote_granted {
+                        self.witness.tell(&Granted {
+                            group: self.group,
+                            replica: self.id,
+                            vote: ask.vote,
+                            is_transfer: ask.transfer,
+                        });
+                    }
+                    Ok(vote_reply(response))
+                },
             ),
             RaftCall::PreVote(ask) => self.raft.pre_vote(vote_request(&ask)).await.map_or_else(
                 |_| Err(Refused::Stopping),

@@ -216,6 +216,12 @@ impl<R: Runtime> SharedState<R> {
         }
     }
 
+    /// Bytes of file data that are kept for the log (or a reader) alone: overwritten or deleted since.
+    #[must_use]
+    pub fn kept_by_log(&self) -> u64 {
+        self.inner.db.data().usage().kept
+    }
+
     /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room. A
     /// node that holds all it offers is as full.
     ///

@@ -13,6 +13,9 @@ use super::Course;
 const LONGEST: u64 = 15_000;
 /// The longest time without all nodes, or without a mount: it keeps its session (P8).
 const LONGEST_ALONE: u64 = 6_000;
+/// So long after its disk has come to a standstill a node that has something to sync leads no group with other voters: it
+/// notices after 1 s, the others begin an election 1.6 s later at most, and hear each other.
+const LEADS_WITHOUT_DISK: Duration = Duration::from_millis(4_000);
 /// Of how many operations the power may fail in the middle.
 const OPERATIONS: u64 = 60;
 
@@ -23,6 +26,8 @@ pub enum Fault {
     NodeCrash,
     /// The power of the node that leads some group.
     LeaderCrash,
+    /// A leader stands still, and the power of a node fails that has just granted a vote to another.
+    VoterCrash,
     /// A node's process is killed; its machine lives.
     NodeKill,
     /// A node or a mount's machine stands still.
@@ -45,11 +50,12 @@ pub enum Fault {
     Stall,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 17] = [
     Fault::NodeCrash,
     Fault::NodeCrash,
     Fault::LeaderCrash,
     Fault::LeaderCrash,
+    Fault::VoterCrash,
     Fault::NodeKill,
     Fault::Pause,
     Fault::Pause,
@@ -88,7 +94,7 @@ impl Course {
     pub(super) async fn some_fault(&mut self) {
         let fault = FAULTS[self.below(FAULTS.len())];
         let number = match fault {
-            Fault::LeaderCrash => {
+            Fault::LeaderCrash | Fault::VoterCrash | Fault::Stall => {
                 let groups: Vec<_> = self.shared.groups().into_iter().collect();
                 let drawn = self.below(groups.len().max(1));
                 let leader = groups
@@ -102,6 +108,7 @@ impl Course {
         let node = self.machines.nodes[number].clone();
         match fault {
             Fault::NodeCrash | Fault::LeaderCrash => self.cut_power(number).await,
+            Fault::VoterCrash => self.cut_power_of_voter(number).await,
             Fault::NodeKill => {
                 node.kill();
                 self.shared.nodes.lock().remove(&number);
@@ -141,13 +148,49 @@ impl Course {
                 self.a_while(1, 5_000).await;
                 mount.restart();
             }
-            Fault::Stall => {
-                node.disk()
-                    .stall(Duration::from_millis(300 + self.world.random() % 6_000));
-                self.a_while(1_000, 7_000).await;
-            }
+            Fault::Stall => self.stall(number).await,
         }
         self.note("over");
+    }
+
+    /// A disk stands still, now and then for so long that its node must lead no more (P2).
+    async fn stall(&self, number: usize) {
+        let disk = self.machines.nodes[number].disk();
+        let span = Duration::from_millis(300 + self.world.random() % 6_000);
+        disk.stall(span);
+        if span > LEADS_WITHOUT_DISK {
+            self.world.sleep(LEADS_WITHOUT_DISK).await;
+            for group in self.shared.led_without_disk(number) {
+                self.shared.laws.break_one(format!(
+                    "node {number} leads {group} with a disk that stands still"
+                ));
+            }
+        }
+        self.a_while(1_000, 7_000).await;
+    }
+
+    /// Of a node that has granted a vote: what it promised it must not forget.
+    async fn cut_power_of_voter(&self, leader: usize) {
+        if self.plan.nodes == 1 {
+            return self.cut_power(leader).await;
+        }
+        self.shared.laws.take_voter();
+        let leader = &self.machines.nodes[leader];
+        leader.pause();
+        let patience = self.world.now() + Duration::from_secs(5);
+        while self.world.now() < patience {
+            if let Some(voter) = self.shared.laws.take_voter() {
+                let machine = &self.machines.nodes[voter];
+                machine.crash();
+                self.shared.nodes.lock().remove(&voter);
+                self.a_while(1, 1_500).await;
+                machine.restart();
+                break;
+            }
+            self.world.sleep(Duration::from_micros(200)).await;
+        }
+        self.a_while(1, 1_500).await;
+        leader.resume();
     }
 
     /// Now, or in the middle of some write or sync.

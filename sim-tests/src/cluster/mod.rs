@@ -10,12 +10,14 @@
 
 mod comparison;
 mod faults;
+mod laws;
 mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft_rt::watch::WatchReceiver as _;
 use parking_lot::Mutex;
 use polyfs_core::ids::{ClusterId, GroupId};
 use polyfs_core::master::controller::health::Verdict as Health;
@@ -141,6 +143,7 @@ struct Shared {
     /// Mounts that work.
     mounted: Arc<Mutex<u64>>,
     end: Arc<Mutex<Option<End>>>,
+    laws: laws::Laws,
 }
 
 impl Shared {
@@ -158,6 +161,35 @@ impl Shared {
         nodes
             .iter()
             .find_map(|(number, node)| leads(node).map(|()| *number))
+    }
+
+    /// The groups that a node leads while its disk stands still, and that no other node leads by now.
+    fn led_without_disk(&self, number: usize) -> Vec<GroupId> {
+        let nodes = self.nodes.lock();
+        let Some(node) = nodes.get(&number).filter(|node| node.status().log_stalled) else {
+            return Vec::new();
+        };
+        let leads = |node: &Node<SimRuntime>, group: GroupId| {
+            let replica = node.replica(group)?;
+            let metrics = replica.raft().metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids().count();
+            let term = metrics.vote.leader_id.term;
+            (metrics.state.is_leader() && voters > 1).then_some(term)
+        };
+        let held = node
+            .groups()
+            .into_iter()
+            .map(|group| group.replica().group());
+        held.filter(|group| {
+            let mine = leads(node, *group);
+            let theirs = nodes
+                .values()
+                .filter_map(|other| leads(other, *group))
+                .max();
+            mine.is_some() && mine == theirs
+        })
+        .collect()
     }
 
     fn groups(&self) -> BTreeSet<GroupId> {
@@ -313,6 +345,7 @@ impl Course {
         let end = self.shared.end.lock().take();
         let (root, mut findings) = end.expect("it was waited for");
         findings.extend(differences);
+        findings.extend(self.shared.laws.broken());
         let identity = |node: &Node<SimRuntime>| node.identity().cluster;
         let clusters = self.shared.nodes.lock().values().map(identity).collect();
         Run {
