@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use polyfs_core::limits::CLOCK_DRIFT_PPM;
-use polyfs_runtime_sim::LinkSettings;
+use polyfs_runtime_sim::{LinkSettings, Machine};
 
-use super::Course;
+use super::{Course, programs};
+use crate::workload::Seat;
 
 /// The longest fault of a node among several, in milliseconds: well below a call's deadline.
 const LONGEST: u64 = 15_000;
@@ -81,6 +82,17 @@ impl Course {
         self.world.sleep(Duration::from_millis(millis)).await;
     }
 
+    /// A machine stands still, or can't be reached: if a mount is there, its leases may run out.
+    fn disturb(&mut self, machine: &Machine) {
+        let is_it = |other: &Machine| other.name() == machine.name();
+        let mount = self.machines.mounts.iter().position(is_it);
+        let inside = self.plan.mount_inside;
+        let inside = inside.filter(|number| is_it(&self.machines.nodes[*number]));
+        let mount = mount.map(|number| Seat(u32::try_from(number).expect("few")));
+        self.disturbed
+            .extend(mount.or(inside.map(|_| programs::INSIDE)));
+    }
+
     /// The longest fault of a node.
     fn longest(&self, number: usize) -> u64 {
         if self.plan.nodes == 1 || self.plan.mount_inside == Some(number) {
@@ -117,6 +129,7 @@ impl Course {
             }
             Fault::Pause => self.pause(number).await,
             Fault::Isolation => {
+                self.disturb(&node);
                 self.world.network().isolate(&node);
                 self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
@@ -127,6 +140,8 @@ impl Course {
                     1 => self.machines.mounts[0].clone(),
                     nodes => self.machines.nodes[(number + 1) % nodes].clone(),
                 };
+                self.disturb(&node);
+                self.disturb(&other);
                 self.world.network().partition(&[&node], &[&other]);
                 self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
@@ -220,14 +235,16 @@ impl Course {
             _ => (self.machines.nodes[number].clone(), self.longest(number)),
         };
         self.note(format!("it is {}", machine.name()));
+        self.disturb(&machine);
         machine.pause();
         self.a_while(300, longest).await;
         machine.resume();
     }
 
-    async fn one_way(&self, number: usize) {
+    async fn one_way(&mut self, number: usize) {
+        let node = &self.machines.nodes[number].clone();
+        self.disturb(node);
         let network = self.world.network();
-        let node = &self.machines.nodes[number];
         let hears = self.below(2) == 0;
         for other in self
             .machines

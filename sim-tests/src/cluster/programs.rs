@@ -35,7 +35,7 @@ const WAYPOINT: &str = "way:7790";
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(250);
 /// The seat of the mount in a node's process; those of the others are numbered.
-const INSIDE: Seat = Seat(100);
+pub(super) const INSIDE: Seat = Seat(100);
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
