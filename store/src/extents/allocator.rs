@@ -217,7 +217,7 @@ impl Allocator {
     }
 
     fn pinned_parts(&self, run: BlockRun) -> Vec<BlockRun> {
-        if cfg!(planted = "space_reused_early") {
+        if cfg!(planted = "space_reused_under_record") {
             return Vec::new();
         }
         let before = self
@@ -269,13 +269,15 @@ impl Allocator {
 
     /// Rule 3.
     fn release(&mut self) {
-        let oldest_reader = self.readers.keys().next().copied().unwrap_or(u64::MAX);
-        let reusable = self.durable_epoch.min(oldest_reader);
-        let reusable = if cfg!(planted = "space_reused_early") {
+        let readers = !cfg!(planted = "space_reused_under_reader");
+        let oldest_reader = self.readers.keys().next().filter(|_| readers);
+        let oldest_reader = oldest_reader.copied().unwrap_or(u64::MAX);
+        let durable = if cfg!(planted = "space_reused_before_checkpoint") {
             u64::MAX
         } else {
-            reusable
+            self.durable_epoch
         };
+        let reusable = durable.min(oldest_reader);
         while self
             .retired
             .front()
@@ -347,7 +349,7 @@ impl Allocator {
             return;
         }
         let already_free = self.free.common(run);
-        let planted = cfg!(planted = "space_reused_early");
+        let planted = cfg!(planted = "space_reused_under_record");
         assert!(planted || already_free.is_empty(), "{run:?}: a pin holds");
         for part in already_free {
             self.free.remove(part);

@@ -18,7 +18,7 @@ use super::run::BlockRun;
 use crate::aligned::AlignedBuffer;
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
 use crate::extent_ref::ExtentRef;
-use crate::state::{Poison, Reserve, StoreError};
+use crate::state::{Poison, Reserve, Share, StoreError};
 
 /// Bytes of a block, as offsets are counted.
 pub(super) const BLOCK: u64 = PAGE_BYTES as u64;
@@ -546,9 +546,9 @@ impl<D: Dir> DataFiles<D> {
         };
         // What was ordered must be stored: a full disk refuses earlier, where requests arrive (P10).
         let grown = match (grown, self.reserve.get()) {
-            (Err(DiskError::Full), Some(reserve)) => {
-                reserve.growing(|| allocate(count)).map(|()| count)
-            }
+            (Err(DiskError::Full), Some(reserve)) => reserve
+                .growing(Share::Data, || allocate(count))
+                .map(|()| count),
             (grown, _) => grown,
         };
         let grown = grown.map_err(|error| self.poison.disk("growing a data file", error))?;
@@ -586,7 +586,7 @@ impl<D: Dir> DataFiles<D> {
         let write = || file.disk.write_at(u64::from(run.first) * BLOCK, bytes);
         let written = match (write(), self.reserve.get()) {
             // The run is a hole, and what was ordered must be stored (P10).
-            (Err(DiskError::Full), Some(reserve)) => reserve.growing(write),
+            (Err(DiskError::Full), Some(reserve)) => reserve.growing(Share::Data, write),
             (written, _) => written,
         };
         file.dirty.store(true, Ordering::Release);

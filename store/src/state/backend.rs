@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
 
-use super::reserve::Reserve;
+use super::reserve::{Reserve, Share};
 use crate::disk::{Dir, Disk, DiskError};
 use crate::extents::DataFiles;
 
@@ -74,7 +74,7 @@ impl<D: Dir> StorageBackend for Backend<D> {
         }
         // Allocated, not only lengthened: no later write into it can find the disk full.
         self.reserve
-            .growing(|| self.disk.allocate(old, len - old))
+            .growing(Share::Database, || self.disk.allocate(old, len - old))
             .map_err(host)
     }
 
@@ -93,7 +93,7 @@ impl<D: Dir> StorageBackend for Backend<D> {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.writable()?;
         self.reserve
-            .growing(|| self.disk.write_at(offset, data))
+            .growing(Share::Database, || self.disk.write_at(offset, data))
             .map_err(host)
     }
 }

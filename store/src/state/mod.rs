@@ -27,6 +27,7 @@ pub use db::{Opened, StateConfig, StateDb};
 pub use error::StoreError;
 pub use kv::{RegionKv, Rows};
 pub use record::GroupRecord;
+pub(crate) use reserve::Share;
 pub use reserve::{Reserve, ReserveConfig, SpaceLevel};
 pub use verify::{cache_is_true, check_database};
 pub use view::StateView;

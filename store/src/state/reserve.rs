@@ -59,6 +59,16 @@ pub enum SpaceLevel {
     Reserve,
 }
 
+/// Who draws on the reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// The database may take all of it: whatever is freed, it is a commit that frees it.
+    Database,
+    /// File data that was ordered before the disk was seen to be full takes a quarter at most, so that the rest is
+    /// there for the deletes.
+    Data,
+}
+
 /// The reserve of one directory's disk.
 #[derive(Debug)]
 pub struct Reserve<D: Dir> {
@@ -132,12 +142,18 @@ impl<D: Dir> Reserve<D> {
     /// # Errors
     /// Failures of the disk.
     pub fn release_step(&self) -> Result<bool, DiskError> {
+        self.release_above(0)
+    }
+
+    /// The same if at least so many bytes stay.
+    fn release_above(&self, kept: u64) -> Result<bool, DiskError> {
         let ballast = self.ballast.lock().expect("nothing panics under this lock");
         let held = ballast.len()?;
-        if held == 0 {
+        let left = held.saturating_sub(self.step);
+        if held == 0 || left < kept {
             return Ok(false);
         }
-        ballast.set_len(held.saturating_sub(self.step))?;
+        ballast.set_len(left)?;
         Ok(true)
     }
 
@@ -179,14 +195,19 @@ impl<D: Dir> Reserve<D> {
         })
     }
 
-    /// Runs `grow` and, each time it finds the disk full, again with a step less of ballast.
+    /// Runs `grow` and, each time it finds the disk full, again with a step less of ballast, as far as the share goes.
     pub(crate) fn growing(
         &self,
+        share: Share,
         mut grow: impl FnMut() -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {
+        let kept = match share {
+            Share::Database => 0,
+            Share::Data => self.bytes / 4 * 3,
+        };
         loop {
             match grow() {
-                Err(DiskError::Full) if self.release_step()? => {}
+                Err(DiskError::Full) if self.release_above(kept)? => {}
                 other => return other,
             }
         }

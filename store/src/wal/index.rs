@@ -116,6 +116,17 @@ pub struct GroupState {
     pub entries: Option<Entries>,
 }
 
+/// How an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It and all before it are durable, or were purged.
+    Durable,
+    /// They will be when everything up to this ticket is.
+    Queued(Ticket),
+    /// The log has no such entry.
+    Unknown,
+}
+
 /// Which entries a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entries {
@@ -470,6 +481,22 @@ impl LogIndex {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.queue_bytes
+    }
+
+    /// How far an entry has got.
+    #[must_use]
+    pub fn standing(&self, group: GroupId, index: u64, term: u64) -> Standing {
+        let Some(log) = self.groups.get(&group) else {
+            return Standing::Unknown;
+        };
+        if log.purged_index.is_some_and(|purged| purged >= index) {
+            return Standing::Durable;
+        }
+        match log.slots.get(&index).filter(|slot| slot.term == term) {
+            Some(slot) if slot.ticket <= self.durable => Standing::Durable,
+            Some(slot) => Standing::Queued(slot.ticket),
+            None => Standing::Unknown,
+        }
     }
 
     /// Whether something waits that [`Self::take_batch`] would give.

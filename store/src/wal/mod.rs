@@ -33,7 +33,8 @@ mod writer;
 pub use carry::CarryPlan;
 pub use error::LogError;
 pub use index::{
-    Batch, Entries, Found, GroupState, Layout, Located, LogIndex, Pressure, Settled, Written,
+    Batch, Entries, Found, GroupState, Layout, Located, LogIndex, Pressure, Settled, Standing,
+    Written,
 };
 pub use reader::LogReader;
 pub use record::{LogEntry, PayloadRef, Record, SyncedExtent};
