@@ -81,7 +81,7 @@ impl Cluster {
     }
 
     /// Starts one like [`Self::start`], and waits until everything has all its replicas.
-    pub(super) fn whole(binary: &Path, home: &Path, nodes: usize) -> Result<Self> {
+    pub(crate) fn whole(binary: &Path, home: &Path, nodes: usize) -> Result<Self> {
         let cluster = Self::start(binary, home, nodes)?;
         cluster.heal(nodes)?;
         Ok(cluster)
@@ -252,11 +252,6 @@ impl Cluster {
     /// Where a node listens.
     pub(super) fn address(&self, index: usize) -> &str {
         &self.nodes[index].address
-    }
-
-    /// How many nodes it has.
-    pub(crate) fn size(&self) -> usize {
-        self.nodes.len()
     }
 }
 
