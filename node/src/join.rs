@@ -19,7 +19,7 @@ use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{ClusterId, GroupId, NodeId};
 use polyfs_core::join::{Config, Input, Join, JoinAnswer, Output, Record};
 use polyfs_core::waypoint::Claim;
-use polyfs_store::disk::{Dir, Disk as _, DiskError, OpenMode};
+use polyfs_store::disk::{Dir, DiskError};
 use thiserror::Error;
 
 use crate::access::Access;
@@ -28,12 +28,12 @@ use crate::heartbeat::leader_report;
 use crate::identity::{self, IdentityError, StoreIdentity};
 use crate::node::Node;
 use crate::runtime::{Lane, Runtime};
+use crate::sealed_file;
 use crate::store::Store;
 use crate::waypoint::ask;
 
 /// A founder's claim lies here until the founding is through.
 const FOUNDING: &str = "founding";
-const FOUNDING_NEW: &str = "founding.new";
 const VERSION: u8 = 1;
 /// A member looks at its own standing this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -402,38 +402,52 @@ async fn join_at<R: Runtime>(
 }
 
 fn read(dir: &impl Dir) -> Result<Option<Claim>, JoinError> {
-    let mode = OpenMode {
-        create: false,
-        direct: false,
+    let Some(bytes) = sealed_file::read(dir, FOUNDING)? else {
+        return Ok(None);
     };
-    let file = match dir.open(FOUNDING, mode) {
-        Ok(file) => file,
-        Err(DiskError::NotFound(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; len.min(64 << 10)];
-    file.read_at(0, &mut bytes)?;
-    let claim = codec::decode_versioned("founding record", VERSION, &bytes)?;
+    let claim = codec::decode_versioned("founding record", VERSION, &bytes?)?;
     Ok(Some(claim))
 }
 
 fn write(dir: &impl Dir, claim: &Claim) -> Result<(), DiskError> {
-    let mode = OpenMode {
-        create: true,
-        direct: false,
-    };
-    let file = dir.open(FOUNDING_NEW, mode)?;
-    file.set_len(0)?;
-    file.write_at(0, &codec::encode_versioned(VERSION, claim))?;
-    file.sync_data()?;
-    dir.rename(FOUNDING_NEW, FOUNDING)?;
-    dir.sync()
+    sealed_file::write(dir, FOUNDING, &codec::encode_versioned(VERSION, claim))
 }
 
 fn remove(dir: &impl Dir) -> Result<(), JoinError> {
-    match dir.remove(FOUNDING) {
-        Ok(()) | Err(DiskError::NotFound(_)) => Ok(dir.sync()?),
-        Err(error) => Err(error.into()),
+    Ok(sealed_file::remove(dir, FOUNDING)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use polyfs_core::ids::ClusterId;
+    use polyfs_store::memory::MemoryDir;
+
+    use super::*;
+
+    #[test]
+    fn a_founding_record_is_read_back_or_said_to_be_damaged() {
+        let claim = Claim {
+            cluster: ClusterId(5),
+            nonce: 77,
+            waypoints: vec!["w1:7000".into(), "w2:7000".into()],
+        };
+        let dir = MemoryDir::new(1);
+        assert!(read(&dir).unwrap().is_none());
+        write(&dir, &claim).unwrap();
+        let bytes = dir.image(FOUNDING).len();
+        for at in 0..bytes {
+            dir.flip(FOUNDING, at, 1 << (at % 8));
+            let read = read(&dir);
+            assert!(
+                matches!(read, Err(JoinError::Damaged(_))),
+                "byte {at}: a flipped bit is noticed"
+            );
+            dir.flip(FOUNDING, at, 1 << (at % 8));
+        }
+        let dir = dir.restart(2);
+        assert_eq!(read(&dir).unwrap(), Some(claim));
+        remove(&dir).unwrap();
+        remove(&dir).unwrap();
+        assert!(read(&dir.restart(3)).unwrap().is_none());
     }
 }

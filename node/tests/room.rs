@@ -30,9 +30,10 @@ fn all_run(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "passes in some runs and not in others: to be mended, run it with --run-ignored all"]
+#[ignore = "a full log sometimes takes no write for ever: a node that applied what a majority holds, and has it not in its own log, can make no checkpoint"]
 async fn a_full_log_delays_a_busy_group_and_stops_nobody() {
-    for seed in 1..4 {
+    // In 15 a node died whose log said that more was committed than it held.
+    for seed in [1, 2, 3, 15] {
         let mut world = World::with_log(seed, small()).await;
         // Six groups that are written once, in what will be the oldest segment, and then hardly ever.
         for quiet in 20..26 {

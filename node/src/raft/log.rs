@@ -306,7 +306,8 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(id) = committed {
-            self.shared.note_committed(self.group, encode_id(id));
+            let (index, bytes) = (id.index(), encode_id(id));
+            self.shared.note_committed(self.group, index, bytes);
         }
         Ok(())
     }

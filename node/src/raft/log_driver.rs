@@ -134,7 +134,8 @@ pub(super) struct Books<R: Runtime> {
     bulk_order: VecDeque<(GroupId, u64)>,
     bulk_bytes: usize,
     pins: BTreeMap<ExtentRef, Pin>,
-    committed: BTreeMap<GroupId, Bytes>,
+    /// Committed indexes and log ids that wait for company, or for their entries.
+    committed: BTreeMap<GroupId, (u64, Bytes)>,
     last_ticket: Ticket,
     writing_since: Option<Instant>,
     /// The log is full, and staged entries wait until it is not.
@@ -360,8 +361,8 @@ impl<R: Runtime> SharedLog<R> {
     }
 
     /// Notes a group's committed log id, to be written along with something else.
-    pub(super) fn note_committed(&self, group: GroupId, bytes: Bytes) {
-        self.books().committed.insert(group, bytes);
+    pub(super) fn note_committed(&self, group: GroupId, index: u64, bytes: Bytes) {
+        self.books().committed.insert(group, (index, bytes));
     }
 
     /// Waits until everything appended before is durable (rule 4), but for what waits for room.
@@ -584,14 +585,26 @@ impl<R: Runtime> Books<R> {
         }
     }
 
+    /// Queues the committed ids whose entries are in the index: one ahead of them would have the next start apply nothing.
+    fn push_committed(&mut self) -> Result<(), LogError> {
+        for (group, (index, bytes)) in std::mem::take(&mut self.committed) {
+            let Some(state) = self.index.group(group) else {
+                continue;
+            };
+            let last = state.entries.map(|entries| entries.last);
+            if last.max(state.purged.map(|(purged, _)| purged)) >= Some(index) {
+                self.push(Record::Committed { group, bytes })?;
+            } else {
+                self.committed.insert(group, (index, bytes));
+            }
+        }
+        Ok(())
+    }
+
     /// What is to be written next, with the committed ids that wait for company.
     fn take_batch(&mut self, alone: bool) -> Result<Option<Batch>, LogError> {
         if self.index.has_work() || alone {
-            for (group, bytes) in std::mem::take(&mut self.committed) {
-                if self.index.group(group).is_some() {
-                    self.push(Record::Committed { group, bytes })?;
-                }
-            }
+            self.push_committed()?;
         }
         match self.index.take_batch()? {
             Some(batch) => Ok(Some(batch)),

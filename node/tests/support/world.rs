@@ -425,7 +425,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("seed {}: a write of key {key} is never taken", self.seed);
+        let all: Vec<_> = self.nodes.values().map(Node::status).collect();
+        panic!(
+            "seed {}: a write of key {key} is never taken: {all:#?}",
+            self.seed
+        );
     }
 
     /// Reads a key through a read index.
@@ -473,17 +477,10 @@ impl World {
         read.expect("the state can be read")
     }
 
+    /// Waits until all replicas of all groups have applied the same, and compares what [`GROUP`]'s hold.
     pub(crate) async fn converge(&self) {
         for _ in 0..1000 {
-            let applied: BTreeSet<_> = self
-                .nodes
-                .values()
-                .map(|node| {
-                    let status = node.status().replicas.pop().expect("it has one");
-                    (status.applied, status.last)
-                })
-                .collect();
-            if applied.len() == 1 && applied.iter().all(|(applied, last)| applied == last) {
+            if self.level() {
                 let first = self.content(1);
                 for node in 2..=NODES {
                     assert!(
@@ -498,5 +495,15 @@ impl World {
         }
         let all: Vec<_> = self.nodes.values().map(Node::status).collect();
         panic!("seed {}: replicas do not converge: {all:#?}", self.seed);
+    }
+
+    /// Whether in every group all replicas have applied everything that any of them has.
+    fn level(&self) -> bool {
+        let mut groups: BTreeMap<GroupId, BTreeSet<_>> = BTreeMap::new();
+        for replica in self.nodes.values().flat_map(|node| node.status().replicas) {
+            let reached = groups.entry(replica.group).or_default();
+            reached.extend([replica.applied, replica.last]);
+        }
+        groups.values().all(|reached| reached.len() == 1)
     }
 }
