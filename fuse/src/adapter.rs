@@ -69,18 +69,13 @@ impl Filesystem for Adapter {
         self.entry(Call::Lookup { dir, name }, reply);
     }
 
-    /// The kernel names an open file only before it reads what it caches, and to find the end (lseek); stat(2) and
-    /// fstat(2) come without.
-    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let ino = self.numbers.ino(ino);
-        let call = match fh {
-            None => Call::GetAttr { ino },
-            Some(fh) => Call::Revalidate {
-                ino,
-                handle: handle(fh),
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.attr(
+            Call::GetAttr {
+                ino: self.numbers.ino(ino),
             },
-        };
-        self.attr(call, reply);
+            reply,
+        );
     }
 
     fn setattr(
@@ -245,16 +240,8 @@ impl Filesystem for Adapter {
             ino: self.numbers.ino(ino),
             flags: convert::open_flags(flags.0),
         };
-        let client = self.client.clone();
         self.call(call, move |outcome| match outcome {
-            Ok(Reply::Opened(opened)) => {
-                let keep = if client.keeps_pages(opened) {
-                    FopenFlags::FOPEN_KEEP_CACHE
-                } else {
-                    FopenFlags::empty()
-                };
-                reply.opened(FileHandle(opened.0), keep);
-            }
+            Ok(Reply::Opened(Handle(fh))) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             other => reply.error(failure(other)),
         });
     }

@@ -30,7 +30,7 @@ const ENTRIES_PER_READ: u32 = 256;
 
 /// What fuser calls.
 pub(crate) struct Adapter {
-    pub(crate) client: ClientHandle,
+    client: ClientHandle,
     pub(crate) numbers: Numbers,
     waits: Arc<LockWaits>,
 }

@@ -35,7 +35,6 @@ const fn changes(call: &Call) -> bool {
         Call::Open { flags, .. } => flags.write || flags.truncate,
         Call::Lookup { .. }
         | Call::GetAttr { .. }
-        | Call::Revalidate { .. }
         | Call::ReadLink { .. }
         | Call::Read { .. }
         | Call::Flush { .. }
@@ -65,7 +64,6 @@ fn names(call: &Call) -> Vec<&Name> {
         Call::Link { to_name, .. } => alloc::vec![to_name],
         Call::Rename { name, to_name, .. } => alloc::vec![name, to_name],
         Call::GetAttr { .. }
-        | Call::Revalidate { .. }
         | Call::SetAttr { .. }
         | Call::ReadLink { .. }
         | Call::Open { .. }
@@ -108,7 +106,6 @@ impl Client {
             | Call::Sync { .. }
             | Call::Allocate { .. }
             | Call::Seek { .. }
-            | Call::Revalidate { .. }
             | Call::SetAttr { .. } => self.content_call(id, call),
             Call::GetXattr { .. }
             | Call::ListXattr { .. }
@@ -259,7 +256,6 @@ impl Client {
                 self.free_locks(id, ino, owner, Ok(Reply::Done));
             }
             Call::Sync { ino, .. } => self.sync_call(id, ino),
-            Call::Revalidate { ino, handle } => self.revalidate(id, ino, handle),
             Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
             Call::Allocate {
                 ino,

@@ -22,7 +22,7 @@ use crate::request::{Answer, ContentOp, DataOp, MetaOp, MetaReply, Refusal, Requ
 use crate::vfs::Reply;
 
 /// Data requests of one job in flight.
-const PIECES_IN_FLIGHT: u32 = 16;
+const PIECES_IN_FLIGHT: u32 = 8;
 
 /// What a job is for.
 #[derive(Clone, Debug)]
@@ -259,7 +259,6 @@ impl Client {
     fn job_failed(&mut self, ino: Ino, finish: Finish, error: FsError) {
         // What of it happened is unknown: the content must be learnt again.
         self.file(ino).lease.held = None;
-        self.pages_outdated(ino);
         self.out.push_back(Output::Lost { ino });
         match finish {
             Finish::WriteBack(upto) => self.written_back(ino, upto, Some(error)),

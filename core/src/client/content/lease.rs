@@ -9,6 +9,7 @@ use super::file::{Content, Held, RecallStage, Recalling};
 use super::leaders::Leaders;
 use super::map::ChunkMap;
 use crate::client::Client;
+use crate::client::port::Output;
 use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
@@ -127,9 +128,6 @@ impl Client {
         if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
-        if changed {
-            self.pages_outdated(ino);
-        }
         let file = self.file(ino);
         file.lease.held = Some(Held {
             kind: grant.kind,
@@ -150,7 +148,6 @@ impl Client {
         }
         file.content = Content {
             attr: Some(grant.attr),
-            shown: None,
             number: grant.content,
             inline: grant.inline,
             map,
@@ -305,7 +302,7 @@ impl Client {
             target: file.back.writes,
         });
         if stage == RecallStage::Invalidating {
-            self.drop_pages(ino);
+            self.out.push_back(Output::Invalidate { ino });
         }
         self.pump(ino);
     }
@@ -335,10 +332,10 @@ impl Client {
 
     /// The kernel has dropped its pages of a file.
     pub(in super::super) fn invalidated(&mut self, ino: Ino) {
-        if !self.pages_dropped(ino) {
+        let Some(file) = self.files.by_ino.get_mut(&ino) else {
             return;
-        }
-        if let Some(recall) = &mut self.file(ino).lease.recall {
+        };
+        if let Some(recall) = &mut file.lease.recall {
             recall.stage = RecallStage::Draining;
         }
         self.pump(ino);

@@ -21,9 +21,6 @@ use crate::vfs::Reply;
 /// A lease nobody used for this long is given back.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// A file with so many bytes to be written back is: whoever writes much need not wait for memory then.
-const WRITE_BACK_SOON: usize = 8 << 20;
-
 /// What became of a waiting call.
 enum Started {
     /// It is under way or over.
@@ -79,11 +76,6 @@ impl Client {
             let Some(call) = file.queue.get(index) else {
                 return want;
             };
-            // Nothing behind it may wait: the kernel drops no page that is being read.
-            if matches!(call, ContentCall::Look { .. }) && file.pages.are_stale() {
-                index += 1;
-                continue;
-            }
             let need = call.needs();
             let leaves = file.lease.recall.is_some_and(|recall| {
                 recall.stage == RecallStage::Draining
@@ -127,7 +119,6 @@ impl Client {
                 let outcome = self.seek(ino, *offset, *what);
                 self.reply(*id, outcome);
             }
-            ContentCall::Look { id } => self.look(*id, ino),
             ContentCall::Write { .. } => return self.write(ino, call),
             ContentCall::SetSize { .. }
             | ContentCall::SetAttr { .. }
@@ -161,10 +152,7 @@ impl Client {
                 self.start(Then::Reply(*id), Single::op_with_attr(ino, op));
                 return Started::Yes;
             }
-            ContentCall::Read { .. }
-            | ContentCall::Write { .. }
-            | ContentCall::Look { .. }
-            | ContentCall::Seek { .. } => {
+            ContentCall::Read { .. } | ContentCall::Write { .. } | ContentCall::Seek { .. } => {
                 unreachable!("the caller tells these apart")
             }
         };
@@ -218,9 +206,6 @@ impl Client {
         file.back.writes += 1;
         file.content.size = file.content.size.max(end);
         file.content.mtime = wall.max(file.content.mtime.next());
-        if after >= WRITE_BACK_SOON {
-            file.back.wanted = file.back.writes;
-        }
         let mtime = file.content.mtime;
         let first = file.back.since.is_none();
         file.back.since.get_or_insert(now);
@@ -346,7 +331,6 @@ impl Client {
         file.back.since = None;
         file.back.after_reads = false;
         self.files.dirty_bytes -= lost;
-        self.pages_outdated(ino);
         self.out.push_back(Output::Lost { ino });
         self.fail_handles(ino, error);
         self.answer_syncs(ino, Some(error));

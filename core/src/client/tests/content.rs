@@ -15,7 +15,7 @@ use crate::error::FsError;
 use crate::place::Ino;
 use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat};
 
-pub(super) const BOTH: OpenFlags = OpenFlags {
+const BOTH: OpenFlags = OpenFlags {
     read: true,
     write: true,
     append: false,
@@ -25,7 +25,7 @@ pub(super) const BOTH: OpenFlags = OpenFlags {
     exclusive: false,
 };
 
-pub(super) fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
+fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
     let call = Call::Create {
         dir: ROOT,
         name: b"f".to_vec(),
@@ -38,14 +38,14 @@ pub(super) fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
     }
 }
 
-pub(super) fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> Handle {
+fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> Handle {
     match net.call(client, Call::Open { ino, flags }) {
         Ok(Reply::Opened(handle)) => handle,
         other => panic!("not opened: {other:?}"),
     }
 }
 
-pub(super) fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
+fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
     let data = Bytes::copy_from_slice(data);
     let len = data.len() as u32;
     let (ino, handle) = file;
@@ -61,13 +61,7 @@ pub(super) fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u
     assert_eq!(outcome, Ok(Reply::Written(len)));
 }
 
-pub(super) fn read(
-    net: &mut Net,
-    client: usize,
-    file: (Ino, Handle),
-    offset: u64,
-    size: u32,
-) -> Bytes {
+fn read(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, size: u32) -> Bytes {
     let (ino, handle) = file;
     match net.call(
         client,
@@ -83,7 +77,7 @@ pub(super) fn read(
     }
 }
 
-pub(super) fn sync(net: &mut Net, client: usize, ino: Ino) {
+fn sync(net: &mut Net, client: usize, ino: Ino) {
     let outcome = net.call(
         client,
         Call::Sync {

@@ -70,7 +70,7 @@ impl Net {
         net
     }
 
-    pub(super) fn both(&self) -> Now {
+    fn both(&self) -> Now {
         let seconds = i64::try_from(self.now.0 / 1_000_000_000).unwrap();
         Now {
             mono: self.now,

@@ -10,4 +10,3 @@ mod cluster;
 mod content;
 mod harness;
 mod names;
-mod pages;
