@@ -16,6 +16,7 @@ mod failures;
 mod fsck;
 mod groups;
 mod growth;
+mod log;
 mod outside;
 mod refusals;
 mod room;

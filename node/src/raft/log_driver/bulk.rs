@@ -10,7 +10,7 @@ use polyfs_core::limits::EXTENT_PAYLOAD_BYTES_MIN;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{LogError, PayloadRef};
 
-use super::{SharedLog, Staged};
+use super::{BULK_BYTES_MAX, Books, Bulk, SharedLog, Staged};
 use crate::runtime::Runtime;
 
 impl<R: Runtime> SharedLog<R> {
@@ -77,5 +77,30 @@ pub(super) fn in_log(payload: Bytes) -> PayloadRef {
         PayloadRef::None
     } else {
         PayloadRef::InLog(payload)
+    }
+}
+
+impl<R: Runtime> Books<R> {
+    /// The payload of an extent, if it is still in memory.
+    pub(in crate::raft) fn bulk(&self, group: GroupId, index: u64, term: u64) -> Option<Bytes> {
+        let bulk = self.bulk.get(&(group, index))?;
+        (bulk.term == term).then(|| bulk.payload.clone())
+    }
+
+    pub(super) fn keep_bulk(&mut self, group: GroupId, index: u64, term: u64, payload: Bytes) {
+        self.bulk_bytes += payload.len();
+        if let Some(old) = self.bulk.insert((group, index), Bulk { term, payload }) {
+            self.bulk_bytes -= old.payload.len();
+        } else {
+            self.bulk_order.push_back((group, index));
+        }
+        while self.bulk_bytes > BULK_BYTES_MAX {
+            let Some(oldest) = self.bulk_order.pop_front() else {
+                break;
+            };
+            if let Some(old) = self.bulk.remove(&oldest) {
+                self.bulk_bytes -= old.payload.len();
+            }
+        }
     }
 }
