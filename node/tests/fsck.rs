@@ -86,6 +86,7 @@ async fn churn(mount: Mount, name: &'static str, stop: Arc<AtomicBool>) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "its two seeds hold; 100 are to be run first, 18 s of a CPU each, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_living_cluster_has_no_findings() {
     for seed in seeds(90..92) {
         let world = World::new(seed).await;

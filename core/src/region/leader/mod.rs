@@ -154,7 +154,7 @@ impl Leader {
             } => self.admit(now, state, asker, request, payload),
             Input::Applied { token, applied } => self.applied(now, state, token, applied),
             Input::Unknown { token } => {
-                self.unknown(token);
+                self.unknown(now.mono, token);
                 Ok(())
             }
             Input::ReadReady { token } => self.read_ready(now, state, token),
@@ -321,13 +321,13 @@ impl Leader {
     }
 
     /// Leadership was lost or the engine gave the proposal up: it may still happen.
-    fn unknown(&mut self, token: Token) {
+    fn unknown(&mut self, now: Instant, token: Token) {
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => self.operation_unknown(operation),
             Some(Job::Coordinate { txn, .. }) => self.txn_unknown(txn),
             Some(Job::FinishHere { txn }) => self.refuse_blocked(txn),
             Some(Job::Admit { session }) => self.admission_failed(session),
-            Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
+            Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(now, ino, dead),
             Some(Job::Settle { ino }) => self.settling_failed(ino),
             Some(Job::Query(_) | Job::Unleased(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)
