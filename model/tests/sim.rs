@@ -14,10 +14,10 @@ use rand_chacha::ChaCha8Rng;
 
 /// Seeds run when nothing else is asked for.
 const SEEDS: Range<u64> = 0..2000;
-/// The same, of rough weather. Of some few seeds before and after the checker can't judge (docs/testing.md).
+/// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
-/// Of these the usual run leaves out: they have more possible orders than the checker tries (docs/testing.md).
-const TOO_HARD: [u64; 2] = [679, 897];
+/// Of these the usual run leaves out: an fsync takes 46 s there, behind one outage after the other (docs/testing.md).
+const TOO_SLOW: [u64; 1] = [605];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
@@ -35,7 +35,7 @@ fn seeds(weather: Weather) -> Range<u64> {
     }
     let Ok(range) = std::env::var("POLYFS_SEEDS") else {
         return match weather {
-            Weather::Rough => ROUGH_SEEDS,
+            Weather::Rough | Weather::Stormy => ROUGH_SEEDS,
             Weather::Calm | Weather::Crowded => SEEDS,
         };
     };
@@ -52,6 +52,8 @@ enum Weather {
     Crowded,
     /// Messages are lost, leaders change, nodes crash and are cut off, mounts meet.
     Rough,
+    /// Rough, with more late requests, and mounts that stand still when a lease is recalled from them.
+    Stormy,
 }
 
 /// Each seed draws its own world.
@@ -60,9 +62,11 @@ fn config(seed: u64, weather: Weather) -> Config {
     let (mounts, threads) = match weather {
         Weather::Calm => (1..=1, 1..=1),
         Weather::Crowded => (2..=3, 1..=3),
-        Weather::Rough => (1..=3, 1..=2),
+        Weather::Rough | Weather::Stormy => (1..=3, 1..=2),
     };
-    let rough = weather == Weather::Rough;
+    let rough = matches!(weather, Weather::Rough | Weather::Stormy);
+    let stormy = weather == Weather::Stormy;
+    let late_max = if stormy { 20 } else { 6 };
     Config {
         nodes: random.random_range(1..=3) * 2 - 1,
         regions: random.random_range(1..=3),
@@ -71,9 +75,14 @@ fn config(seed: u64, weather: Weather) -> Config {
         calls: CALLS,
         file_bytes_max: [300, 5000, 3 << 20][random.random_range(0..3)],
         loss_per_mille: if rough { random.random_range(0..30) } else { 0 },
-        late_per_mille: if rough { random.random_range(0..6) } else { 0 },
+        late_per_mille: if rough {
+            random.random_range(0..late_max)
+        } else {
+            0
+        },
         delay_max: Duration::from_millis(random.random_range(1..20)),
         fault_every: rough.then(|| Duration::from_millis(random.random_range(500..5000))),
+        stormy,
         tell: std::env::var("POLYFS_TELL").is_ok(),
     }
 }
@@ -185,7 +194,7 @@ fn all_marked(marks: &Marks, weather: Weather) {
     if weather != Weather::Calm {
         required.extend(CROWDED_MARKS);
     }
-    if weather == Weather::Rough {
+    if matches!(weather, Weather::Rough | Weather::Stormy) {
         required.extend(ROUGH_MARKS);
     }
     required.retain(|mark| !marks.contains_key(mark));
@@ -213,7 +222,7 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
         return Err(format!("the audit found: {findings:#?}"));
     }
     let lively = match weather {
-        Weather::Rough => nothing_hangs(&world),
+        Weather::Rough | Weather::Stormy => nothing_hangs(&world),
         Weather::Calm | Weather::Crowded => nothing_hurt(&world),
     };
     lively.inspect_err(|_| tell(&world))?;
@@ -250,7 +259,7 @@ fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
-    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_HARD.contains(seed);
+    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_SLOW.contains(seed);
     let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
     for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
@@ -335,4 +344,11 @@ fn seeds_in_rough_weather_2() {
 #[test]
 fn seeds_in_rough_weather_3() {
     part_passes(3, Weather::Rough);
+}
+
+/// All parts of the seeds in one test.
+#[test]
+#[ignore = "does not hold yet: seed 322 shows a size that is not the one written last; run it with --ignored"]
+fn seeds_in_stormy_weather() {
+    (0..PARTS).for_each(|part| part_passes(part, Weather::Stormy));
 }

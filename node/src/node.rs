@@ -639,7 +639,7 @@ impl<R: Runtime> Node<R> {
                 let metrics = metrics.borrow_watched();
                 let index = |id: Option<LogId>| id.map_or(0, |id| id.index());
                 let members = metrics.replication.iter().flat_map(BTreeMap::values);
-                let slowest = members.map(|matched| index(matched.clone())).min();
+                let slowest = members.map(|matched| index(*matched)).min();
                 (index(metrics.last_applied), index(metrics.purged), slowest)
             };
             if applied > purged && (tight || applied - purged > LOG_ENTRIES_MAX) {

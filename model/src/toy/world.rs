@@ -50,6 +50,8 @@ pub struct Config {
     pub delay_max: Duration,
     /// How often something goes wrong; `None` for never.
     pub fault_every: Option<Duration>,
+    /// Mounts stand still more often, also right when a lease is recalled from them.
+    pub stormy: bool,
     /// Say on stderr what happens.
     pub tell: bool,
 }
@@ -65,6 +67,8 @@ pub enum Fault {
     Isolate,
     /// A mount's machine stands still for longer than a lease term, and goes on.
     Pause,
+    /// The same, at the moment in which a lease is recalled from some mount: others change what it may have cached.
+    PauseRecalled,
     /// A mount's machine dies; another one mounts instead.
     Die,
     /// The same, at the moment in which some mount's fsync has succeeded: what it promised must be there.
@@ -99,6 +103,8 @@ pub struct World {
     deaths_left: u32,
     /// The next mount dies when it has told of a successful fsync.
     pub(super) dies_synced: bool,
+    /// The next mount stands still when a lease is recalled from it.
+    pauses_recalled: bool,
     root: Ino,
 }
 
@@ -168,6 +174,7 @@ impl World {
             dead: BTreeSet::new(),
             deaths_left: DEATHS,
             dies_synced: false,
+            pauses_recalled: false,
             root,
         };
         world.begin();
@@ -390,6 +397,11 @@ impl World {
         if mount.is_some_and(|mount| self.dead.contains(&mount)) {
             return;
         }
+        if let Event::Recall { client, .. } = &event
+            && std::mem::take(&mut self.pauses_recalled)
+        {
+            self.pause_mount(*client);
+        }
         let now = self.schedule.now();
         let until = mount.and_then(|mount| self.paused.get(&mount)).copied();
         if let Some(until) = until.filter(|until| *until > now) {
@@ -478,36 +490,52 @@ impl World {
         }
     }
 
+    fn draw_fault(&mut self) -> Fault {
+        let kinds = if self.config.stormy { 13 } else { 10 };
+        match self.random.random_range(0..kinds) {
+            0..=2 => Fault::Election,
+            3..=5 => Fault::Crash,
+            6..=7 => Fault::Isolate,
+            8 => Fault::Pause,
+            9 if self.random.random() => Fault::Die,
+            9 => Fault::DieSynced,
+            _ => Fault::PauseRecalled,
+        }
+    }
+
     fn fault(&mut self) {
         if !self.faults_left {
             return;
         }
         let node = NodeId(self.random.random_range(1..=self.config.nodes));
-        let fault = match self.random.random_range(0..10) {
-            0..=2 => Fault::Election,
-            3..=5 => Fault::Crash,
-            6..=7 => Fault::Isolate,
-            8 => Fault::Pause,
-            _ if self.random.random() => Fault::Die,
-            _ => Fault::DieSynced,
-        };
+        let fault = self.draw_fault();
+        let apart = !(self.down.is_empty() && self.cut_off.is_empty());
+        if apart && self.config.stormy && fault != Fault::Election {
+            // Nobody is out of reach for so long that calls end in EIO.
+            self.down.clear();
+            self.cut_off.clear();
+        }
         match fault {
             Fault::Election => {
                 let groups: Vec<GroupId> = self.groups.keys().copied().collect();
                 let group = groups[self.random.random_range(0..groups.len())];
                 self.elect(group);
             }
-            Fault::Crash if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Crash if !apart => {
                 self.down.insert(node);
                 for group in self.groups.values_mut() {
                     group.crash(node);
                 }
                 self.askers.retain(|(_, at), _| *at != node);
             }
-            Fault::Isolate if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Isolate if !apart => {
                 self.cut_off.insert(node);
             }
-            Fault::Pause => self.pause_mount(),
+            Fault::Pause => {
+                let mount = self.any_mount();
+                self.pause_mount(mount);
+            }
+            Fault::PauseRecalled => self.pauses_recalled = true,
             Fault::Die => {
                 let mount = self.any_mount();
                 self.kill_mount(mount);
@@ -534,8 +562,7 @@ impl World {
         live[self.random.random_range(0..live.len())]
     }
 
-    fn pause_mount(&mut self) {
-        let mount = self.any_mount();
+    fn pause_mount(&mut self, mount: ClientId) {
         let span = Duration::from_millis(self.random.random_range(PAUSE_MILLIS));
         let now = self.schedule.now();
         let rested = |until: &u64| until + nanos(SESSION_TERM) <= now;
