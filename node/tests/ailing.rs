@@ -371,3 +371,22 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
     assert_ne!(ask(&node, grows).await, full);
     node.stop().await;
 }
+
+/// Without its state or its log a member would take itself for empty, found anew, or vote a second time (P1).
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {
+    use polyfs_store::disk::Dir as _;
+    for (seed, file) in [(70, "state.redb"), (71, "log-")] {
+        let (dir, node) = alone(seed).await;
+        node.checkpoint().await.expect("the disk works");
+        node.stop().await;
+        drop(node);
+        for name in dir.list().expect("it lists") {
+            if name.starts_with(file) {
+                dir.remove(&name).expect("it is there");
+            }
+        }
+        let error = open(&dir, seed).await.err().expect("it does not start");
+        assert!(error.contains(file) && error.contains("missing"), "{error}");
+    }
+}

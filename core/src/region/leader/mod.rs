@@ -268,6 +268,10 @@ impl Leader {
     }
 
     fn heard(&mut self, session: SessionId, renewal: Renewal) {
+        // The cluster itself renews nothing: whoever says so must not shut it out.
+        if session == SessionId::CLUSTER {
+            return;
+        }
         let (newest, before) = self.renewals.entry(session).or_default();
         if renewal > *newest {
             (*newest, *before) = (renewal, *newest);
