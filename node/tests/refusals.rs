@@ -190,6 +190,33 @@ async fn a_connection_that_is_closed_from_outside_is_over_for_whoever_takes_its_
     assert_eq!(counted.0.load(Ordering::Relaxed), 1);
 }
 
+/// Whoever waits for an answer is told inside `stop`, and may turn to the same links for another way at once.
+#[tokio::test(start_paused = true)]
+async fn who_hears_of_a_closed_connection_may_ask_for_another_at_once() {
+    let world = World::new(45).await;
+    let links = world.nodes[&1].links().clone();
+    let outside = Links::outside(Host::new(&world.fabric, "tool", 1), links.cluster());
+    outside.set_incoming(std::sync::Arc::new(Deaf));
+    outside.set_address(NodeId(1), &world.nodes[&1].address());
+    let conn = outside.reach(NodeId(1)).await.expect("it is there");
+    let (asker, told) = (outside.clone(), std::sync::Arc::new(AtomicU64::new(0)));
+    let tell = std::sync::Arc::clone(&told);
+    conn.ask(
+        Call::Members,
+        vec![],
+        Box::new(move |_, _| {
+            let another = asker.to(NodeId(1));
+            tell.fetch_add(1 + u64::from(another.is_some()), Ordering::Relaxed);
+        }),
+    );
+    outside.stop();
+    assert_eq!(
+        told.load(Ordering::Relaxed),
+        1,
+        "told once, and no other way"
+    );
+}
+
 #[derive(Default)]
 struct Counted(AtomicU64);
 

@@ -131,7 +131,7 @@ impl<R: Runtime> Replica<R> {
             machine,
             record,
         );
-        let networks = Networks::new(ground.links.clone(), group, id);
+        let networks = Networks::new(ground.links.clone(), ground.log.clone(), group, id);
         let raft = Raft::new(id.0, config(), networks, log, state.clone()).await;
         let raft = raft.map_err(|error: Fatal<TypeConfig<R>>| OpenError::Refused {
             group,

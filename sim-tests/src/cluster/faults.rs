@@ -14,9 +14,9 @@ use crate::workload::Seat;
 const LONGEST: u64 = 15_000;
 /// The longest time without all nodes, or without a mount: it keeps its session (P8).
 const LONGEST_ALONE: u64 = 6_000;
-/// So long after its disk has come to a standstill a node that has something to sync leads no group with other voters: it
-/// notices after 1 s, the others begin an election 1.6 s later at most, and hear each other.
-const LEADS_WITHOUT_DISK: Duration = Duration::from_millis(4_000);
+/// So long after a node has noticed that its disk stands still (something waits for a sync for 1 s) it leads no group with
+/// other voters: they begin an election 1.6 s later at most, and hear each other.
+const LEADS_WITHOUT_DISK: Duration = Duration::from_millis(3_000);
 /// Of how many operations the power may fail in the middle.
 const OPERATIONS: u64 = 60;
 
@@ -173,9 +173,19 @@ impl Course {
         let disk = self.machines.nodes[number].disk();
         let span = Duration::from_millis(300 + self.world.random() % 6_000);
         disk.stall(span);
-        if span > LEADS_WITHOUT_DISK {
-            self.world.sleep(LEADS_WITHOUT_DISK).await;
-            for group in self.shared.led_without_disk(number) {
+        let over = self.world.now() + span;
+        let mut noticed = None;
+        while self.world.now() < over {
+            self.world.sleep(Duration::from_millis(100)).await;
+            if !self.shared.is_stalled(number) {
+                noticed = None;
+                continue;
+            }
+            let since = *noticed.get_or_insert(self.world.now());
+            if self.world.now() < since + LEADS_WITHOUT_DISK || self.world.now() >= over {
+                continue;
+            }
+            for group in self.shared.led_by_one_alone(number) {
                 self.shared.laws.break_one(format!(
                     "node {number} leads {group} with a disk that stands still"
                 ));

@@ -162,10 +162,17 @@ impl Shared {
             .find_map(|(number, node)| leads(node).map(|()| *number))
     }
 
-    /// The groups that a node leads while its disk stands still, and that no other node leads by now.
-    fn led_without_disk(&self, number: usize) -> Vec<GroupId> {
+    /// Whether a node has noticed that its disk stands still.
+    fn is_stalled(&self, number: usize) -> bool {
         let nodes = self.nodes.lock();
-        let Some(node) = nodes.get(&number).filter(|node| node.status().log_stalled) else {
+        let node = nodes.get(&number);
+        node.is_some_and(|node| node.status().log_stalled)
+    }
+
+    /// The groups with other voters that a node leads, and that no other node leads by now.
+    fn led_by_one_alone(&self, number: usize) -> Vec<GroupId> {
+        let nodes = self.nodes.lock();
+        let Some(node) = nodes.get(&number) else {
             return Vec::new();
         };
         let leads = |node: &Node<SimRuntime>, group: GroupId| {
