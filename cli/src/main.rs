@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let log_file = match &invocation.command {
-        Command::Mount(options) if !options.daemon => options.log_file.clone(),
+        Command::Mount(options) if !mount::goes_to_background(options) => options.log_file.clone(),
         _ => None,
     };
     let done = logging::start(invocation.log.as_deref(), log_file.as_deref());

@@ -19,9 +19,17 @@ use crate::{cluster, up};
 /// A master that does not answer by then is not there.
 const MASTER_DEADLINE: Duration = Duration::from_secs(4);
 
+/// Set for the child that serves: it has the same arguments and configuration file, and must start no child of its own.
+const IN_BACKGROUND: &str = "POLYFS_IN_BACKGROUND";
+
+/// Whether this process only starts the one that serves.
+pub(crate) fn goes_to_background(options: &Mount) -> bool {
+    options.daemon && std::env::var_os(IN_BACKGROUND).is_none()
+}
+
 /// Runs until told to stop, or until it is mounted when it goes on in the background.
 pub(crate) fn run(options: &Mount) -> anyhow::Result<()> {
-    if options.daemon {
+    if goes_to_background(options) {
         return in_background(options.log_file.as_deref());
     }
     // What is wrong with the mountpoint is said before anybody is looked for.
@@ -67,6 +75,7 @@ fn start_child(stderr: File) -> anyhow::Result<Child> {
         .filter(|word| word != "--daemon" && word != "--daemon=true");
     let child = Command::new(binary)
         .args(arguments)
+        .env(IN_BACKGROUND, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)

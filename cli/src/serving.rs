@@ -102,6 +102,9 @@ impl Ground {
         let machines = Arc::new(machines::of_group);
         let at = (self.listener, self.address);
         let node = Node::start_on(self.runtime, self.store, at, machines).await?;
+        if capacity > 0 {
+            node.offer_at_most(capacity);
+        }
         if joined.node == NodeId(1) {
             // The root directory belongs to the user who founds.
             let owner = std::fs::metadata(&self.data)?;

@@ -26,6 +26,8 @@ pub const CANDIDATES_MAX: usize = 1024;
 pub const ADDRESSES_MAX: usize = 64;
 /// Lost clusters remembered.
 pub const LOST_MAX: usize = 16;
+/// Answers that wait for the state file; who waits longest has given up by then.
+pub const HELD_MAX: usize = 1024;
 /// Withdrawn claims remembered, against their own late messages.
 pub const WITHDRAWN_MAX: usize = 256;
 /// The longest address and the longest waypoint list that are taken.
@@ -293,6 +295,9 @@ impl Waypoint {
                 };
                 if self.writing {
                     self.held.push_back((from, reply));
+                    if self.held.len() > HELD_MAX {
+                        self.held.pop_front();
+                    }
                 } else {
                     self.outputs.push_back(Output::Reply { to: from, reply });
                 }

@@ -82,23 +82,20 @@ impl Mounted {
     /// # Errors
     /// When the kernel does not let go.
     pub fn unmount(self) -> Result<(), MountError> {
+        // What lies there once the kernel has let go is somebody else's, perhaps the next mount.
+        let detached = self.is_gone()
+            || matches!(
+                mountpoint::unmount(&self.path, false),
+                Ok(()) | Err(MountError::NotMounted(_))
+            );
         let (done, wait) = mpsc::channel();
-        let busy = matches!(
-            mountpoint::unmount(&self.path, false),
-            Err(MountError::Busy { .. })
-        );
         self.client.unmount(Box::new(move || {
             let _ = done.send(());
         }));
         // A client always ends: calls that can't be carried out fail at their deadline.
         let _ = wait.recv();
-        if busy {
+        if !detached && !self.is_gone() && mountpoint::is_ours(&self.path) {
             mountpoint::unmount(&self.path, true)?;
-        }
-        let path = self.path;
-        drop(self.session);
-        if mountpoint::is_ours(&path) {
-            return mountpoint::unmount(&path, true);
         }
         Ok(())
     }

@@ -2,6 +2,12 @@
 //! local filesystem would have answered in the same way (Wing and Gong 1993, with Lowe's memory of states tried, 2017).
 //!
 //! Owns the search. What a filesystem would answer is the reference's business.
+//!
+//! A call whose end nobody learnt may come at any time, so most histories have far too many orders to try. Of those that
+//! differ only in when such calls came, without anybody seeing the difference, one is tried: the one in which each came as
+//! late as possible, right before somebody saw it.
+
+mod commute;
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hash};
@@ -77,6 +83,11 @@ struct Frame {
     /// Events placed beyond that.
     placed: BTreeSet<usize>,
     candidates: Vec<usize>,
+    /// Events placed since the last whose end is known, that have no known end themselves, and that nothing placed after
+    /// them depends on: what comes next must.
+    unseen: Vec<usize>,
+    /// The last event placed, if nobody learnt its end.
+    last_unknown: Option<usize>,
 }
 
 impl Frame {
@@ -86,6 +97,8 @@ impl Frame {
             placed_below: 0,
             placed: BTreeSet::new(),
             candidates: Vec::new(),
+            unseen: Vec::new(),
+            last_unknown: None,
         };
         frame.find_candidates(events);
         frame.place_what_changes_nothing(events);
@@ -131,17 +144,39 @@ impl Frame {
             placed_below: self.placed_below,
             placed: self.placed.clone(),
             candidates: Vec::new(),
+            unseen: self.unseen.clone(),
+            last_unknown: None,
         };
-        next.place(number);
+        next.place(number, events);
         next.find_candidates(events);
         next.place_what_changes_nothing(events);
         next
     }
 
-    fn place(&mut self, number: usize) {
+    fn place(&mut self, number: usize, events: &[Event]) {
+        let event = &events[number];
+        self.unseen
+            .retain(|unknown| !commute::depends(&events[*unknown], event));
+        let is_unknown = event.ended.is_none();
+        self.last_unknown = is_unknown.then_some(number);
+        self.unseen.extend(self.last_unknown);
         self.placed.insert(number);
         while self.placed.remove(&self.placed_below) {
             self.placed_below += 1;
+        }
+    }
+
+    /// Whether another order that is tried stands for all in which this event comes next.
+    fn is_stood_for(&self, number: usize, events: &[Event]) -> bool {
+        let event = &events[number];
+        let depends = |unknown: usize| commute::depends(&events[unknown], event);
+        match event.ended {
+            // What is placed before without need may come later.
+            Some(_) => !self.unseen.iter().all(|unknown| depends(*unknown)),
+            // Of two that don't concern each other the one with the lower number comes first.
+            None => self
+                .last_unknown
+                .is_some_and(|last| number < last && !depends(last)),
         }
     }
 
@@ -163,7 +198,7 @@ impl Frame {
             .find(|number| fits(self, number))
             .copied()
         {
-            self.place(number);
+            self.place(number, events);
             self.find_candidates(events);
         }
     }
@@ -204,6 +239,9 @@ impl Search<'_> {
     fn next(&mut self, frame: &mut Frame) -> Option<Frame> {
         while let Some(number) = frame.candidates.pop() {
             let event = &self.events[number];
+            if frame.is_stood_for(number, self.events) {
+                continue;
+            }
             let Some(tree) = frame.tree.after(event) else {
                 continue;
             };
@@ -212,10 +250,9 @@ impl Search<'_> {
                 continue;
             }
             let next = frame.with(number, tree, self.events);
-            let state = self
-                .tried
-                .hasher()
-                .hash_one((&next.tree, next.placed_below, &next.placed));
+            let placed = (next.placed_below, &next.placed);
+            let unknown = (&next.unseen, next.last_unknown);
+            let state = self.tried.hasher().hash_one((&next.tree, placed, unknown));
             if self.tried.insert(state) {
                 self.remember(&next);
                 return Some(next);

@@ -14,10 +14,12 @@ use rand_chacha::ChaCha8Rng;
 
 /// Seeds run when nothing else is asked for.
 const SEEDS: Range<u64> = 0..2000;
-/// The same, of rough weather. Of some few seeds before and after the checker can't judge (docs/testing.md).
+/// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
-/// Of these the usual run leaves out: they have more possible orders than the checker tries (docs/testing.md).
-const TOO_HARD: [u64; 2] = [679, 897];
+/// Of these the usual run leaves out: an fsync takes 46 s there, behind one outage after the other (docs/testing.md).
+const TOO_SLOW: [u64; 1] = [605];
+/// Of crowded weather: too many orders for the checker.
+const TOO_HARD: [u64; 1] = [1574];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
@@ -35,7 +37,7 @@ fn seeds(weather: Weather) -> Range<u64> {
     }
     let Ok(range) = std::env::var("POLYFS_SEEDS") else {
         return match weather {
-            Weather::Rough => ROUGH_SEEDS,
+            Weather::Rough | Weather::Stormy => ROUGH_SEEDS,
             Weather::Calm | Weather::Crowded => SEEDS,
         };
     };
@@ -52,6 +54,8 @@ enum Weather {
     Crowded,
     /// Messages are lost, leaders change, nodes crash and are cut off, mounts meet.
     Rough,
+    /// Rough, with more late requests, and mounts that stand still when a lease is recalled from them.
+    Stormy,
 }
 
 /// Each seed draws its own world.
@@ -60,9 +64,11 @@ fn config(seed: u64, weather: Weather) -> Config {
     let (mounts, threads) = match weather {
         Weather::Calm => (1..=1, 1..=1),
         Weather::Crowded => (2..=3, 1..=3),
-        Weather::Rough => (1..=3, 1..=2),
+        Weather::Rough | Weather::Stormy => (1..=3, 1..=2),
     };
-    let rough = weather == Weather::Rough;
+    let rough = matches!(weather, Weather::Rough | Weather::Stormy);
+    let stormy = weather == Weather::Stormy;
+    let late_max = if stormy { 20 } else { 6 };
     Config {
         nodes: random.random_range(1..=3) * 2 - 1,
         regions: random.random_range(1..=3),
@@ -71,8 +77,14 @@ fn config(seed: u64, weather: Weather) -> Config {
         calls: CALLS,
         file_bytes_max: [300, 5000, 3 << 20][random.random_range(0..3)],
         loss_per_mille: if rough { random.random_range(0..30) } else { 0 },
+        late_per_mille: if rough {
+            random.random_range(0..late_max)
+        } else {
+            0
+        },
         delay_max: Duration::from_millis(random.random_range(1..20)),
         fault_every: rough.then(|| Duration::from_millis(random.random_range(500..5000))),
+        stormy,
         tell: std::env::var("POLYFS_TELL").is_ok(),
     }
 }
@@ -165,7 +177,9 @@ const CROWDED_MARKS: [&str; 10] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 6] = [
+const ROUGH_MARKS: [&str; 8] = [
+    "request late",
+    "mount died after fsync",
     "mount paused",
     "mount died",
     "session ended",
@@ -182,7 +196,7 @@ fn all_marked(marks: &Marks, weather: Weather) {
     if weather != Weather::Calm {
         required.extend(CROWDED_MARKS);
     }
-    if weather == Weather::Rough {
+    if matches!(weather, Weather::Rough | Weather::Stormy) {
         required.extend(ROUGH_MARKS);
     }
     required.retain(|mark| !marks.contains_key(mark));
@@ -210,7 +224,7 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
         return Err(format!("the audit found: {findings:#?}"));
     }
     let lively = match weather {
-        Weather::Rough => nothing_hangs(&world),
+        Weather::Rough | Weather::Stormy => nothing_hangs(&world),
         Weather::Calm | Weather::Crowded => nothing_hurt(&world),
     };
     lively.inspect_err(|_| tell(&world))?;
@@ -234,12 +248,27 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
     }
 }
 
+/// After so many failed seeds a test gives up: POLYFS_FAILURES says otherwise.
+fn failures_max() -> usize {
+    let asked = std::env::var("POLYFS_FAILURES").ok();
+    asked.map_or(5, |number| {
+        number.parse().expect("POLYFS_FAILURES is a number")
+    })
+}
+
 /// Runs one of `PARTS` parts of the seeds, so that they run side by side.
 fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
-    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_HARD.contains(seed);
+    let left_out = |seed: &u64| {
+        usual
+            && match weather {
+                Weather::Rough => TOO_SLOW.contains(seed),
+                Weather::Crowded => TOO_HARD.contains(seed),
+                Weather::Calm | Weather::Stormy => false,
+            }
+    };
     let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
     for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
@@ -252,9 +281,9 @@ fn part_passes(part: u64, weather: Weather) {
                     .unwrap_or_else(|| "a panic".into())
             }
         };
-        eprintln!("seed {seed}: {error}");
+        eprintln!("seed {seed} failed: {error}");
         failed.push(seed);
-        if failed.len() >= 5 {
+        if failed.len() >= failures_max() {
             break;
         }
     }
@@ -324,4 +353,11 @@ fn seeds_in_rough_weather_2() {
 #[test]
 fn seeds_in_rough_weather_3() {
     part_passes(3, Weather::Rough);
+}
+
+/// All parts of the seeds in one test.
+#[test]
+#[ignore = "does not hold yet: seed 322 shows a size that is not the one written last; run it with --ignored"]
+fn seeds_in_stormy_weather() {
+    (0..PARTS).for_each(|part| part_passes(part, Weather::Stormy));
 }

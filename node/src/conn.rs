@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -54,6 +54,8 @@ pub struct Conn {
     queued: AtomicUsize,
     next: AtomicU64,
     closing: Bell,
+    /// Whoever takes what arrives has heard that the connection is over.
+    told_closed: AtomicBool,
     calls: Mutex<Option<Waiting>>,
     streams: Mutex<Option<BTreeMap<u64, mpsc::UnboundedSender<Appended>>>>,
 }
@@ -88,6 +90,7 @@ impl Conn {
             queued: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             closing: Bell::default(),
+            told_closed: AtomicBool::new(false),
             calls: Mutex::new(Some(BTreeMap::new())),
             streams: Mutex::new(Some(BTreeMap::new())),
         });
@@ -271,9 +274,9 @@ impl Conn {
     }
 
     fn end(self: &Arc<Self>, incoming: &dyn Incoming) {
-        let first = self.calls.lock().is_some();
         self.close();
-        if first {
+        // Also after somebody else has closed it: what was kept for it goes now.
+        if !self.told_closed.swap(true, Ordering::AcqRel) {
             incoming.closed(self);
         }
     }

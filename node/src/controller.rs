@@ -182,7 +182,7 @@ impl<R: Runtime> Master<R> {
     pub(crate) async fn spread_ends(self: &Arc<Self>) {
         let Some(state) = self.state() else { return };
         let ended = state.sessions.iter().filter(|(_, session)| session.ended);
-        let ended: Vec<SessionId> = ended.map(|(id, _)| *id).take(ENDS_AT_ONCE).collect();
+        let ended: Vec<SessionId> = ended.map(|(id, _)| *id).collect();
         if ended.is_empty() {
             return;
         }
@@ -216,7 +216,8 @@ impl<R: Runtime> Master<R> {
                 at.is_some_and(|at| at.contains(&group))
             };
             let left = ended.iter().filter(|session| !is_over(session));
-            left.copied().collect::<Vec<_>>()
+            // Those that another region has yet to hear of don't keep this one from hearing of later ones.
+            left.copied().take(ENDS_AT_ONCE).collect::<Vec<_>>()
         };
         let Some(sessions) = self.steering(told_already).filter(|left| !left.is_empty()) else {
             return;

@@ -358,28 +358,36 @@ impl<R: Runtime> Links<R> {
         let number = self.inner.next_number.fetch_add(1, Ordering::Relaxed);
         let conn = Conn::start(&self.inner.runtime, halves, peer, number, incoming);
         let Peer::Node(identity) = peer else { return };
+        // Closed only when nothing is locked: whoever waits for an answer over it hears at once, and asks for another way.
+        let mut stale = None;
         let mut peers = self.inner.peers.lock();
         let link = peers.entry(identity.node).or_default();
         // When both dialled at once both stay, and this side speaks over the one it had first, unless that was an
         // earlier start's.
         let older = link.live().filter(|live| live.peer() == peer);
-        if older.is_none()
-            && let Some(stale) = link.conn.replace(conn)
-        {
-            stale.close();
+        if older.is_none() {
+            stale = link.conn.replace(conn);
         }
         link.waiting.drain(..).for_each(|waiting| {
             let _ = waiting.send(());
         });
+        drop(peers);
+        if let Some(stale) = stale {
+            stale.close();
+        }
     }
 
     /// Ends all connections and makes no more.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Release);
-        for peer in self.inner.peers.lock().values_mut() {
-            if let Some(conn) = peer.conn.take() {
-                conn.close();
-            }
+        let mut peers = self.inner.peers.lock();
+        let conns: Vec<_> = peers
+            .values_mut()
+            .filter_map(|peer| peer.conn.take())
+            .collect();
+        drop(peers);
+        for conn in conns {
+            conn.close();
         }
         *self.inner.incoming.lock() = None;
     }

@@ -16,7 +16,7 @@ use polyfs_core::ids::{GroupId, Renewal, SessionId};
 use polyfs_core::master::entry::{Entry, Reply as Applied};
 use polyfs_core::master::sessions::{Input, Output, Sessions};
 use polyfs_core::master::state::MasterState;
-use polyfs_core::time::Now;
+use polyfs_core::time::{Instant, Now};
 use polyfs_core::vfs::FsStats;
 
 use crate::controller::Steering;
@@ -31,9 +31,13 @@ use crate::wire::Reply;
 /// How often lives are looked at.
 const LOOK_EVERY: core::time::Duration = core::time::Duration::from_millis(500);
 
+/// The lives are looked at several times a second. Who has not done so for this long was away: asleep or stopped.
+const AWAY: core::time::Duration = core::time::Duration::from_secs(3);
+
 /// The lives of sessions under one leadership of group 0.
 struct Term {
     term: u64,
+    seen: Instant,
     sessions: Sessions,
     next_token: u64,
     steering: Steering,
@@ -259,12 +263,18 @@ impl<R: Runtime> Master<R> {
             let sessions = Sessions::new(term, living.map(|(id, _)| *id), now);
             *held = Some(Term {
                 term,
+                seen: now.mono,
                 sessions,
                 next_token: 0,
                 steering: Steering::new(now),
             });
         }
-        Some(use_it(held.as_mut()?, now))
+        let term = held.as_mut()?;
+        if now.mono.since(term.seen) >= AWAY {
+            term.sessions.handle_input(now, Input::WasAway);
+        }
+        term.seen = now.mono;
+        Some(use_it(term, now))
     }
 
     /// A renewal's number once leadership is confirmed; the inner `None` when the session is over.

@@ -17,6 +17,9 @@ use crate::identity::{self, IdentityError, StoreIdentity};
 use crate::retired::{self, MarkError, Retired};
 use crate::runtime::{Lane, Runtime};
 
+/// What the state database is called.
+const STATE_FILE: &str = "state.redb";
+
 /// Sizes of what is on disk.
 #[derive(Clone, Debug, Default)]
 pub struct StoreConfig {
@@ -75,6 +78,14 @@ pub enum StoreOpenError {
         "the log (log-*) is damaged: records that were acknowledged are lost, from batch {0} on: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
     )]
     LogBroken(u64),
+    /// A member's file is not there: what it held was promised to others.
+    #[error(
+        "{file} is missing, and this node is a member of a cluster: put the file back, or keep the directory and start this node with an empty one to be filled by the others, or from a backup if there are none"
+    )]
+    Missing {
+        /// Which file or files.
+        file: &'static str,
+    },
     /// After a failed sync the page cache says what the disk does not hold.
     #[error(
         "a sync failed before this start, and {file} reads differently from memory and from the disk: restart the machine, then start this node again"
@@ -119,9 +130,19 @@ impl<R: Runtime> Store<R> {
         if found.poisoned.is_some() {
             look_past_the_cache(&*dir)?;
         }
+        // Both are there before a node becomes a member: without them it would take itself for empty.
+        let member = identity.member.is_some();
+        if member && !dir.list()?.iter().any(|name| name == STATE_FILE) {
+            return Err(StoreOpenError::Missing { file: STATE_FILE });
+        }
         check_database(&*dir, config.state.cache_bytes)?;
         let recovery = match wal::recover(&*dir, &config.log)? {
             Some(recovery) => recovery,
+            None if member => {
+                return Err(StoreOpenError::Missing {
+                    file: "the log (log-*)",
+                });
+            }
             None => {
                 wal::create(&*dir, &config.log, life)?;
                 wal::recover(&*dir, &config.log)?.ok_or(LogError::Corrupt)?

@@ -294,6 +294,8 @@ pub enum RaftCall {
         from_leader: Vote,
         /// Which snapshot.
         meta: SnapshotMeta,
+        /// How many pieces it has: a late end must not make a later transfer's beginning current.
+        pieces: u64,
     },
 }
 

@@ -1,10 +1,4 @@
 //! Disks that lie and fail: a node says so, serves no wrong byte, and the others go on (P1, P10).
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +16,8 @@ use polyfs_node::store::Store;
 use polyfs_store::memory::{Dice, MemoryDir};
 use polyfs_store::wal::LogConfig;
 
-use support::world::*;
-use support::{Fabric, Machine as Host};
+use crate::support::world::*;
+use crate::support::{Fabric, Machine as Host};
 
 const REPLICA: ReplicaId = ReplicaId(11);
 
@@ -418,6 +412,33 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!node.status().reserve_only, "room comes back");
+    assert_ne!(ask(&node, grows.clone()).await, full);
+    // A node that holds all it offers is as full, whatever the disk has.
+    node.offer_at_most(0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((node.room().total, node.room().free), (0, 0));
+    assert_eq!(ask(&node, grows.clone()).await, full);
+    node.offer_at_most(1 << 40);
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_ne!(ask(&node, grows).await, full);
     node.stop().await;
+}
+
+/// Without its state or its log a member would take itself for empty, found anew, or vote a second time (P1).
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {
+    use polyfs_store::disk::Dir as _;
+    for (seed, file) in [(70, "state.redb"), (71, "log-")] {
+        let (dir, node) = alone(seed).await;
+        node.checkpoint().await.expect("the disk works");
+        node.stop().await;
+        drop(node);
+        for name in dir.list().expect("it lists") {
+            if name.starts_with(file) {
+                dir.remove(&name).expect("it is there");
+            }
+        }
+        let error = open(&dir, seed).await.err().expect("it does not start");
+        assert!(error.contains(file) && error.contains("missing"), "{error}");
+    }
 }

@@ -1,11 +1,4 @@
 //! Leaders that die, stop or come back at once, and lost majorities: what clients see of it.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-#![allow(clippy::print_stdout, reason = "tests tell what they did")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +9,15 @@ use polyfs_core::ids::GroupId;
 use polyfs_core::place::Ino;
 use tokio::time::Instant;
 
-use support::cluster::{Cluster, Mount};
-use support::world::name;
+use crate::support::cluster::{Cluster, Mount};
+use crate::support::seeds;
+use crate::support::world::name;
 
 /// A fault in a minority shows as latency of at most this: an election, and a round in which mounts re-assert what they
 /// hold (P8).
 const GAP_MAX: Duration = Duration::from_secs(3);
+/// A seed that takes longer, in simulated time, has hung.
+const HUNG: Duration = Duration::from_secs(600);
 
 /// Three nodes; node 1, the founder, leads everything.
 async fn three(seed: u64) -> Cluster {
@@ -51,7 +47,7 @@ impl Writer {
             self.mount.append_shared(self.dir, "shared", b"x").await;
             longest = longest.max(begin.elapsed());
             written += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
         (written, longest)
     }
@@ -76,9 +72,9 @@ async fn longest_gap(
         let writer = Writer { mount, dir, label };
         works.push(tokio::spawn(writer.work(Arc::clone(&stop))));
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     disturb(cluster).await;
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     stop.store(true, Ordering::Release);
     let (mut written, mut longest) = (0, Duration::ZERO);
     for work in works {
@@ -91,48 +87,52 @@ async fn longest_gap(
     (written, longest)
 }
 
-#[tokio::test(start_paused = true)]
-#[ignore = "a run of the stopped leader once had no end: to be mended, run it with --run-ignored all"]
-async fn a_killed_leader_is_a_short_pause() {
-    for seed in 1..5 {
+/// Runs a seed, which must end; no call fails, and no gap is over the bound.
+async fn short_pause(what: &str, seed: u64, disturb: impl AsyncFnOnce(&mut Cluster)) -> Cluster {
+    let run = async {
         let mut cluster = three(seed).await;
-        let disturb = async |cluster: &mut Cluster| cluster.kill(1).await;
         let (written, longest) = longest_gap(&mut cluster, disturb).await;
-        println!("seed {seed}: killed: {written} files, longest gap {longest:?}");
+        println!("seed {seed}: {what}: {written} files, longest gap {longest:?}");
         assert!(longest < GAP_MAX, "seed {seed}: a gap of {longest:?}");
+        cluster
+    };
+    let ended = tokio::time::timeout(HUNG, run).await;
+    ended.unwrap_or_else(|_| panic!("seed {seed}: {what}: it has no end"))
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "held in 27 seeds; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
+async fn a_killed_leader_is_a_short_pause() {
+    for seed in seeds(1..4) {
+        let disturb = async |cluster: &mut Cluster| cluster.kill(1).await;
+        short_pause("killed", seed, disturb).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "a run of the stopped leader once had no end: to be mended, run it with --run-ignored all"]
+#[ignore = "held in 23 seeds; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
-    for seed in 10..13 {
-        let mut cluster = three(seed).await;
+    for seed in seeds(10..13) {
         let disturb = async |cluster: &mut Cluster| {
             cluster.kill(1).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
             cluster.start(1).await;
         };
-        let (written, longest) = longest_gap(&mut cluster, disturb).await;
-        println!("seed {seed}: restarted: {written} files, longest gap {longest:?}");
-        assert!(longest < GAP_MAX, "seed {seed}: a gap of {longest:?}");
+        let cluster = short_pause("restarted", seed, disturb).await;
         cluster.until_ok(3).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "a run of the stopped leader once had no end: to be mended, run it with --run-ignored all"]
+#[ignore = "held in 13 seeds, the 14th had not ended after 50 s of a CPU, before takeovers paused; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_stopped_leader_is_a_short_pause() {
-    for seed in 20..23 {
-        let mut cluster = three(seed).await;
+    for seed in seeds(20..23) {
         let disturb = async |cluster: &mut Cluster| {
             cluster.fabric.freeze(&name(1));
             tokio::time::sleep(Duration::from_secs(10)).await;
             cluster.fabric.thaw(&name(1));
         };
-        let (written, longest) = longest_gap(&mut cluster, disturb).await;
-        println!("seed {seed}: stopped: {written} files, longest gap {longest:?}");
-        assert!(longest < GAP_MAX, "seed {seed}: a gap of {longest:?}");
+        let cluster = short_pause("stopped", seed, disturb).await;
         cluster.until_ok(3).await;
         for group in cluster.groups() {
             assert_eq!(cluster.assert_same(group).await, 3, "{group}");

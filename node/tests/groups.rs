@@ -1,10 +1,4 @@
 //! Groups of three replicas on three nodes: elections, writes, restarts after power cuts, broken connections.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +17,7 @@ use polyfs_core::request::{
 use polyfs_node::wire::{Call, Reply};
 use polyfs_store::memory::Dice;
 
-use support::world::*;
+use crate::support::world::*;
 
 fn payload(dice: &mut Dice) -> Bytes {
     let bytes = match dice.below(4) {

@@ -1,11 +1,4 @@
 //! Clusters that grow by themselves, and what a killed node changes: nothing.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-#![allow(clippy::print_stdout, reason = "tests tell what they did")]
-
-mod support;
 
 use std::collections::BTreeSet;
 
@@ -15,7 +8,7 @@ use polyfs_core::master::controller::health::Verdict;
 use polyfs_core::master::entry::Entry;
 use polyfs_core::master::status::NodeState;
 
-use support::cluster::Cluster;
+use crate::support::cluster::Cluster;
 
 /// Content for the file of a number: some inline, some in chunks.
 fn content(number: usize) -> Vec<u8> {

@@ -1,10 +1,4 @@
 //! A group's log when the node's log is full: what waits keeps its place, and nothing overtakes it (P10).
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +14,8 @@ use polyfs_store::memory::MemoryDir;
 use polyfs_store::state::StateDb;
 use polyfs_store::wal::{self, LogConfig, Pressure};
 
-use support::world::store_config;
-use support::{Fabric, Machine as Host};
+use crate::support::world::store_config;
+use crate::support::{Fabric, Machine as Host};
 
 const BUSY: GroupId = GroupId(1);
 const QUIET: GroupId = GroupId(2);

@@ -1,17 +1,11 @@
 //! A log with little room: whatever is written how fast, no replica stops for it (P10).
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use bytes::Bytes;
 use polyfs_core::ids::GroupId;
 use polyfs_core::request::Space;
 use polyfs_store::wal::LogConfig;
 
-use support::world::*;
+use crate::support::world::*;
 
 /// Sixteen segments of a quarter of a mebibyte: four mebibytes are full soon.
 fn small() -> LogConfig {

@@ -1,10 +1,4 @@
 //! A log that lost its tail: its replicas neither vote nor stand until they are level again, or 5 s have passed (P10).
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests' own runtime waits on paused time"
-)]
-
-mod support;
 
 use std::time::Duration;
 
@@ -13,7 +7,7 @@ use polyfs_node::raft::types::{Vote, log_id};
 use polyfs_node::wire::{RaftCall, Refused, Reply, VoteAsk};
 use polyfs_store::memory::MemoryDir;
 
-use support::world::*;
+use crate::support::world::*;
 
 const BLOCK: usize = 4096;
 

@@ -174,7 +174,7 @@ fn child() {
 fn run(seed: u64) -> (String, u64) {
     let program = std::env::current_exe().expect("a test knows its program");
     let output = Command::new(program)
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", "determinism::child", "--nocapture"])
         .env(SEED, seed.to_string())
         .output()
         .expect("a test can run itself");

@@ -52,6 +52,8 @@ pub struct Seat(pub u32);
 pub struct Failure {
     /// Whose.
     pub client: ClientId,
+    /// Where that mount is.
+    pub seat: Seat,
     /// Which, in short.
     pub call: String,
     /// When it was made, by the machine's own clock.
@@ -109,7 +111,7 @@ impl Notes {
     }
 
     /// What it asked for may still happen: the history has no end of it.
-    fn fail(&self, event: usize, made: Instant, took: Duration) {
+    fn fail(&self, seat: Seat, event: usize, made: Instant, took: Duration) {
         let mut noted = self.0.lock();
         let events = noted.history.events();
         let Event { client, call, .. } = &events[event];
@@ -121,6 +123,7 @@ impl Notes {
         };
         let failure = Failure {
             client: *client,
+            seat,
             call: format!("{call:?}").chars().take(120).collect(),
             made,
             took,
@@ -318,7 +321,7 @@ impl<R: Runtime> User<R> {
         let outcome = self.ask(call).await;
         if is_unknown(&outcome) {
             let took = self.runtime.now().mono.since(made);
-            self.notes.fail(event, made, took);
+            self.notes.fail(self.seat, event, made, took);
         }
         outcome
     }

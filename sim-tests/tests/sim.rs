@@ -16,7 +16,14 @@ fn seeds() {
     support::show_log();
     let mut failed = Vec::new();
     for seed in support::wanted(DEFAULT) {
-        let run = world::run(seed, false);
+        if failed.len() >= support::failures_max() {
+            break;
+        }
+        let Ok(run) = std::panic::catch_unwind(|| world::run(seed, false)) else {
+            println!("seed {seed} failed: a panic");
+            failed.push(seed);
+            continue;
+        };
         println!(
             "seed {seed}: {} of {} calls ended, {} starts, {:?} simulated, {} events",
             run.ended,

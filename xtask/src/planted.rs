@@ -1,19 +1,17 @@
 //! Planted bugs: a rule is broken on purpose, and the test that guards it must notice.
 //!
-//! Owns the table `xtask/planted.toml` and how a broken build is made: `--cfg planted="NAME"` is added for the crates
-//! of this workspace alone, by a compiler wrapper in a target directory of its own, so that dependencies are built once
-//! for all names and the product never sees a broken build. (A cargo feature would leak into the product, and
-//! `build.rustflags` would build every dependency again for each name.)
+//! Owns the table `xtask/planted.toml`, the hunt for each bug and the table of what was found. How a broken build is made
+//! is [`build`]'s business.
+
+mod build;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use self::build::Broken;
 use crate::process::{self, Echo};
 use crate::workspace::Workspace;
 
@@ -47,13 +45,26 @@ struct Planted {
     rule: String,
     /// The package whose test finds it.
     package: String,
+    /// The package's test binary, or `lib`; all of them when it is not said.
+    target: Option<String>,
     /// Which tests of the package: a filter as `cargo test` takes it.
     test: String,
-    /// What the test is given.
+    /// The seeds that a randomised test is given, as A..B, B not included.
+    seeds: Option<String>,
+    /// What the failure must say, so that it is no other.
+    says: Option<String>,
+    /// What else the test is given.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// It must be found within this.
+    /// It must be found within this, the build not counted.
     budget_seconds: u64,
+}
+
+/// A bug that was found.
+struct Found {
+    took: Duration,
+    /// Of a randomised test: the first seed that found it, and how many were tried up to that.
+    seed: Option<(u64, u64)>,
 }
 
 /// Plants each bug and reports whether it was found.
@@ -72,15 +83,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "{FILE} has no bug named like `{pattern}`"
     );
     let mut missed = Vec::new();
+    if !arguments.list {
+        println!(
+            "{:<30} {:<9} {:<14} {:>7}  rule",
+            "bug", "", "seeds", "seconds"
+        );
+    }
     for planted in &chosen {
         if arguments.list {
-            println!("{:<32} {}", planted.name, planted.rule);
+            println!("{:<30} {}", planted.name, planted.rule);
             continue;
         }
         match hunt(&workspace, planted) {
-            Ok(took) => println!("{:<32} found in {:.1} s", planted.name, took.as_secs_f64()),
+            Ok(found) => println!("{}", line(planted, &found)),
             Err(error) => {
-                println!("{:<32} NOT FOUND: {error:#}", planted.name);
+                println!("{:<30} NOT FOUND: {error:#}", planted.name);
                 missed.push(planted.name.as_str());
             }
         }
@@ -92,41 +109,48 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds with the bug and runs its finder, which must fail; how long that took.
-fn hunt(workspace: &Workspace, planted: &Planted) -> Result<Duration> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    ensure!(
-        !planted.name.is_empty() && planted.name.chars().all(plain),
-        "a name has letters, digits, _ and - only"
+fn line(planted: &Planted, found: &Found) -> String {
+    let seeds = found.seed.map_or_else(
+        || "-".to_owned(),
+        |(first, tried)| format!("{tried} (to {first})"),
     );
-    let wrapper = wrapper(workspace, &planted.name)?;
+    let seconds = found.took.as_secs_f64();
+    format!(
+        "{:<30} {:<9} {seeds:<14} {seconds:>7.1}  {}",
+        planted.name, "found", planted.rule
+    )
+}
+
+/// Builds with the bug and runs its finder, which must fail.
+fn hunt(workspace: &Workspace, planted: &Planted) -> Result<Found> {
+    let broken = Broken::plant(workspace, &planted.name)?;
+    let target: Vec<&str> = match planted.target.as_deref() {
+        None => Vec::new(),
+        Some("lib") => vec!["--lib"],
+        Some(name) => vec!["--test", name],
+    };
     let cargo = |extra: &[&str]| {
-        let mut command = workspace.cargo(&["test", "--locked", "--package", &planted.package]);
-        command
-            .args(extra)
-            .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
-            .env("CARGO_TARGET_DIR", workspace.target.join("planted"))
-            .envs(&planted.env);
+        let task = ["test", "--locked", "--package", &planted.package];
+        let mut command = workspace.cargo(&task);
+        command.args(&target).args(extra).envs(&planted.env);
+        if let Some(seeds) = &planted.seeds {
+            // Each test gives up at its first failure: together they tell the first seed that finds the bug.
+            command
+                .env("POLYFS_SEEDS", seeds)
+                .env("POLYFS_FAILURES", "1");
+        }
+        broken.dress(&mut command);
         command
     };
     // A broken build that does not compile finds nothing.
     process::check("the build", &mut cargo(&["--no-run"]), BUILD_LIMIT)?;
-    let mut finder: Command = cargo(&["--no-fail-fast", "--", &planted.test]);
+    // Said as it happens: a finder that is ended at its limit may have found it.
+    let mut finder = cargo(&["--no-fail-fast", "--", "--nocapture", &planted.test]);
     let started = Instant::now();
     let limit = Duration::from_secs(planted.budget_seconds);
     let finished = process::run(&mut finder, limit, Echo::Hide)?;
     let took = started.elapsed();
-    let ran = finished
-        .text
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("running ")?
-                .split(' ')
-                .next()?
-                .parse::<u32>()
-                .ok()
-        })
-        .sum::<u32>();
+    let ran = tests_run(&finished.text);
     ensure!(
         ran > 0,
         "no test of {} is named like `{}`:\n{}",
@@ -134,23 +158,56 @@ fn hunt(workspace: &Workspace, planted: &Planted) -> Result<Duration> {
         planted.test,
         finished.tail()
     );
+    let seed = first_seed(&finished.text);
     match finished.status {
-        None => bail!("the budget of {} s is used up", planted.budget_seconds),
+        // With one seed found the others need not end.
+        None if seed.is_none() => bail!("the budget of {} s is used up", planted.budget_seconds),
         Some(status) if status.success() => bail!("{ran} tests ran and all passed"),
-        Some(_) => Ok(took),
+        _ => {}
     }
+    if let Some(says) = &planted.says {
+        ensure!(
+            finished.text.contains(says),
+            "it failed otherwise than by `{says}`:\n{}",
+            finished.tail()
+        );
+    }
+    let Some(seeds) = &planted.seeds else {
+        return Ok(Found { took, seed: None });
+    };
+    let first = seed.with_context(|| format!("no seed failed:\n{}", finished.tail()))?;
+    let from = seeds.split("..").next().and_then(|from| from.parse().ok());
+    let from: u64 = from.context("seeds are A..B")?;
+    let tried = first.saturating_sub(from) + 1;
+    let seed = Some((first, tried));
+    Ok(Found { took, seed })
 }
 
-/// A compiler wrapper for one name. Cargo keeps what different wrappers built apart.
-fn wrapper(workspace: &Workspace, name: &str) -> Result<PathBuf> {
-    let directory = workspace.target.join("planted/wrappers");
-    std::fs::create_dir_all(&directory)?;
-    let path = directory.join(name);
-    let text = format!("#!/bin/sh\nexec \"$@\" --cfg 'planted=\"{name}\"'\n");
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
-        return Ok(path);
+/// How many tests `cargo test` says it ran.
+fn tests_run(text: &str) -> u32 {
+    let count = |line: &str| {
+        let count = line.strip_prefix("running ")?.split(' ').next()?;
+        count.parse::<u32>().ok()
+    };
+    text.lines().filter_map(count).sum()
+}
+
+/// The lowest seed of which a test says that it failed: `seed N failed: why`.
+fn first_seed(text: &str) -> Option<u64> {
+    let seed = |line: &str| {
+        let (seed, _) = line.strip_prefix("seed ")?.split_once(" failed: ")?;
+        seed.parse::<u64>().ok()
+    };
+    text.lines().filter_map(seed).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_failed_seed_counts() {
+        let text = "seed 7: 3 nodes\nseed 12 failed: x\nseed 9 failed: y\nrunning 4 tests\n";
+        assert_eq!((first_seed(text), tests_run(text)), (Some(9), 4));
     }
-    std::fs::write(&path, text)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path)
 }

@@ -30,6 +30,9 @@ pub const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A learner may lack this many entries when it gets a vote.
 pub const CATCH_UP_ENTRIES: u64 = 64;
+/// A member that its own node, which is heard, does not report for this long is lost: retired, or silent after a failed
+/// sync (P1).
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// A member of a group, as its leader sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -180,6 +183,8 @@ pub struct Controller {
     since: Instant,
     next_look: Instant,
     heard: BTreeMap<NodeId, (Instant, NodeReport)>,
+    /// Placed replicas that their nodes do not report, and since when.
+    missing: BTreeMap<(GroupId, ReplicaId), Instant>,
     outputs: VecDeque<Output>,
 }
 
@@ -202,6 +207,7 @@ impl Controller {
             since: now.mono,
             next_look: now.mono,
             heard: BTreeMap::new(),
+            missing: BTreeMap::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -212,6 +218,7 @@ impl Controller {
             Input::Tick => {}
             Input::Report(report) => {
                 if state.nodes.contains_key(&report.node) {
+                    self.note_missing(now.mono, state, &report);
                     self.heard.insert(report.node, (now.mono, report));
                 }
             }
@@ -222,6 +229,35 @@ impl Controller {
         self.next_look = now.mono + LOOK_EVERY;
         let view = decide::View::new(self, now.mono, state);
         self.outputs = view.decide().into();
+    }
+
+    fn note_missing(&mut self, now: Instant, state: &MasterState, report: &NodeReport) {
+        let here: BTreeSet<ReplicaId> = report.replicas.iter().map(|held| held.replica).collect();
+        for (id, group) in &state.groups {
+            for (replica, placed) in &group.replicas {
+                if placed.node == report.node && here.contains(replica) {
+                    self.missing.remove(&(*id, *replica));
+                } else if placed.node == report.node {
+                    self.missing.entry((*id, *replica)).or_insert(now);
+                }
+            }
+        }
+        self.missing.retain(|(id, replica), _| {
+            let group = state.groups.get(id);
+            group.is_some_and(|group| group.replicas.contains_key(replica))
+        });
+    }
+
+    /// Whether a replica's node is there, and the replica is not.
+    fn is_missing(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.missing.contains_key(&(group, replica))
+    }
+
+    /// Whether it has been so for too long to come back.
+    fn is_lost(&self, now: Instant, group: GroupId, replica: ReplicaId) -> bool {
+        let since = self.missing.get(&(group, replica));
+        since.is_some_and(|since| now.since(*since) >= LOST_AFTER)
+            && !cfg!(planted = "lost_replica_kept")
     }
 
     /// The next thing to do. What was not fetched before the next look is decided anew.

@@ -19,6 +19,8 @@ use crate::time::{Instant, Now};
 pub enum Input {
     /// Time passed.
     Tick,
+    /// The master was away (its machine slept, its process was stopped): what mounts sent meanwhile it could not hear.
+    WasAway,
     /// The session's creation was applied.
     Created(SessionId),
     /// The session's end was applied.
@@ -95,6 +97,12 @@ impl Sessions {
     pub fn handle_input(&mut self, now: Now, input: Input) {
         match input {
             Input::Tick => {}
+            Input::WasAway => {
+                // As from a new master: a life here may only be longer than its mount believes.
+                for life in self.lives.values_mut().filter(|life| !life.ending) {
+                    life.until = life.until.max(now.mono + self::life());
+                }
+            }
             Input::Created(session) => {
                 let life = Life {
                     until: now.mono + life(),
@@ -180,6 +188,31 @@ mod tests {
         );
         assert_eq!(step(&mut lives, 20_200, Input::Ended(session)), []);
         assert_eq!(step(&mut lives, 30_000, renew), [Output::Over { token: 1 }]);
+    }
+
+    #[test]
+    fn a_master_that_was_away_holds_nobodys_silence_against_them() {
+        let (session, dying) = (SessionId(4), SessionId(5));
+        let mut lives = Sessions::new(3, [session, dying], Now::default());
+        step(&mut lives, 9000, Input::Renew { session, token: 1 });
+        assert_eq!(
+            step(&mut lives, 10_100, Input::Tick),
+            [Output::ProposeEnd(dying)]
+        );
+        // An hour of sleep. What may be in the log already is not taken back.
+        let end_again = [Output::ProposeEnd(dying)];
+        assert_eq!(step(&mut lives, 3_600_000, Input::WasAway), end_again);
+        let renew = Input::Renew { session, token: 2 };
+        let told = step(&mut lives, 3_600_001, renew);
+        assert!(matches!(told[..], [Output::Renewed { .. }]), "{told:?}");
+        let renew = Input::Renew {
+            session: dying,
+            token: 3,
+        };
+        assert_eq!(
+            step(&mut lives, 3_600_002, renew),
+            [Output::Over { token: 3 }]
+        );
     }
 
     #[test]

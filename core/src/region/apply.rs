@@ -11,6 +11,7 @@ use super::kv::{Kv, KvError, KvRead};
 use super::plan::{Plan, plan};
 use super::step::Here;
 use super::{attributes, content, data, garbage, inode, lock, orphan, session, slot, txn, xattr};
+use crate::error::FsError;
 use crate::ids::SessionId;
 use crate::place::{Ino, Place, Places};
 use crate::request::{Answer, DataOp, MetaOp, MetaReply, Refusal, Space};
@@ -173,7 +174,9 @@ fn operation(
         MetaOp::Reserve { buckets } => {
             let mut numbers = Vec::with_capacity(buckets.len());
             for bucket in buckets {
-                let ino = inode::next_number(state, Place::new(*bucket, 0))?;
+                let Some(ino) = inode::next_number(state, Place::new(*bucket, 0))? else {
+                    return Ok(Applied::Answer(Answer::Meta(Err(FsError::NoSpace))));
+                };
                 inode::claim_number(state, ino)?;
                 numbers.push(ino);
             }

@@ -17,7 +17,8 @@ use crate::place::Places;
 use crate::request::{Answer, ChunkName, DataOp, DataReply, Refusal};
 use crate::time::Timestamp;
 
-/// Tombstones looked at when one is added.
+/// Tombstones looked at for each that is added, and some more: as many go as come, however many are added at once.
+const TOMBSTONES_PER_NEW: usize = 2;
 const TOMBSTONES_PER_STEP: usize = 64;
 
 /// What is kept of a chunk beside its bytes.
@@ -77,7 +78,8 @@ pub(super) fn apply(
                 state.delete(&key::chunk(Kind::Chunk, name))?;
                 super::write(state, &key::chunk(Kind::Tombstone, name), &time)?;
             }
-            drop_old_tombstones(state, time)?;
+            let limit = TOMBSTONES_PER_STEP + chunks.len() * TOMBSTONES_PER_NEW;
+            drop_old_tombstones(state, time, limit)?;
             Ok(Answer::Data(Ok(DataReply::Done)))
         }
     }
@@ -117,9 +119,9 @@ fn under_fence(
     Ok(Answer::Data(Ok(DataReply::Done)))
 }
 
-fn drop_old_tombstones(state: &mut dyn Kv, now: Timestamp) -> Result<(), KvError> {
+fn drop_old_tombstones(state: &mut dyn Kv, now: Timestamp, limit: usize) -> Result<(), KvError> {
     let (from, to) = key::all_of(Kind::Tombstone);
-    for (key, value) in state.scan(&from, &to, TOMBSTONES_PER_STEP)? {
+    for (key, value) in state.scan(&from, &to, limit)? {
         let since: Timestamp = crate::codec::decode_versioned("tombstone", super::VERSION, &value)?;
         if since + tombstone_life() < now {
             state.delete(&key)?;
@@ -159,4 +161,35 @@ pub(super) fn list(
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Ino;
+    use crate::region::mem::MemKv;
+
+    /// Large files are deleted one after the other: their tombstones do not pile up.
+    #[test]
+    fn as_many_tombstones_go_as_come() {
+        let mut state = MemKv::default();
+        for file in 0..100_u64 {
+            let name = |number| ChunkName {
+                ino: Ino(file + 1),
+                version: 1,
+                number,
+            };
+            let op = DataOp::Delete {
+                chunks: (0..256).map(name).collect(),
+            };
+            let time =
+                Timestamp::default() + tombstone_life() * u32::try_from(file).expect("small") * 2;
+            apply(&mut state, time, &op, &Bytes::new()).expect("memory");
+        }
+        assert!(
+            state.pairs().len() < 2000,
+            "{} are kept",
+            state.pairs().len()
+        );
+    }
 }

@@ -180,10 +180,11 @@ pub(super) fn attr(
     Ok(inode.attr(ino, fragment.as_ref()))
 }
 
-/// The next inode number at a place; counted per bucket, never reused (P4).
-pub(super) fn next_number(state: &dyn KvRead, place: Place) -> Result<Ino, KvError> {
+/// The next inode number at a place; counted per bucket, never reused (P4). None when the bucket has none left: an entry
+/// that found no number would stop every replica that applies it.
+pub(super) fn next_number(state: &dyn KvRead, place: Place) -> Result<Option<Ino>, KvError> {
     let next = counter(state, place.bucket())?;
-    Ok(Ino::new(place, next))
+    Ok((next < u32::MAX).then(|| Ino::new(place, next)))
 }
 
 /// Numbers up to that of `ino` are taken in its bucket.
@@ -200,4 +201,21 @@ pub(super) fn claim_number(state: &mut dyn Kv, ino: Ino) -> Result<(), KvError> 
 
 fn counter(state: &dyn KvRead, bucket: Bucket) -> Result<u32, KvError> {
     Ok(super::read(state, "counter", &key::counter(bucket))?.unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::mem::MemKv;
+
+    #[test]
+    fn a_bucket_that_has_no_number_left_says_so_before_one_is_claimed() {
+        let mut state = MemKv::default();
+        let place = Place::new(Bucket(5), 1);
+        claim_number(&mut state, Ino::new(place, u32::MAX - 2)).expect("memory");
+        let last = next_number(&state, place).expect("memory");
+        let last = last.expect("one is left");
+        claim_number(&mut state, last).expect("it may be claimed");
+        assert_eq!(next_number(&state, place).expect("memory"), None);
+    }
 }

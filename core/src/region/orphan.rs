@@ -65,7 +65,23 @@ pub(super) fn strike_everywhere(state: &mut dyn Kv, session: SessionId) -> Resul
 /// # Errors
 /// As [`KvError`].
 pub fn list(state: &dyn KvRead, limit: usize) -> Result<Vec<(Ino, Vec<SessionId>)>, KvError> {
-    let (from, to) = key::all_of(Kind::Orphan);
+    list_after(state, None, limit)
+}
+
+/// The same for those behind one, in the order of their keys.
+///
+/// # Errors
+/// As [`KvError`].
+pub fn list_after(
+    state: &dyn KvRead,
+    after: Option<Ino>,
+    limit: usize,
+) -> Result<Vec<(Ino, Vec<SessionId>)>, KvError> {
+    let (mut from, to) = key::all_of(Kind::Orphan);
+    if let Some(ino) = after {
+        from = key::of_inode(Kind::Orphan, ino);
+        from.push(0);
+    }
     let mut orphans = Vec::new();
     for (key, value) in state.scan(&from, &to, limit)? {
         let ino = key::number(&key, 0);

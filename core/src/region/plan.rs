@@ -271,7 +271,11 @@ fn make(
         (true, None) => return fail(FsError::Invalid),
         (false, _) => {
             let place = crate::place::NameHash::of(at.salt, at.name).place(at.dir);
-            (inode::next_number(state, place)?, Salt::default())
+            match inode::next_number(state, place)? {
+                Some(ino) => (ino, Salt::default()),
+                // Numbers are never reused (P4): this directory has had four billion files.
+                None => return fail(FsError::NoSpace),
+            }
         }
     };
     let seen = Seen {

@@ -262,6 +262,7 @@ impl World {
                     return;
                 }
                 let origin = Origin::Client(client, message);
+                let delay = self.request_delay();
                 self.schedule.after(
                     delay,
                     Event::Request {
@@ -388,11 +389,16 @@ impl World {
         if took > self.slowest.0 {
             self.slowest = (took, event);
         }
+        let synced = matches!((&call, &outcome), (Call::Sync { .. }, Ok(_)));
         // EIO at the deadline says nothing about what happened.
         if outcome != Err(polyfs_core::error::FsError::Io) {
             self.history.end(event, outcome);
         } else if took < CALL_DEADLINE / 2 && !lost {
             self.early_errors.push((took, event));
+        }
+        if synced && std::mem::take(&mut self.dies_synced) && self.kill_mount(client) {
+            self.mark("mount died after fsync");
+            return;
         }
         let delay = self.delay();
         self.schedule

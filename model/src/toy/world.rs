@@ -44,10 +44,14 @@ pub struct Config {
     pub file_bytes_max: u64,
     /// Of 1000 messages, how many are lost.
     pub loss_per_mille: u32,
+    /// Of 1000 requests of mounts, how many come late: after others that were sent later, or after their mount's end.
+    pub late_per_mille: u32,
     /// The longest ordinary delay of a message.
     pub delay_max: Duration,
     /// How often something goes wrong; `None` for never.
     pub fault_every: Option<Duration>,
+    /// Mounts stand still more often, also right when a lease is recalled from them.
+    pub stormy: bool,
     /// Say on stderr what happens.
     pub tell: bool,
 }
@@ -63,8 +67,12 @@ pub enum Fault {
     Isolate,
     /// A mount's machine stands still for longer than a lease term, and goes on.
     Pause,
+    /// The same, at the moment in which a lease is recalled from some mount: others change what it may have cached.
+    PauseRecalled,
     /// A mount's machine dies; another one mounts instead.
     Die,
+    /// The same, at the moment in which some mount's fsync has succeeded: what it promised must be there.
+    DieSynced,
 }
 
 /// A toy cluster under a seed.
@@ -93,6 +101,10 @@ pub struct World {
     paused: BTreeMap<ClientId, u64>,
     dead: BTreeSet<ClientId>,
     deaths_left: u32,
+    /// The next mount dies when it has told of a successful fsync.
+    pub(super) dies_synced: bool,
+    /// The next mount stands still when a lease is recalled from it.
+    pauses_recalled: bool,
     root: Ino,
 }
 
@@ -100,6 +112,11 @@ pub struct World {
 const DEATHS: u32 = 2;
 /// A mount stands still for at least and at most so many milliseconds: longer than a lease term, not a session's life.
 const PAUSE_MILLIS: core::ops::Range<u64> = 2100..6000;
+
+/// A late request arrives after so many milliseconds: after its repetition, or after its session's end.
+const LATE_MILLIS: core::ops::Range<u64> = 300..16_000;
+/// What a mount that stood still finds waiting reaches it within so many microseconds, in any order.
+const WAKE_MICROS: u64 = 1000;
 
 /// The root's attributes, in the regions and in the reference.
 const ROOT_MODE: u16 = 0o755;
@@ -156,6 +173,8 @@ impl World {
             paused: BTreeMap::new(),
             dead: BTreeSet::new(),
             deaths_left: DEATHS,
+            dies_synced: false,
+            pauses_recalled: false,
             root,
         };
         world.begin();
@@ -226,6 +245,7 @@ impl World {
         self.cut_off.clear();
         self.down.clear();
         self.config.loss_per_mille = 0;
+        self.config.late_per_mille = 0;
         for group in self.leaderless() {
             self.elect(group);
         }
@@ -319,6 +339,16 @@ impl World {
         self.random.random_range(0..1000) < self.config.loss_per_mille
     }
 
+    /// How long a request of a mount is on its way.
+    pub(super) fn request_delay(&mut self) -> Duration {
+        let late = self.config.late_per_mille;
+        if late > 0 && self.random.random_range(0..1000) < late {
+            self.mark("request late");
+            return Duration::from_millis(self.random.random_range(LATE_MILLIS));
+        }
+        self.delay()
+    }
+
     pub(super) fn reachable(&self, node: NodeId) -> bool {
         !self.down.contains(&node) && !self.cut_off.contains(&node)
     }
@@ -367,10 +397,16 @@ impl World {
         if mount.is_some_and(|mount| self.dead.contains(&mount)) {
             return;
         }
+        if let Event::Recall { client, .. } = &event
+            && std::mem::take(&mut self.pauses_recalled)
+        {
+            self.pause_mount(*client);
+        }
         let now = self.schedule.now();
         let until = mount.and_then(|mount| self.paused.get(&mount)).copied();
         if let Some(until) = until.filter(|until| *until > now) {
-            return self.schedule.at(until, event);
+            let waits = Duration::from_micros(self.random.random_range(0..WAKE_MICROS));
+            return self.schedule.at(until + nanos(waits), event);
         }
         match event {
             Event::Request {
@@ -454,36 +490,57 @@ impl World {
         }
     }
 
+    fn draw_fault(&mut self) -> Fault {
+        let kinds = if self.config.stormy { 13 } else { 10 };
+        match self.random.random_range(0..kinds) {
+            0..=2 => Fault::Election,
+            3..=5 => Fault::Crash,
+            6..=7 => Fault::Isolate,
+            8 => Fault::Pause,
+            9 if self.random.random() => Fault::Die,
+            9 => Fault::DieSynced,
+            _ => Fault::PauseRecalled,
+        }
+    }
+
     fn fault(&mut self) {
         if !self.faults_left {
             return;
         }
         let node = NodeId(self.random.random_range(1..=self.config.nodes));
-        let fault = match self.random.random_range(0..10) {
-            0..=2 => Fault::Election,
-            3..=5 => Fault::Crash,
-            6..=7 => Fault::Isolate,
-            8 => Fault::Pause,
-            _ => Fault::Die,
-        };
+        let fault = self.draw_fault();
+        let apart = !(self.down.is_empty() && self.cut_off.is_empty());
+        if apart && self.config.stormy && fault != Fault::Election {
+            // Nobody is out of reach for so long that calls end in EIO.
+            self.down.clear();
+            self.cut_off.clear();
+        }
         match fault {
             Fault::Election => {
                 let groups: Vec<GroupId> = self.groups.keys().copied().collect();
                 let group = groups[self.random.random_range(0..groups.len())];
                 self.elect(group);
             }
-            Fault::Crash if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Crash if !apart => {
                 self.down.insert(node);
                 for group in self.groups.values_mut() {
                     group.crash(node);
                 }
                 self.askers.retain(|(_, at), _| *at != node);
             }
-            Fault::Isolate if self.down.is_empty() && self.cut_off.is_empty() => {
+            Fault::Isolate if !apart => {
                 self.cut_off.insert(node);
             }
-            Fault::Pause => self.pause_mount(),
-            Fault::Die => self.kill_mount(),
+            Fault::Pause => {
+                let mount = self.any_mount();
+                self.pause_mount(mount);
+            }
+            Fault::PauseRecalled => self.pauses_recalled = true,
+            Fault::Die => {
+                let mount = self.any_mount();
+                self.kill_mount(mount);
+            }
+            Fault::DieSynced => self.dies_synced = true,
             Fault::Crash | Fault::Isolate => {
                 self.down.clear();
                 self.cut_off.clear();
@@ -505,8 +562,7 @@ impl World {
         live[self.random.random_range(0..live.len())]
     }
 
-    fn pause_mount(&mut self) {
-        let mount = self.any_mount();
+    fn pause_mount(&mut self, mount: ClientId) {
         let span = Duration::from_millis(self.random.random_range(PAUSE_MILLIS));
         let now = self.schedule.now();
         let rested = |until: &u64| until + nanos(SESSION_TERM) <= now;
@@ -518,13 +574,13 @@ impl World {
         self.mark("mount paused");
     }
 
-    /// What is on its way from a dead mount still arrives; nobody ever learns how its calls ended.
-    fn kill_mount(&mut self) {
+    /// What is on its way from a dead mount still arrives; nobody ever learns how its calls ended. False when none of them
+    /// may die any more.
+    pub(super) fn kill_mount(&mut self, mount: ClientId) -> bool {
         if self.deaths_left == 0 || self.calls_left == 0 {
-            return;
+            return false;
         }
         self.deaths_left -= 1;
-        let mount = self.any_mount();
         self.dead.insert(mount);
         self.clients
             .get_mut(&mount)
@@ -534,6 +590,7 @@ impl World {
         self.mark("mount died");
         let last = self.clients.keys().next_back().map_or(0, |last| last.0);
         self.mount(ClientId(last + 1));
+        true
     }
 
     pub(super) fn mark(&mut self, mark: &'static str) {

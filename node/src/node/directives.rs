@@ -19,6 +19,7 @@ use super::{Node, NodeError, Peers};
 use crate::heartbeat::leader_report;
 use crate::raft::replica::Replica;
 use crate::runtime::Runtime;
+use crate::store::Found;
 
 /// The name of the record that keeps what is gone.
 const GONE: &str = "gone";
@@ -264,8 +265,16 @@ impl<R: Runtime> Node<R> {
     }
 
     /// Goes on with what a crash interrupted.
-    pub(super) fn clear_away(&self) -> Result<(), NodeError> {
+    pub(super) fn clear_away(&self, found: &Found) -> Result<(), NodeError> {
         let gone = self.gone()?;
+        let state = &self.inner.ground.state;
+        for lineage in state.unused_lineages()? {
+            // Of a damaged one it can't be told what it refers to: its bytes are kept.
+            if !gone.lineages.contains(&lineage) && !found.lineages.contains_key(&lineage) {
+                tracing::info!(%lineage, "what a crash left behind is cleared away");
+                state.forget_lineage(self.runtime(), lineage);
+            }
+        }
         for group in gone.replicas.keys() {
             if self.replica(*group).is_none() {
                 self.inner.ground.log.forget_group(*group)?;

@@ -295,6 +295,9 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
         if cfg!(planted = "vote_unsynced") {
             return self.shared.push(record).map_err(io::Error::other);
         }
+        // openraft takes a durable vote for the end of every append before it.
+        let staged = self.shared.staged_first(self.group).await;
+        staged.map_err(io::Error::other)?;
         self.shared
             .push_durably(record)
             .await

@@ -162,29 +162,6 @@ impl<R: Runtime> Books<R> {
         }
     }
 
-    /// The payload of an extent, if it is still in memory.
-    pub(super) fn bulk(&self, group: GroupId, index: u64, term: u64) -> Option<Bytes> {
-        let bulk = self.bulk.get(&(group, index))?;
-        (bulk.term == term).then(|| bulk.payload.clone())
-    }
-
-    fn keep_bulk(&mut self, group: GroupId, index: u64, term: u64, payload: Bytes) {
-        self.bulk_bytes += payload.len();
-        if let Some(old) = self.bulk.insert((group, index), Bulk { term, payload }) {
-            self.bulk_bytes -= old.payload.len();
-        } else {
-            self.bulk_order.push_back((group, index));
-        }
-        while self.bulk_bytes > BULK_BYTES_MAX {
-            let Some(oldest) = self.bulk_order.pop_front() else {
-                break;
-            };
-            if let Some(old) = self.bulk.remove(&oldest) {
-                self.bulk_bytes -= old.payload.len();
-            }
-        }
-    }
-
     /// Forgets staged entries from an index on.
     pub(super) fn unstage(&mut self, group: GroupId, from_index: u64) {
         if let Some(entries) = self.staged_entries.get_mut(&group) {

@@ -18,3 +18,4 @@ pub mod replica;
 pub mod snapshot;
 pub mod state;
 pub mod types;
+pub mod witness;

@@ -26,6 +26,7 @@ use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
+use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
 use super::types::{TypeConfig, Vote, join_entry, log_id, split_entry};
 use crate::conn::{Appended, Conn};
@@ -49,15 +50,21 @@ type AppendItem<R> = Result<StreamAppendResult<Config<R>>, RPCError<Config<R>>>;
 /// Makes a [`Network`] for each other replica of a group.
 pub struct Networks<R: Runtime> {
     links: Links<R>,
+    log: SharedLog<R>,
     group: GroupId,
     me: ReplicaId,
 }
 
 impl<R: Runtime> Networks<R> {
-    /// For the replica `me` of `group`.
+    /// For the replica `me` of `group`, whose node keeps `log`.
     #[must_use]
-    pub fn new(links: Links<R>, group: GroupId, me: ReplicaId) -> Self {
-        Self { links, group, me }
+    pub fn new(links: Links<R>, log: SharedLog<R>, group: GroupId, me: ReplicaId) -> Self {
+        Self {
+            links,
+            log,
+            group,
+            me,
+        }
     }
 
     fn network(&self, target: u64, heartbeat: bool) -> Network<R> {
@@ -68,6 +75,7 @@ impl<R: Runtime> Networks<R> {
         };
         Network {
             links: self.links.clone(),
+            log: self.log.clone(),
             ends,
             heartbeat,
         }
@@ -89,8 +97,18 @@ impl<R: Runtime> RaftNetworkFactory<Config<R>> for Networks<R> {
 /// The way from one replica to another.
 pub struct Network<R: Runtime> {
     pub(super) links: Links<R>,
+    log: SharedLog<R>,
     pub(super) ends: Ends,
     heartbeat: bool,
+}
+
+/// Why a node whose disk stands still says nothing.
+const DISK_STANDS_STILL: &str = "this node's disk stands still: it is to lose its leaders";
+
+/// P2: whatever a leader says renews its followers' leases, an append as much as a heartbeat, and its group commits
+/// without its disk. So one whose disk stalls falls silent altogether.
+fn falls_silent<R: Runtime>(log: &SharedLog<R>) -> bool {
+    log.stalled() && !cfg!(planted = "heartbeats_without_disk")
 }
 
 pub(super) fn unreachable_because<R: Runtime>(why: &str) -> Unreachable<Config<R>> {
@@ -103,7 +121,13 @@ fn unreachable_rpc<R: Runtime>(why: &str) -> RPCError<Config<R>> {
 
 impl<R: Runtime> Network<R> {
     /// The connection, if there is one; otherwise one is on its way.
+    ///
+    /// # Errors
+    /// What keeps it from being there.
     pub(super) fn conn(&self) -> Result<Arc<Conn>, &'static str> {
+        if falls_silent(&self.log) {
+            return Err(DISK_STANDS_STILL);
+        }
         let node = self.links.node_of(self.ends.group, self.ends.to);
         let node = node.ok_or("it is not known which node holds the replica")?;
         self.links
@@ -284,6 +308,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                     ends: self.ends,
                     stream,
                 },
+                log: self.log.clone(),
                 input: Some(input),
                 results,
                 held: None,
@@ -382,6 +407,7 @@ impl Drop for Line {
 /// Appends under way: requests go out as they come, results come back in the same order.
 struct Pipe<R: Runtime, S> {
     line: Line,
+    log: SharedLog<R>,
     input: Option<S>,
     results: mpsc::UnboundedReceiver<Appended>,
     /// An entry-less request that waits for company, and until when.
@@ -478,6 +504,9 @@ where
     }
 
     fn send(&mut self, request: &Request<R>) -> Result<(), &'static str> {
+        if falls_silent(&self.log) {
+            return Err(DISK_STANDS_STILL);
+        }
         let (head, payload) = append_head(request);
         let by = <R::Async as AsyncRuntime>::Instant::now_plus(REQUEST_DEADLINE);
         self.line

@@ -26,6 +26,7 @@ use super::network::{Networks, append_request};
 use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use super::witness::{Granted, Witness};
 use crate::conn::Conn;
 use crate::links::Links;
 use crate::runtime::Runtime;
@@ -48,6 +49,8 @@ pub struct Ground<R: Runtime> {
     pub state: SharedState<R>,
     /// The other nodes.
     pub links: Links<R>,
+    /// Who is told of votes.
+    pub witness: Witness,
 }
 
 impl<R: Runtime> Clone for Ground<R> {
@@ -57,6 +60,7 @@ impl<R: Runtime> Clone for Ground<R> {
             log: self.log.clone(),
             state: self.state.clone(),
             links: self.links.clone(),
+            witness: self.witness.clone(),
         }
     }
 }
@@ -73,6 +77,7 @@ pub struct Replica<R: Runtime> {
     no_votes_before: Instant,
     hold: Arc<Hold>,
     alone: bool,
+    witness: Witness,
 }
 
 impl<R: Runtime> Clone for Replica<R> {
@@ -87,6 +92,7 @@ impl<R: Runtime> Clone for Replica<R> {
             no_votes_before: self.no_votes_before,
             hold: Arc::clone(&self.hold),
             alone: self.alone,
+            witness: self.witness.clone(),
         }
     }
 }
@@ -128,7 +134,7 @@ impl<R: Runtime> Replica<R> {
             machine,
             record,
         );
-        let networks = Networks::new(ground.links.clone(), group, id);
+        let networks = Networks::new(ground.links.clone(), ground.log.clone(), group, id);
         let raft = Raft::new(id.0, config(), networks, log, state.clone()).await;
         let raft = raft.map_err(|error: Fatal<TypeConfig<R>>| OpenError::Refused {
             group,
@@ -160,6 +166,7 @@ impl<R: Runtime> Replica<R> {
             no_votes_before,
             hold: Arc::default(),
             alone,
+            witness: ground.witness.clone(),
         })
     }
 
@@ -226,7 +233,17 @@ impl<R: Runtime> Replica<R> {
             }
             RaftCall::Vote(ask) => self.raft.vote(vote_request(&ask)).await.map_or_else(
                 |_| Err(Refused::Stopping),
-                |response| Ok(vote_reply(response)),
+                |response| {
+                    if response.vote_granted {
+                        self.witness.tell(&Granted {
+                            group: self.group,
+                            replica: self.id,
+                            vote: ask.vote,
+                            is_transfer: ask.transfer,
+                        });
+                    }
+                    Ok(vote_reply(response))
+                },
             ),
             RaftCall::PreVote(ask) => self.raft.pre_vote(vote_request(&ask)).await.map_or_else(
                 |_| Err(Refused::Stopping),
@@ -256,13 +273,23 @@ impl<R: Runtime> Replica<R> {
                     Err(Refused::Stopping)
                 }
             },
-            RaftCall::SnapshotEnd { from_leader, meta } => self.install(from_leader, meta).await,
+            RaftCall::SnapshotEnd {
+                from_leader,
+                meta,
+                pieces,
+            } => self.install(from_leader, meta, pieces).await,
         };
         answered.map_or_else(Reply::Refused, Reply::Raft)
     }
 
-    async fn install(&self, from: Vote, meta: SnapshotMeta) -> Result<RaftReply, Refused> {
-        let staged = self.stage.end(meta).await.ok_or(Refused::NoReplica)?;
+    async fn install(
+        &self,
+        from: Vote,
+        meta: SnapshotMeta,
+        pieces: u64,
+    ) -> Result<RaftReply, Refused> {
+        let staged = self.stage.end(meta, pieces).await;
+        let staged = staged.ok_or(Refused::NoReplica)?;
         let installed = self.raft.install_full_snapshot(from, staged).await;
         installed.map_or(Err(Refused::Stopping), |response| {
             Ok(RaftReply::SnapshotDone(response.vote))

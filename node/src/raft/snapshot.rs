@@ -15,7 +15,7 @@ use openraft::errors::{ReplicationClosed, StreamingError};
 use openraft::raft::SnapshotResponse;
 use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, Lineage};
-use polyfs_core::limits::{CHUNK_BYTES, PAGE_BYTES};
+use polyfs_core::limits::{CHUNK_BYTES, FRAME_HEADER_BYTES_MAX, PAGE_BYTES};
 use polyfs_store::disk::Dir;
 use polyfs_store::extents::PageMap;
 use polyfs_store::state::{RegionKv, StateView, StoreError};
@@ -81,6 +81,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const PIECE_DEADLINE: Duration = Duration::from_secs(5);
 /// Pairs in one piece at most ...
 const PAIRS_MAX: usize = 256;
+/// ... their bytes, since they travel in a frame's header (one pair is far smaller) ...
+const PAIR_BYTES_MAX: usize = FRAME_HEADER_BYTES_MAX / 4;
 /// ... and chunk bytes.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -184,6 +186,7 @@ async fn send_pieces<R: Runtime>(
     let end = RaftCall::SnapshotEnd {
         from_leader: vote,
         meta: meta.clone(),
+        pieces: number,
     };
     match network.ask(end, vec![], PIECE_DEADLINE * 4).await? {
         RaftReply::SnapshotDone(vote) => Ok(vote),
@@ -205,6 +208,17 @@ fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
+/// Drops pairs that are too many for one piece; the first always stays.
+fn fit(pairs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut bytes = 0;
+    let mut fits = |(key, value): &(Vec<u8>, Vec<u8>)| {
+        bytes += key.len() + value.len();
+        bytes <= PAIR_BYTES_MAX || cfg!(planted = "snapshot_piece_too_big")
+    };
+    let count = pairs.iter().take_while(|pair| fits(pair)).count();
+    pairs.truncate(count.max(1));
+}
+
 impl Cursor {
     fn next<D: Dir>(
         &mut self,
@@ -212,7 +226,8 @@ impl Cursor {
         lineage: Lineage,
     ) -> Result<Option<Piece>, StoreError> {
         if !self.in_chunks {
-            let pairs = view.scan(lineage, &self.from, None, PAIRS_MAX)?;
+            let mut pairs = view.scan(lineage, &self.from, None, PAIRS_MAX)?;
+            fit(&mut pairs);
             if let Some((last, _)) = pairs.last() {
                 self.from = after(last);
                 let pairs = pairs
@@ -327,13 +342,37 @@ impl<R: Runtime> Stage<R> {
         Ok(staging.pieces)
     }
 
-    /// Hands the complete snapshot over.
-    pub(super) async fn end(&self, meta: SnapshotMeta) -> Option<SnapshotOf<R>> {
+    /// Hands the snapshot over, if it is complete.
+    pub(super) async fn end(&self, meta: SnapshotMeta, pieces: u64) -> Option<SnapshotOf<R>> {
         let mut staging = self.staging.lock().await;
-        let staged = staging.take_if(|staging| staging.last == meta.last_log_id)?;
+        let staged = staging.take_if(|staging| {
+            let whole = staging.pieces == pieces || cfg!(planted = "part_of_a_snapshot_installed");
+            staging.last == meta.last_log_id && whole
+        })?;
         Some(SnapshotOf::<R> {
             meta,
             snapshot: Snapshot::Staged(staged.lineage),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many large attributes lie side by side: a piece of them must fit a frame, or no replica could ever be added.
+    #[test]
+    fn a_piece_of_large_values_fits_a_frame() {
+        let pair = |bytes: usize| (vec![1; 40], vec![2; bytes]);
+        let mut pairs: Vec<_> = (0..PAIRS_MAX).map(|_| pair(64 << 10)).collect();
+        fit(&mut pairs);
+        let bytes = pairs.iter().map(|(key, value)| key.len() + value.len());
+        assert!(bytes.sum::<usize>() <= FRAME_HEADER_BYTES_MAX / 2 && !pairs.is_empty());
+        let mut small: Vec<_> = (0..PAIRS_MAX).map(|_| pair(100)).collect();
+        fit(&mut small);
+        assert_eq!(small.len(), PAIRS_MAX);
+        let mut huge = vec![pair(PAIR_BYTES_MAX), pair(1)];
+        fit(&mut huge);
+        assert_eq!(huge.len(), 1, "it goes on");
     }
 }

@@ -4,10 +4,10 @@
 //! checkpoint, which makes commits durable in the only safe order (P10, rules 2 and 4). Deliberately knows no command:
 //! a [`Machine`] does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -136,9 +136,14 @@ struct Inner<R: Runtime> {
     db: StateDb<R::Dir>,
     /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
     turn: futures::lock::Mutex<()>,
+    /// One checkpoint at a time: whoever asks for one is answered when what it means is durable, not when somebody else
+    /// has begun to see to it.
+    checkpointing: futures::lock::Mutex<()>,
     changed: AtomicBool,
     /// The disk is full but for the reserve (P10).
     reserve_only: AtomicBool,
+    /// The most this node offers for file data, bytes; `u64::MAX`: whatever the disk has.
+    capacity: AtomicU64,
     /// What the last checkpoint made durable of each replica: nothing else may be reported to openraft as snapshot.
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
@@ -167,8 +172,10 @@ impl<R: Runtime> SharedState<R> {
             runtime,
             db,
             turn: futures::lock::Mutex::new(()),
+            checkpointing: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
+            capacity: AtomicU64::new(u64::MAX),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
         };
@@ -190,18 +197,33 @@ impl<R: Runtime> SharedState<R> {
         self.inner.turn.lock().await
     }
 
-    /// Room for file data: what the data files hold free, and what the disk still has, less the reserve.
+    /// Offers at most `bytes` for file data, however large the disk is.
+    pub fn offer_at_most(&self, bytes: u64) {
+        self.inner.capacity.store(bytes, Ordering::Release);
+    }
+
+    /// Room for file data: what the data files hold free, and what the disk still has, less the reserve; at most what
+    /// the node offers.
     #[must_use]
     pub fn room(&self) -> Room {
         let usage = self.inner.db.data().usage();
         let disk = self.inner.db.reserve().free_beyond().unwrap_or(0);
+        let capacity = self.inner.capacity.load(Ordering::Acquire);
+        let free = usage.free - usage.holes + disk;
         Room {
-            total: usage.used + usage.free - usage.holes + disk,
-            free: usage.free - usage.holes + disk,
+            total: (usage.used + free).min(capacity),
+            free: free.min(capacity.saturating_sub(usage.used)),
         }
     }
 
-    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room.
+    /// Bytes of file data that are kept for the log (or a reader) alone: overwritten or deleted since.
+    #[must_use]
+    pub fn kept_by_log(&self) -> u64 {
+        self.inner.db.data().usage().kept
+    }
+
+    /// Looks how full the disk is; when it has room again the reserve is filled up first. Cheap while there is room. A
+    /// node that holds all it offers is as full.
     ///
     /// # Errors
     /// Failures of the disk.
@@ -215,7 +237,8 @@ impl<R: Runtime> SharedState<R> {
             });
             level = filled.await?;
         }
-        let full = level == SpaceLevel::Reserve && !cfg!(planted = "reserve_ignored");
+        let full = (level == SpaceLevel::Reserve || self.room().free == 0)
+            && !cfg!(planted = "reserve_ignored");
         if self.inner.reserve_only.swap(full, Ordering::AcqRel) != full {
             tracing::warn!(
                 full,
@@ -315,11 +338,24 @@ impl<R: Runtime> SharedState<R> {
     }
 
     /// Deletes what is left of a lineage that nobody uses any more, beside everything else (P5).
-    pub(super) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
+    pub(crate) fn forget_lineage(&self, runtime: &R, lineage: Lineage) {
         let (state, pause) = (self.clone(), runtime.clone());
         runtime.spawn(async move {
             state.delete_lineage(&pause, lineage).await;
         });
+    }
+
+    /// Lineages that no replica stands on: what a crash left of a snapshot on its way in, of one that was replaced, or of
+    /// a replica that another came for. Only before anything is received.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub fn unused_lineages(&self) -> Result<BTreeSet<Lineage>, StoreError> {
+        let mut unused = self.inner.db.view()?.lineages()?;
+        for (_, record) in self.records()? {
+            unused.remove(&record.lineage);
+        }
+        Ok(unused)
     }
 
     /// Deletes what is left of a lineage that nobody uses any more, a little at a time (P5); false when that failed.
@@ -391,15 +427,17 @@ impl<R: Runtime> SharedState<R> {
         &self,
         log: &SharedLog<R>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
+        let _one = self.inner.checkpointing.lock().await;
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
         let data = Arc::clone(self.inner.db.data());
         // Most of it while others still commit.
-        self.inner
+        let synced = self
+            .inner
             .runtime
-            .blocking(Lane::Checkpoint, move || data.sync())
-            .await?;
+            .blocking(Lane::Checkpoint, move || data.sync());
+        synced.await.inspect_err(|_| self.mark_changed())?;
         let _turn = self.turn().await;
         let synced = log.synced_through().await;
         let mut synced = synced.inspect_err(|_| self.mark_changed())?;

@@ -195,6 +195,7 @@ impl<R: Runtime> Service<R> {
     fn feed(self: &Arc<Self>, input: Input) {
         let now = self.runtime.now();
         let mut inner = self.inner.lock();
+        inner.waiting.retain(|_, told| !told.is_canceled());
         inner.machine.handle_input(now, input);
         while let Some(output) = inner.machine.poll_output() {
             match output {
@@ -215,13 +216,17 @@ impl<R: Runtime> Service<R> {
         };
         let service = Arc::clone(self);
         self.runtime.spawn(async move {
-            let written = service
-                .runtime
-                .blocking(Lane::Checkpoint, move || write(&*dir, &name, cluster));
-            match written.await {
-                Ok(()) => service.feed(Input::Remembered),
-                // Those that wait get no answer and ask again, or another waypoint.
-                Err(error) => tracing::error!(%error, "the state file can't be written"),
+            loop {
+                let (dir, name) = (Arc::clone(&dir), name.clone());
+                let written = service
+                    .runtime
+                    .blocking(Lane::Checkpoint, move || write(&*dir, &name, cluster));
+                match written.await {
+                    Ok(()) => return service.feed(Input::Remembered),
+                    // Those that wait get no answer and ask again, or another waypoint; until the disk works again.
+                    Err(error) => tracing::error!(%error, "the state file can't be written"),
+                }
+                service.runtime.sleep(TICK).await;
             }
         });
     }

@@ -21,6 +21,16 @@ use polyfs_node::Runtime;
 use polyfs_node::runtime::{Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError};
 use polyfs_store::memory::MemoryDir;
 
+/// POLYFS_SEEDS=A..B (B excluded) if it is set, else `default`.
+pub(crate) fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(several) = std::env::var("POLYFS_SEEDS") else {
+        return default;
+    };
+    let number = |text: &str| text.trim().parse().expect("a seed is a number");
+    let (from, to) = several.split_once("..").expect("seeds are A..B");
+    number(from)..number(to)
+}
+
 /// One machine of a test.
 #[derive(Clone)]
 pub(crate) struct Machine {

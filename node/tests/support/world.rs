@@ -296,7 +296,8 @@ impl World {
             GROUP => Arc::new(Puts) as Arc<dyn Machine>,
             group => machines::of_group(group),
         });
-        let started = Node::start(host, store, "m:0", machines)
+        // The address stays: no master is told here of a new one.
+        let started = Node::start(host, store, "m:7000", machines)
             .await
             .expect("starts");
         let mut addresses: BTreeMap<_, _> = self

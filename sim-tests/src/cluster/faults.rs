@@ -5,14 +5,18 @@
 use std::time::Duration;
 
 use polyfs_core::limits::CLOCK_DRIFT_PPM;
-use polyfs_runtime_sim::LinkSettings;
+use polyfs_runtime_sim::{LinkSettings, Machine};
 
-use super::Course;
+use super::{Course, programs};
+use crate::workload::Seat;
 
 /// The longest fault of a node among several, in milliseconds: well below a call's deadline.
 const LONGEST: u64 = 15_000;
 /// The longest time without all nodes, or without a mount: it keeps its session (P8).
 const LONGEST_ALONE: u64 = 6_000;
+/// So long after a node has noticed that its disk stands still (something waits for a sync for 1 s) it leads no group with
+/// other voters: they begin an election 1.6 s later at most, and hear each other.
+const LEADS_WITHOUT_DISK: Duration = Duration::from_millis(3_000);
 /// Of how many operations the power may fail in the middle.
 const OPERATIONS: u64 = 60;
 
@@ -23,6 +27,8 @@ pub enum Fault {
     NodeCrash,
     /// The power of the node that leads some group.
     LeaderCrash,
+    /// A leader stands still, and the power of a node fails that has just granted a vote to another.
+    VoterCrash,
     /// A node's process is killed; its machine lives.
     NodeKill,
     /// A node or a mount's machine stands still.
@@ -45,11 +51,12 @@ pub enum Fault {
     Stall,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 17] = [
     Fault::NodeCrash,
     Fault::NodeCrash,
     Fault::LeaderCrash,
     Fault::LeaderCrash,
+    Fault::VoterCrash,
     Fault::NodeKill,
     Fault::Pause,
     Fault::Pause,
@@ -75,6 +82,17 @@ impl Course {
         self.world.sleep(Duration::from_millis(millis)).await;
     }
 
+    /// A machine stands still, or can't be reached: if a mount is there, its leases may run out.
+    fn disturb(&mut self, machine: &Machine) {
+        let is_it = |other: &Machine| other.name() == machine.name();
+        let mount = self.machines.mounts.iter().position(is_it);
+        let inside = self.plan.mount_inside;
+        let inside = inside.filter(|number| is_it(&self.machines.nodes[*number]));
+        let mount = mount.map(|number| Seat(u32::try_from(number).expect("few")));
+        self.disturbed
+            .extend(mount.or(inside.map(|_| programs::INSIDE)));
+    }
+
     /// The longest fault of a node.
     fn longest(&self, number: usize) -> u64 {
         if self.plan.nodes == 1 || self.plan.mount_inside == Some(number) {
@@ -88,7 +106,7 @@ impl Course {
     pub(super) async fn some_fault(&mut self) {
         let fault = FAULTS[self.below(FAULTS.len())];
         let number = match fault {
-            Fault::LeaderCrash => {
+            Fault::LeaderCrash | Fault::VoterCrash | Fault::Stall => {
                 let groups: Vec<_> = self.shared.groups().into_iter().collect();
                 let drawn = self.below(groups.len().max(1));
                 let leader = groups
@@ -102,6 +120,7 @@ impl Course {
         let node = self.machines.nodes[number].clone();
         match fault {
             Fault::NodeCrash | Fault::LeaderCrash => self.cut_power(number).await,
+            Fault::VoterCrash => self.cut_power_of_voter(number).await,
             Fault::NodeKill => {
                 node.kill();
                 self.shared.nodes.lock().remove(&number);
@@ -110,6 +129,7 @@ impl Course {
             }
             Fault::Pause => self.pause(number).await,
             Fault::Isolation => {
+                self.disturb(&node);
                 self.world.network().isolate(&node);
                 self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
@@ -120,6 +140,8 @@ impl Course {
                     1 => self.machines.mounts[0].clone(),
                     nodes => self.machines.nodes[(number + 1) % nodes].clone(),
                 };
+                self.disturb(&node);
+                self.disturb(&other);
                 self.world.network().partition(&[&node], &[&other]);
                 self.a_while(300, self.longest(number)).await;
                 self.world.network().heal();
@@ -141,13 +163,59 @@ impl Course {
                 self.a_while(1, 5_000).await;
                 mount.restart();
             }
-            Fault::Stall => {
-                node.disk()
-                    .stall(Duration::from_millis(300 + self.world.random() % 6_000));
-                self.a_while(1_000, 7_000).await;
-            }
+            Fault::Stall => self.stall(number).await,
         }
         self.note("over");
+    }
+
+    /// A disk stands still, now and then for so long that its node must lead no more (P2).
+    async fn stall(&self, number: usize) {
+        let disk = self.machines.nodes[number].disk();
+        let span = Duration::from_millis(300 + self.world.random() % 6_000);
+        disk.stall(span);
+        let over = self.world.now() + span;
+        let mut noticed = None;
+        while self.world.now() < over {
+            self.world.sleep(Duration::from_millis(100)).await;
+            if !self.shared.is_stalled(number) {
+                noticed = None;
+                continue;
+            }
+            let since = *noticed.get_or_insert(self.world.now());
+            if self.world.now() < since + LEADS_WITHOUT_DISK || self.world.now() >= over {
+                continue;
+            }
+            for group in self.shared.led_by_one_alone(number) {
+                self.shared.laws.break_one(format!(
+                    "node {number} leads {group} with a disk that stands still"
+                ));
+            }
+        }
+        self.a_while(1_000, 7_000).await;
+    }
+
+    /// Of a node that has granted a vote: what it promised it must not forget.
+    async fn cut_power_of_voter(&self, leader: usize) {
+        if self.plan.nodes == 1 {
+            return self.cut_power(leader).await;
+        }
+        self.shared.laws.take_voter();
+        let leader = &self.machines.nodes[leader];
+        leader.pause();
+        let patience = self.world.now() + Duration::from_secs(5);
+        while self.world.now() < patience {
+            if let Some(voter) = self.shared.laws.take_voter() {
+                let machine = &self.machines.nodes[voter];
+                machine.crash();
+                self.shared.nodes.lock().remove(&voter);
+                self.a_while(1, 1_500).await;
+                machine.restart();
+                break;
+            }
+            self.world.sleep(Duration::from_micros(200)).await;
+        }
+        self.a_while(1, 1_500).await;
+        leader.resume();
     }
 
     /// Now, or in the middle of some write or sync.
@@ -177,14 +245,16 @@ impl Course {
             _ => (self.machines.nodes[number].clone(), self.longest(number)),
         };
         self.note(format!("it is {}", machine.name()));
+        self.disturb(&machine);
         machine.pause();
         self.a_while(300, longest).await;
         machine.resume();
     }
 
-    async fn one_way(&self, number: usize) {
+    async fn one_way(&mut self, number: usize) {
+        let node = &self.machines.nodes[number].clone();
+        self.disturb(node);
         let network = self.world.network();
-        let node = &self.machines.nodes[number];
         let hears = self.below(2) == 0;
         for other in self
             .machines

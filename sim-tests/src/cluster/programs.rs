@@ -35,7 +35,7 @@ const WAYPOINT: &str = "way:7790";
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(250);
 /// The seat of the mount in a node's process; those of the others are numbered.
-const INSIDE: Seat = Seat(100);
+pub(super) const INSIDE: Seat = Seat(100);
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
@@ -53,15 +53,15 @@ pub(super) async fn waypoint(runtime: SimRuntime) {
 
 /// `polyfs node`.
 pub(super) async fn node(runtime: SimRuntime, shared: Shared, plan: Plan, number: usize) {
-    let came_up = come_up(&runtime, plan, number).await;
-    let (node, mut broken) = match came_up {
+    let came_up = come_up(&runtime, &shared, plan, number).await;
+    let (node, mut broken, look) = match came_up {
         Ok(up) => up,
         // The power failed while it started: this task is about to end.
         Err(_) if runtime.dir().list().is_err() => return std::future::pending().await,
         Err(error) => panic!("node {number} with a good disk does not come up: {error}"),
     };
     shared.nodes.lock().insert(number, node.clone());
-    runtime.spawn(watch(node.clone(), shared.clone()));
+    runtime.spawn(watch(node.clone(), shared.clone(), look));
     if plan.mount_inside == Some(number) {
         runtime.spawn(mount_inside(node.clone(), shared, plan));
     }
@@ -75,11 +75,15 @@ pub(super) async fn node(runtime: SimRuntime, shared: Shared, plan: Plan, number
     panic!("node {number} with a good disk must not go on: {why}");
 }
 
+/// A node, what ends it, and what looks at the leaders among its replicas.
+type CameUp = (Node<SimRuntime>, Broken, Box<dyn Fn() + Send>);
+
 async fn come_up(
     runtime: &SimRuntime,
+    shared: &Shared,
     plan: Plan,
     number: usize,
-) -> Result<(Node<SimRuntime>, Broken), AnyError> {
+) -> Result<CameUp, AnyError> {
     let listener = runtime.net().listen("0.0.0.0:7000").await?;
     drop(listener.address());
     let address = format!("node{number}:7000");
@@ -96,7 +100,9 @@ async fn come_up(
     };
     let joined = join(runtime, &mut store, config, process).await?;
     let machines = Arc::new(machines::of_group);
+    let started = runtime.now().mono;
     let node = Node::start_on(runtime.clone(), store, (listener, address), machines).await?;
+    let look = Box::new(shared.laws.came_up(number, &node, started));
     if joined.node == NodeId(1) {
         let founding = Founding {
             uid: 0,
@@ -108,12 +114,13 @@ async fn come_up(
         founding::found_once(&node, &founding).await?;
     }
     let broken = joined.stay(node.clone());
-    Ok((node, broken))
+    Ok((node, broken, look))
 }
 
-/// Notes what the master says, when it is here.
-async fn watch(node: Node<SimRuntime>, shared: Shared) {
+/// Notes what the master says, when it is here, and who leads.
+async fn watch(node: Node<SimRuntime>, shared: Shared, look: Box<dyn Fn() + Send>) {
     loop {
+        look();
         let leads =
             |replica: polyfs_node::raft::replica::Replica<SimRuntime>| replica.raft().is_leader();
         if node.replica(GroupId::MASTER).is_some_and(leads)

@@ -33,7 +33,11 @@ fn part(part: u64) {
     support::show_log();
     let mut failed = Vec::new();
     for seed in support::wanted(DEFAULT).filter(|seed| seed % PARTS == part) {
+        if failed.len() >= support::failures_max() {
+            break;
+        }
         let Ok(run) = std::panic::catch_unwind(|| cluster::run(seed, false)) else {
+            println!("seed {seed} failed: a panic");
             failed.push(seed);
             continue;
         };

@@ -25,6 +25,14 @@ pub(crate) fn wanted(default: Range<u64>) -> Range<u64> {
     }
 }
 
+/// After so many failed seeds a test gives up: POLYFS_FAILURES, else never.
+pub(crate) fn failures_max() -> usize {
+    let asked = std::env::var("POLYFS_FAILURES").ok();
+    asked.map_or(usize::MAX, |number| {
+        number.parse().expect("POLYFS_FAILURES is a number")
+    })
+}
+
 /// POLYFS_LOG says what of the product's own log is shown (as `polyfs --log` does); nothing by default.
 pub(crate) fn show_log() {
     let Ok(filter) = std::env::var("POLYFS_LOG") else {

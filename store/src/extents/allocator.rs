@@ -48,6 +48,7 @@ impl Bits {
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
     mapped: BTreeMap<u32, Bits>,
+    mapped_blocks: u64,
     free: RunSet,
     unpunched: RunSet,
     /// Free blocks whose space this process has given back to the filesystem.
@@ -172,6 +173,7 @@ impl Allocator {
             let (word, bit) = bits.word(block);
             *word |= bit;
         }
+        self.mapped_blocks += u64::from(run.count);
         true
     }
 
@@ -185,6 +187,7 @@ impl Allocator {
             assert!(*word & bit != 0, "{run:?} is unmapped only once");
             *word &= !bit;
         }
+        self.mapped_blocks -= u64::from(run.count);
         self.free_unless_used(run);
     }
 
@@ -381,6 +384,15 @@ impl Allocator {
     pub(crate) fn has_spare_pieces(&self) -> bool {
         let (free, all, _) = self.counts();
         free > all / 8
+    }
+
+    /// Blocks that are in use for their pins alone.
+    pub(crate) fn only_pinned(&self) -> u64 {
+        if self.withhold {
+            return 0;
+        }
+        let (free, all, _) = self.counts();
+        all - free - self.mapped_blocks
     }
 
     /// Blocks free, in all, and waiting for rule 3.

@@ -132,6 +132,8 @@ pub struct Usage {
     pub holes: u64,
     /// Of `used`, what the next durable commits and leaving readers free.
     pub retired: u64,
+    /// Of `used`, what no page map refers to: extents that are held for the log alone, or by a reader.
+    pub kept: u64,
 }
 
 type Space = Arc<Mutex<Allocator>>;
@@ -402,6 +404,7 @@ impl<D: Dir> DataFiles<D> {
             used: (all - free) * BLOCK,
             free: free * BLOCK,
             retired: retired * BLOCK,
+            kept: space.only_pinned() * BLOCK,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns the promise that what a view shows stays readable, file data included, however long it is held and whatever is
 //! written meanwhile. Deliberately changes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes as Content;
@@ -12,7 +13,7 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 use super::db::Inner;
 use super::error::StoreError;
 use super::kv::Rows;
-use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join};
+use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join, split};
 use crate::disk::Dir;
 use crate::extents::{ChunkPages, PageMap, PageMaps, ReadGuard};
 
@@ -76,6 +77,28 @@ impl<D: Dir> StateView<D> {
             (lineage, from, to),
             limit,
         )
+    }
+
+    /// The lineages that have keys or chunks here.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn lineages(&self) -> Result<BTreeSet<Lineage>, StoreError> {
+        let mut all = BTreeSet::new();
+        for table in [&self.state, &self.pages] {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let start = join(Lineage(from), &[]);
+                let range = table.range(&start[..]..);
+                let mut range = range.map_err(|error| self.inner.failed(error))?;
+                let Some(row) = range.next() else { break };
+                let (key, _) = row.map_err(|error| self.inner.failed(error))?;
+                let found = split(key.value()).map(|(lineage, _)| lineage);
+                all.extend(found);
+                next = found.and_then(|lineage| lineage.0.checked_add(1));
+            }
+        }
+        Ok(all)
     }
 
     /// Up to `limit` keys of chunks from `from` on and below `to` (None: the lineage's end).

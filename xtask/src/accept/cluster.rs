@@ -18,6 +18,8 @@ use crate::process::{self, Daemon, Echo};
 pub(super) const HEAL_LIMIT: Duration = Duration::from_secs(90);
 const STATUS_LIMIT: Duration = Duration::from_secs(20);
 const FSCK_LIMIT: Duration = Duration::from_secs(120);
+/// What each node offers: what `statfs` says then depends on PolyFS alone, not on what others do to the disk.
+const CAPACITY: &str = "16GiB";
 /// Between two looks at the status.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -79,7 +81,7 @@ impl Cluster {
     }
 
     /// Starts one like [`Self::start`], and waits until everything has all its replicas.
-    pub(super) fn whole(binary: &Path, home: &Path, nodes: usize) -> Result<Self> {
+    pub(crate) fn whole(binary: &Path, home: &Path, nodes: usize) -> Result<Self> {
         let cluster = Self::start(binary, home, nodes)?;
         cluster.heal(nodes)?;
         Ok(cluster)
@@ -114,6 +116,7 @@ impl Cluster {
         let mut command = process::command(&self.binary);
         command.arg("node").arg("--data").arg(&node.data);
         command.args(["--listen", &node.address, "--waypoint", &self.waypoint]);
+        command.args(["--capacity", CAPACITY]);
         let name = format!("node-{}", index + 1);
         let log = fresh_log(&self.home, &name);
         node.daemon = Some(Daemon::start(&name, &mut command, &log)?);
@@ -249,11 +252,6 @@ impl Cluster {
     /// Where a node listens.
     pub(super) fn address(&self, index: usize) -> &str {
         &self.nodes[index].address
-    }
-
-    /// How many nodes it has.
-    pub(crate) fn size(&self) -> usize {
-        self.nodes.len()
     }
 }
 

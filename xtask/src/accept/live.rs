@@ -87,7 +87,7 @@ const PGBENCH: &str = r#"export LC_ALL=C; D=$1 S=$2; cd /
     trap 'as "$B/pg_ctl" -D "$D" -m immediate -w stop >/dev/null 2>&1' EXIT
     as "$B/createdb" -h "$S" b; as "$B/pgbench" -h "$S" -i -s 2 -q b >/dev/null 2>&1
     n=0; while [ ! -e "$3" ]; do
-        as "$B/pgbench" -h "$S" -c 4 -t 25 b >"$S/out" 2>&1 || { cat "$S/out"; tail -20 "$S/log"; exit 1; }
+        as "$B/pgbench" -h "$S" -n -c 4 -t 25 b >"$S/out" 2>&1 || { cat "$S/out"; tail -20 "$S/log"; exit 1; }
         n=$((n+100)); echo "done $n"; done
     as "$B/psql" -h "$S" -qc 'create extension amcheck' b
     as "$B/pg_amcheck" -h "$S" --heapallindexed b

@@ -2,8 +2,7 @@
 //!
 //! Owns the table of lines ([`TABLE`]) and nothing about how one is carried out: the topics do that, one file each,
 //! with [`context`] and [`mount`] as their tools, and [`runner`] runs each line in a process of its own. A line that
-//! does not exist yet is not in the table; one that exists but is not expected to hold yet is `Planned`: listed,
-//! compiled, run only when asked for.
+//! does not exist yet is not in the table.
 
 mod bad_input;
 mod build;
@@ -61,68 +60,54 @@ pub(crate) enum Needs {
     Mount,
 }
 
-/// Whether a line is expected to hold.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// CI fails when it does not.
-    Enabled,
-    /// Compiled and listed; run with `--planned`.
-    Planned,
-}
-
-use Stage::{Enabled, Planned};
-
 /// Every line there is, in the order they run. This table decides what CI holds us to.
-const TABLE: &[(Stage, &Line)] = &[
-    (Enabled, &build::CLEAN),
-    (Enabled, &build::VERSION),
-    (Enabled, &build::WRONG_ARGUMENT),
-    (Enabled, &up::START),
-    (Enabled, &up::STOP),
-    (Enabled, &up::POSIX),
-    (Enabled, &up::OTHER_USER),
-    (Enabled, &tree::COPY),
-    (Enabled, &durability::KILL),
-    (Enabled, &databases::SQLITE),
-    (Enabled, &databases::POSTGRES),
-    (Enabled, &suites::FSX),
-    (Enabled, &suites::PJDFSTEST),
-    (Planned, &suites::APPS),
-    (Planned, &formation::START),
-    (Planned, &formation::GROW),
-    (Planned, &formation::MEMBERS),
-    (Planned, &sharing::SHARED),
-    (Planned, &sharing::TREE),
-    (Planned, &faults::KILL),
-    (Planned, &faults::PAUSE),
-    (Planned, &faults::QUICK),
-    (Planned, &faults::MAJORITY),
-    (Planned, &powercut::KILL),
-    (Planned, &powercut::MOVE),
-    (Planned, &live::SQLITE),
-    (Planned, &live::POSTGRES),
-    (Planned, &bad_input::NETWORK),
-    (Planned, &bad_input::STRANGER),
-    (Planned, &bad_input::MOUNTPOINT),
-    (Planned, &bad_input::DATA),
-    (Planned, &bad_input::FULL),
-    (Planned, &damage::SINGLE),
-    (Planned, &damage::THREE),
-    (Planned, &idle::IDLE),
+const TABLE: &[&Line] = &[
+    &build::CLEAN,
+    &build::VERSION,
+    &build::WRONG_ARGUMENT,
+    &up::START,
+    &up::STOP,
+    &up::POSIX,
+    &up::OTHER_USER,
+    &tree::COPY,
+    &durability::KILL,
+    &databases::SQLITE,
+    &databases::POSTGRES,
+    &suites::FSX,
+    &suites::PJDFSTEST,
+    &suites::APPS,
+    &formation::START,
+    &formation::GROW,
+    &formation::MEMBERS,
+    &sharing::SHARED,
+    &sharing::TREE,
+    &faults::KILL,
+    &faults::PAUSE,
+    &faults::QUICK,
+    &faults::MAJORITY,
+    &powercut::KILL,
+    &powercut::MOVE,
+    &live::SQLITE,
+    &live::POSTGRES,
+    &bad_input::NETWORK,
+    &bad_input::STRANGER,
+    &bad_input::MOUNTPOINT,
+    &bad_input::DATA,
+    &bad_input::FULL,
+    &damage::SINGLE,
+    &damage::THREE,
+    &idle::IDLE,
 ];
 
 /// `cargo xtask accept`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only list the lines, and whether each is enabled
+    /// Only list the lines
     #[arg(long)]
     list: bool,
     /// Only lines whose id contains this
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
-    /// Run planned lines too
-    #[arg(long)]
-    planned: bool,
     /// Print results as JSON
     #[arg(long)]
     json: bool,
@@ -134,60 +119,40 @@ pub(crate) struct Arguments {
     keep: bool,
 }
 
-/// The Debian packages that the enabled lines use.
+/// The Debian packages that the lines use.
 pub(crate) fn packages() -> Vec<&'static str> {
-    let enabled = TABLE.iter().filter(|(stage, _)| *stage == Enabled);
-    let mut packages: Vec<&str> = enabled
-        .flat_map(|(_, line)| line.packages)
-        .copied()
-        .collect();
+    let used = TABLE.iter().flat_map(|line| line.packages);
+    let mut packages: Vec<&str> = used.copied().collect();
     packages.sort_unstable();
     packages.dedup();
     packages
 }
 
-/// Runs every enabled line, for CI; those that could not begin before `deadline` fail.
+/// Runs every line, for CI; those that could not begin before `deadline` fail.
 pub(crate) fn all(workspace: &Workspace, deadline: Instant) -> Result<Counts> {
-    let lines: Vec<&Line> = TABLE
-        .iter()
-        .filter(|(stage, _)| *stage == Enabled)
-        .map(|(_, line)| *line)
-        .collect();
     println!("--- accept");
     let options = runner::Options {
         deadline: Some(deadline),
         ..runner::Options::default()
     };
-    let outcomes = runner::run(workspace, &lines, &options)?;
+    let outcomes = runner::run(workspace, TABLE, &options)?;
     runner::print_table(&outcomes);
     Ok(runner::counts(&outcomes))
 }
 
 /// `cargo xtask accept`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let chosen = TABLE.iter().filter(|(_, line)| {
-        let pattern = arguments.only.as_deref().unwrap_or_default();
-        line.id.contains(pattern)
-    });
+    let pattern = arguments.only.as_deref().unwrap_or_default();
+    let chosen = TABLE.iter().filter(|line| line.id.contains(pattern));
+    let lines: Vec<&Line> = chosen.copied().collect();
+    if lines.is_empty() {
+        bail!("no such line; --list shows all");
+    }
     if arguments.list {
-        for (stage, line) in chosen {
-            let word = if *stage == Enabled {
-                "enabled"
-            } else {
-                "planned"
-            };
-            println!("{:<16} {word:<8} {}", line.id, line.title);
+        for line in lines {
+            println!("{:<16} {}", line.id, line.title);
         }
         return Ok(());
-    }
-    let lines: Vec<&Line> = chosen
-        .filter(|(stage, _)| *stage == Enabled || arguments.planned)
-        .map(|(_, line)| *line)
-        .collect();
-    if lines.is_empty() {
-        bail!(
-            "no such line among those enabled; --list shows all, --planned runs planned ones too"
-        );
     }
     let options = runner::Options {
         binary: arguments.binary.clone(),
@@ -209,10 +174,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The line of that id.
 fn find(id: &str) -> Option<&'static Line> {
-    TABLE
-        .iter()
-        .map(|(_, line)| *line)
-        .find(|line| line.id == id)
+    TABLE.iter().copied().find(|line| line.id == id)
 }
 
 #[cfg(test)]
@@ -221,7 +183,7 @@ mod tests {
 
     #[test]
     fn ids_are_unique_and_plain() {
-        let mut ids: Vec<&str> = TABLE.iter().map(|(_, line)| line.id).collect();
+        let mut ids: Vec<&str> = TABLE.iter().map(|line| line.id).collect();
         let plain = |id: &&str| {
             id.chars()
                 .all(|c| c.is_ascii_lowercase() || "-0123456789".contains(c))

@@ -49,7 +49,8 @@ impl Mount {
         Self::start("polyfs mount", &mut command, point, logs)
     }
 
-    fn start(
+    /// A command that mounts `point` and says `mounted`, until it does.
+    pub(crate) fn start(
         name: &str,
         command: &mut std::process::Command,
         point: &Path,

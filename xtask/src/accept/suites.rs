@@ -1,4 +1,4 @@
-//! Lines about independent suites: other people's idea of what a filesystem must do.
+//! Lines about independent suites: other people's idea of what a filesystem must do, on a mount of three nodes.
 //!
 //! The suites lie outside this repository, in `suites/` of the directory that [`Workspace::shared`] names; each has an
 //! `install.sh` and a `run.sh MOUNTPOINT OUTDIR` whose last line counts. What each must reach is a constant here.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::cluster::Cluster;
 use super::{Context, Figure, Line, Needs, up};
 use crate::install;
 use crate::process;
@@ -41,6 +42,8 @@ const APPS_SUITE: Suite = Suite {
     failed_max: 1,
     limit: Duration::from_secs(12 * 60),
 };
+/// Processes of their own, as everybody runs it.
+const NODES: usize = 3;
 const INSTALL_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// For a line: the suite, its installation, start and stop.
 const LINE_LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -96,7 +99,8 @@ fn suite(context: &Context, suite: &Suite) -> Result<Figure> {
         process::check(&format!("{}/{script}", suite.name), &mut command, limit)
     };
     run("install.sh", &[], INSTALL_LIMIT)?;
-    let mount = up::up(context)?;
+    let cluster = Cluster::whole(&context.binary, &context.scratch, NODES)?;
+    let mount = cluster.mount("m")?;
     let results = context.directory("results")?;
     let output = run("run.sh", &[&mount.point, &results], suite.limit)?;
     let (passed, failed, skipped) = totals(&output).with_context(|| {
@@ -113,6 +117,7 @@ fn suite(context: &Context, suite: &Suite) -> Result<Figure> {
         suite.failed_max
     );
     mount.stop()?;
+    cluster.fsck()?;
     let names: Vec<&str> = failures
         .lines()
         .filter_map(|line| line.split_whitespace().next())

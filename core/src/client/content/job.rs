@@ -288,12 +288,7 @@ impl Client {
             self.fail_handles(ino, error);
         }
         self.answer_syncs(ino, error);
-        let stalled = core::mem::take(&mut self.files.stalled);
-        for other in stalled {
-            if other != ino {
-                self.pump(other);
-            }
-        }
+        self.wake_stalled(ino);
     }
 }
 

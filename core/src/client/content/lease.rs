@@ -181,6 +181,9 @@ impl Client {
         let known = file.content.attr.as_ref().map(|attr| attr.change);
         if known < Some(grant.attr.change) {
             file.content.attr = Some(grant.attr.clone());
+        } else if let Some(attr) = &mut file.content.attr {
+            // Who shared the lease may have been shut out meanwhile: that changes nothing but the fence.
+            attr.fence = attr.fence.max(grant.attr.fence);
         }
         self.overtake_recall(ino, grant.serial);
         self.drive_leases();
@@ -326,6 +329,8 @@ impl Client {
             });
             return;
         }
+        // What had lapsed is given back too: a later grant must not find it and believe that nobody came in between.
+        file.lease.lapsed = file.lease.lapsed.filter(|lapsed| lapsed.serial > serial);
         self.timers.set(now + CALL_DEADLINE, Wake::File(ino));
         self.lease_done(LeaseDone::Released(ino, serial));
     }

@@ -321,7 +321,7 @@ impl Client {
     }
 
     /// What was written here can't be saved any more: everybody who has the file open hears it once (P8).
-    pub(super) fn lose_dirty(&mut self, ino: Ino, error: FsError) {
+    pub(in super::super) fn lose_dirty(&mut self, ino: Ino, error: FsError) {
         let file = self.file(ino);
         if !file.is_dirty() {
             return;
@@ -334,6 +334,16 @@ impl Client {
         self.out.push_back(Output::Lost { ino });
         self.fail_handles(ino, error);
         self.answer_syncs(ino, Some(error));
+        self.wake_stalled(ino);
+    }
+
+    /// Memory has become free: writers of other files that waited for some go on.
+    pub(super) fn wake_stalled(&mut self, but: Ino) {
+        for other in core::mem::take(&mut self.files.stalled) {
+            if other != but {
+                self.pump(other);
+            }
+        }
     }
 
     pub(super) fn fail_handles(&mut self, ino: Ino, error: FsError) {

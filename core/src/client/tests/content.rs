@@ -448,6 +448,37 @@ fn writers_wait_for_memory() {
     assert_eq!(net.cluster.inodes[&ino].attr.size, 12 << 20);
 }
 
+/// What one file's writer lost is memory for another's.
+#[test]
+fn writers_that_wait_for_memory_go_on_when_what_filled_it_is_lost() {
+    let mut net = Net::new(1, 7);
+    let full = create(&mut net, 0);
+    let other = Call::Create {
+        dir: ROOT,
+        name: b"other".to_vec(),
+        new: kind_of(FileKind::Regular),
+        flags: BOTH,
+    };
+    let Ok(Reply::Created(attr, handle)) = net.call(0, other) else {
+        panic!("not created");
+    };
+    for number in 0..3 {
+        write(&mut net, 0, full, number << 20, &vec![1; 1 << 20]);
+    }
+    net.cut_off = true;
+    let waiting = Call::Write {
+        ino: attr.ino,
+        handle,
+        offset: 0,
+        data: Bytes::from(vec![2; 1 << 20]),
+    };
+    let waiting = net.start(0, waiting);
+    assert!(!net.outcomes.contains_key(&(0, waiting)), "memory is full");
+    net.clients[0].lose_dirty(full.0, FsError::Io);
+    net.input(0, Input::Tick);
+    assert!(net.outcomes.contains_key(&(0, waiting)), "it is free");
+}
+
 #[test]
 fn a_lease_that_ran_out_is_not_used() {
     let mut net = Net::new(1, 11);

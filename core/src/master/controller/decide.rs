@@ -2,7 +2,7 @@
 
 use super::{
     BTreeMap, BTreeSet, Controller, Directive, Instant, LeaderReport, Liveness, MasterState,
-    Output, ReplicaReport, Vec,
+    MemberReport, Output, ReplicaReport, Vec,
 };
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::limits::{MRG_REPLICAS_GOAL, REGION_REPLICAS_GOAL};
@@ -140,6 +140,7 @@ impl<'a> View<'a> {
             }
         }
         let voters = leader.voters();
+        self.unplace_the_lost(id, group, leader);
         if leader.joint {
             // Repeating the wish makes a leader finish what another left behind.
             if voters.len() % 2 == 1 {
@@ -162,6 +163,23 @@ impl<'a> View<'a> {
         }
         self.remove_extras(id, group, at, leader, &wanted);
         self.grow(id, group, at, leader, may_place)
+    }
+
+    /// A member that is lost on a living node is no longer placed there: another takes its place, under another id (P1).
+    /// It stays a member until that one has caught up. One at a time: what is placed anew mends the group first.
+    fn unplace_the_lost(&mut self, id: GroupId, group: &Group, leader: &LeaderReport) {
+        let placed = |member: &&MemberReport| group.replicas.get(&member.replica);
+        if !leader.members.iter().all(|m| placed(&m).is_some()) {
+            return;
+        }
+        let lost = leader.members.iter().find(|member| {
+            placed(member).is_some_and(|placed| self.alive(placed.node))
+                && self.controller.is_lost(self.now, id, member.replica)
+        });
+        if let Some(replica) = lost.map(|member| member.replica) {
+            self.outputs
+                .push(Output::Propose(Entry::Unplace { group: id, replica }));
+        }
     }
 
     /// Who should vote: caught-up, living replicas on usable nodes, as many as there are seats; else as it is. Voters

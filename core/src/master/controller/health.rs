@@ -2,7 +2,8 @@
 //!
 //! A group without a living majority of its voters, or whose leader is not heard, is unavailable. A group with fewer
 //! living voters than it should have, three at the least, is under-replicated, also in a cluster that has fewer than
-//! three nodes: a cluster of one node is `degraded: one copy` by design, and says so. A node that is not heard degrades.
+//! three nodes: a cluster of one node is `degraded: one copy` by design, and says so. A node that is not heard degrades. A
+//! replica that its own node does not report (retired, or silent after a failed sync) is no living copy.
 
 use alloc::format;
 use alloc::string::String;
@@ -59,7 +60,7 @@ impl Controller {
                 group
                     .replicas
                     .get(replica)
-                    .is_some_and(|placed| alive(placed.node))
+                    .is_some_and(|placed| alive(placed.node) && !self.is_missing(*id, *replica))
             };
             let members = leader.members.iter();
             let voters = members.clone().filter(|member| member.role == Role::Voter);

@@ -51,6 +51,8 @@ struct World {
     groups: BTreeMap<GroupId, Group>,
     /// Where each replica that was created is.
     created: BTreeMap<ReplicaId, (GroupId, NodeId)>,
+    /// Damaged: these never speak again, whatever their nodes are told (P1).
+    lost: BTreeSet<ReplicaId>,
     /// Down until this step.
     down: BTreeMap<NodeId, u64>,
     late: BTreeMap<(u64, u64), Output>,
@@ -91,6 +93,7 @@ impl World {
             controller: Controller::new(Now::default()),
             groups,
             created,
+            lost: BTreeSet::new(),
             down: BTreeMap::new(),
             late: BTreeMap::new(),
             numbers: 0,
@@ -166,6 +169,18 @@ impl World {
                 && self.groups.keys().all(|id| self.voters(*id).len() >= 3) =>
             {
                 self.down.insert(pick, u64::MAX);
+            }
+            // One replica, while all others of its group live.
+            11..=13 if self.down.is_empty() && self.at_goal().is_ok() => {
+                let pick = self.draw.below(self.created.len() as u64);
+                let pick = usize::try_from(pick).expect("small");
+                let (replica, (group, _)) =
+                    self.created.iter().nth(pick).expect("below the length");
+                let (replica, group) = (*replica, *group);
+                if self.voters(group).len() >= 3 || !self.voters(group).contains(&replica) {
+                    self.lost.insert(replica);
+                    self.created.remove(&replica);
+                }
             }
             8..=10 => self.controller = Controller::new(self.now()),
             _ => {}
@@ -261,7 +276,7 @@ impl World {
             Directive::CreateReplica { group, replica } => {
                 let placed = self.state.groups[&group].replicas.contains_key(&replica);
                 // A node refuses what the master no longer has placed: it asks when it starts the replica.
-                if placed {
+                if placed && !self.lost.contains(&replica) {
                     self.created.insert(replica, (group, node));
                 }
             }
@@ -353,6 +368,7 @@ impl World {
                 || placed.len() != copies
                 || !on_usable
                 || recorded != voters
+                || voters.iter().any(|voter| self.lost.contains(voter))
                 || self.groups[id].members.len() != copies
             {
                 return Err(format!(
@@ -390,6 +406,38 @@ fn every_group_grows_and_mends_itself_by_lawful_steps() {
         broken.first()
     );
     assert!(results.contains(&Ok(7)), "some worlds grow");
+}
+
+/// P1: what a node has lost and does not report is replaced, and until then counts as no copy.
+#[test]
+fn a_replica_that_its_living_node_has_lost_is_replaced_and_no_copy_meanwhile() {
+    let mut world = World::new(3);
+    for node in 2..=3_u64 {
+        world.state.apply(Entry::Join {
+            store: StoreId(u128::from(node)),
+            boot: BootNumber(1),
+            process: 0,
+            address: "x".to_string(),
+            zone: String::new(),
+            capacity: 1,
+        });
+    }
+    world.step = CALM;
+    while world.at_goal().is_err() {
+        world.step();
+        assert!(world.step < END, "three nodes, three copies");
+    }
+    let lost = world.voters(GroupId(1)).pop_last().expect("three voters");
+    world.lost.insert(lost);
+    world.created.remove(&lost);
+    let mut copies_lack = false;
+    for _ in 0..400 {
+        world.step();
+        let health = world.controller.health(world.now().mono, &world.state);
+        copies_lack |= health.under_replicated > 0;
+    }
+    assert!(copies_lack, "status tells of it");
+    assert_eq!(world.at_goal(), Ok(()));
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(super) struct Txn {
     walks: Vec<(Ino, Ino)>,
     /// Participants that have not answered yet.
     pending: usize,
+    /// Some participant could not be told of the decision.
+    untold: bool,
     failure: Option<TxnFailure>,
     /// What was decided; participants that have not confirmed are told again.
     decision: Option<Decision>,
@@ -290,11 +292,15 @@ impl Leader {
         };
         running.pending = running.pending.saturating_sub(1);
         if stage == Stage::Finish {
-            if answer != Some(TxnReply::Finished) {
-                running.resume_at = Some(now.mono + TELL_AGAIN);
-            }
-            if running.pending == 0 && running.resume_at.is_none() {
-                self.forget(now, txn);
+            running.untold |= answer != Some(TxnReply::Finished);
+            // Nobody is told again before all have answered: of two answers of one participant, the second would count
+            // for another that has not confirmed.
+            if running.pending == 0 {
+                if running.untold {
+                    running.resume_at = Some(now.mono + TELL_AGAIN);
+                } else {
+                    self.forget(now, txn);
+                }
             }
             return;
         }
@@ -359,6 +365,12 @@ impl Leader {
             return;
         };
         let answer = match applied {
+            // Nothing was decided: the region has another epoch by now. The record is taken up anew, or is elsewhere.
+            Applied::Answer(
+                answer @ Answer::Refused(Refusal::Epoch { .. } | Refusal::NoRegion),
+            ) => {
+                return self.end(txn, answer);
+            }
             Applied::Answer(answer) => answer,
             Applied::Txn(TxnReply::Decided(earlier)) => {
                 running.decision = Some(earlier);
@@ -433,6 +445,7 @@ impl Leader {
         places.sort_unstable();
         places.dedup();
         running.pending = places.len();
+        running.untold = false;
         running.resume_at = None;
         if places.is_empty() {
             return self.forget(now, txn);
@@ -701,6 +714,7 @@ impl Txn {
             remote: Vec::new(),
             walks: Vec::new(),
             pending: 0,
+            untold: false,
             failure: None,
             decision: None,
             attempts: 0,

@@ -6,21 +6,26 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 use super::lease::{LeaseTable, RecallOut, Ticket};
 use super::port::{Asker, Output};
 use super::queries::Query;
 use super::{Job, Leader};
 use crate::ids::SessionId;
-use crate::limits::LEASE_TERM;
+use crate::limits::{LEASE_TERM, RAFT_HEARTBEAT};
 use crate::place::Ino;
-use crate::region::command::CommandBody;
+use crate::region::command::{Applied, CommandBody};
 use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
     Answer, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
 };
 use crate::time::{Instant, Now};
+
+/// A takeover that could not be ordered is tried again after this: a leader past openraft's lease is refused at once, for
+/// as long as it is cut off.
+const TAKEOVER_PAUSE: Duration = RAFT_HEARTBEAT;
 
 /// The leader's side of all leases of a region.
 #[derive(Debug)]
@@ -50,6 +55,8 @@ pub(super) struct Leases {
     pub(super) inheriting: BTreeSet<Ticket>,
     next_ticket: Ticket,
     taking_over: BTreeSet<(Ino, SessionId)>,
+    /// None is begun before.
+    takeovers_at: Instant,
 }
 
 impl Leases {
@@ -75,19 +82,22 @@ impl Leases {
             inheriting: BTreeSet::new(),
             next_ticket: 0,
             taking_over: BTreeSet::new(),
+            takeovers_at: now,
         }
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         let inherited = self.inherited_until.filter(|_| !self.inheriting.is_empty());
-        [inherited, self.table.next_overdue(&self.taking_over)]
+        let overdue = self.table.next_overdue(&self.taking_over);
+        [inherited, overdue.map(|at| at.max(self.takeovers_at))]
             .into_iter()
             .flatten()
             .min()
     }
 
-    pub(super) fn takeover_failed(&mut self, ino: Ino, dead: SessionId) {
+    pub(super) fn takeover_failed(&mut self, now: Instant, ino: Ino, dead: SessionId) {
         self.taking_over.remove(&(ino, dead));
+        self.takeovers_at = now + TAKEOVER_PAUSE;
     }
 
     /// The query waits until nothing is inherited any more that stands against it.
@@ -255,7 +265,7 @@ impl Leader {
         }
     }
 
-    fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
+    pub(super) fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
         let waiters = self.leases.admitting.entry(session).or_default();
         waiters.push(query);
         if waiters.len() == 1 {
@@ -265,7 +275,14 @@ impl Leader {
         }
     }
 
-    pub(super) fn admitted(&mut self, _now: Now, session: SessionId) {
+    /// Whoever is not among those that the next leader waits for gets no lease: a session that is over is refused.
+    pub(super) fn admitted(&mut self, _now: Now, session: SessionId, applied: &Applied) {
+        if let Applied::Answer(Answer::Refused(refusal)) = applied {
+            for query in self.leases.admitting.remove(&session).unwrap_or_default() {
+                self.refuse(query.asker, refusal.clone());
+            }
+            return;
+        }
         self.leases.admitted.insert(session);
         for query in self.leases.admitting.remove(&session).unwrap_or_default() {
             self.read_index(Job::Query(query));
@@ -352,6 +369,9 @@ impl Leader {
             self.leases.inherited_until = None;
             self.all_wait_again();
         }
+        if now.mono < self.leases.takeovers_at {
+            return;
+        }
         for (ino, dead) in self.leases.table.overdue(now.mono) {
             if self.leases.taking_over.insert((ino, dead)) {
                 let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
@@ -387,4 +407,25 @@ fn held_before(query: &Query, term: u64) -> Option<Claim> {
         return None;
     };
     held.filter(|claim| claim.serial.term < term)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::Place;
+
+    /// A leader that was cut off span for as long as it was: its takeover was refused and due again at the same moment.
+    #[test]
+    fn a_takeover_that_failed_is_due_again_later() {
+        let (ino, dead) = (Ino::new(Place(5), 1), SessionId(1));
+        let mut leases = Leases::new(Instant(0), 1, BTreeSet::new());
+        leases.table.alive(dead, Instant(100));
+        leases.table.try_take(ino, dead, LeaseKind::Exclusive);
+        leases.table.wait(ino, SessionId(2), LeaseKind::Shared, 1);
+        assert_eq!(leases.timeout(), Some(Instant(100)));
+        leases.taking_over.insert((ino, dead));
+        assert_eq!(leases.timeout(), None);
+        leases.takeover_failed(Instant(150), ino, dead);
+        assert_eq!(leases.timeout(), Some(Instant(150) + TAKEOVER_PAUSE));
+    }
 }

@@ -21,6 +21,8 @@ mod operations;
 pub mod port;
 mod queries;
 mod reclaim;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -152,7 +154,7 @@ impl Leader {
             } => self.admit(now, state, asker, request, payload),
             Input::Applied { token, applied } => self.applied(now, state, token, applied),
             Input::Unknown { token } => {
-                self.unknown(token);
+                self.unknown(now.mono, token);
                 Ok(())
             }
             Input::ReadReady { token } => self.read_ready(now, state, token),
@@ -266,6 +268,10 @@ impl Leader {
     }
 
     fn heard(&mut self, session: SessionId, renewal: Renewal) {
+        // The cluster itself renews nothing: whoever says so must not shut it out.
+        if session == SessionId::CLUSTER {
+            return;
+        }
         let (newest, before) = self.renewals.entry(session).or_default();
         if renewal > *newest {
             (*newest, *before) = (renewal, *newest);
@@ -294,7 +300,7 @@ impl Leader {
                 Ok(())
             }
             Some(Job::Admit { session }) => {
-                self.admitted(now, session);
+                self.admitted(now, session, &applied);
                 Ok(())
             }
             Some(Job::Takeover { ino, dead }) => {
@@ -319,13 +325,13 @@ impl Leader {
     }
 
     /// Leadership was lost or the engine gave the proposal up: it may still happen.
-    fn unknown(&mut self, token: Token) {
+    fn unknown(&mut self, now: Instant, token: Token) {
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => self.operation_unknown(operation),
             Some(Job::Coordinate { txn, .. }) => self.txn_unknown(txn),
             Some(Job::FinishHere { txn }) => self.refuse_blocked(txn),
             Some(Job::Admit { session }) => self.admission_failed(session),
-            Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(ino, dead),
+            Some(Job::Takeover { ino, dead }) => self.leases.takeover_failed(now, ino, dead),
             Some(Job::Settle { ino }) => self.settling_failed(ino),
             Some(Job::Query(_) | Job::Unleased(_) | Job::Renew { .. } | Job::Resolve { .. })
             | Some(Job::Reclaim { .. } | Job::Unawaited)

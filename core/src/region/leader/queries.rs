@@ -38,15 +38,20 @@ struct Unsure {
     ask: Vec<TxnId>,
 }
 
-impl Leader {
-    pub(super) fn start_query(&mut self, asker: Asker, request: Request) {
-        let query = Query {
+impl Query {
+    pub(super) const fn new(asker: Asker, request: Request) -> Self {
+        Self {
             asker,
             request,
             unsure: None,
             flushed: BTreeMap::new(),
-        };
-        self.read_index(Job::Query(query));
+        }
+    }
+}
+
+impl Leader {
+    pub(super) fn start_query(&mut self, asker: Asker, request: Request) {
+        self.read_index(Job::Query(Query::new(asker, request)));
     }
 
     pub(super) fn query_failed(&mut self, query: Query) {

@@ -34,6 +34,8 @@ pub(super) struct Reclaim {
     next: Instant,
     /// Whether a step's deletions are on the way.
     busy: bool,
+    /// The orphan asked about last: those that stay open for long do not keep others from being asked about.
+    asked: Option<Ino>,
 }
 
 impl Reclaim {
@@ -41,6 +43,7 @@ impl Reclaim {
         Self {
             next: now + PACE,
             busy: false,
+            asked: None,
         }
     }
 
@@ -109,7 +112,10 @@ impl Leader {
 
     fn ask_about_orphans(&mut self, state: &dyn KvRead) -> Result<(), KvError> {
         let mut asks: BTreeMap<SessionId, Vec<Ino>> = BTreeMap::new();
-        for (ino, sessions) in orphan::list(state, ORPHANS_PER_STEP)? {
+        let orphans = orphan::list_after(state, self.reclaim.asked, ORPHANS_PER_STEP)?;
+        let all = orphans.len() < ORPHANS_PER_STEP;
+        self.reclaim.asked = orphans.last().map(|(ino, _)| *ino).filter(|_| !all);
+        for (ino, sessions) in orphans {
             for session in sessions {
                 asks.entry(session).or_default().push(ino);
             }

@@ -5,12 +5,36 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use polyfs_core::ids::GroupId;
 use polyfs_core::limits::EXTENT_PAYLOAD_BYTES_MIN;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{LogError, PayloadRef};
 
-use super::Staged;
+use super::{BULK_BYTES_MAX, Books, Bulk, SharedLog, Staged};
 use crate::runtime::Runtime;
+
+impl<R: Runtime> SharedLog<R> {
+    /// Waits for the appends of a group whose payloads are still on their way to extents: what is queued next would
+    /// overtake them. Not for those that wait for room: that may take this group's own next purge.
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub(in super::super) async fn staged_first(&self, group: GroupId) -> Result<(), LogError> {
+        let told = {
+            let mut books = self.books();
+            let staged = books.staged_entries.contains_key(&group);
+            if !staged || books.no_room || cfg!(planted = "vote_overtakes_append") {
+                return Ok(());
+            }
+            books.barrier()?
+        };
+        self.inner.bulk_work.ring();
+        match told.await.unwrap_or(Err(LogError::Poisoned)) {
+            Ok(()) | Err(LogError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
 
 /// Writes the large payloads of some appends and syncs them; one list of pins for each.
 pub(super) fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
@@ -53,5 +77,30 @@ pub(super) fn in_log(payload: Bytes) -> PayloadRef {
         PayloadRef::None
     } else {
         PayloadRef::InLog(payload)
+    }
+}
+
+impl<R: Runtime> Books<R> {
+    /// The payload of an extent, if it is still in memory.
+    pub(in crate::raft) fn bulk(&self, group: GroupId, index: u64, term: u64) -> Option<Bytes> {
+        let bulk = self.bulk.get(&(group, index))?;
+        (bulk.term == term).then(|| bulk.payload.clone())
+    }
+
+    pub(super) fn keep_bulk(&mut self, group: GroupId, index: u64, term: u64, payload: Bytes) {
+        self.bulk_bytes += payload.len();
+        if let Some(old) = self.bulk.insert((group, index), Bulk { term, payload }) {
+            self.bulk_bytes -= old.payload.len();
+        } else {
+            self.bulk_order.push_back((group, index));
+        }
+        while self.bulk_bytes > BULK_BYTES_MAX {
+            let Some(oldest) = self.bulk_order.pop_front() else {
+                break;
+            };
+            if let Some(old) = self.bulk.remove(&oldest) {
+                self.bulk_bytes -= old.payload.len();
+            }
+        }
     }
 }

@@ -236,6 +236,15 @@ fn a_lineage_is_deleted_in_bounded_steps_and_alone() {
         Ok(2)
     );
     batch.commit().unwrap();
+    put(&db, Lineage(u64::MAX), &[1], 0, b"last");
+    let last = Lineage(u64::MAX);
+    assert_eq!(
+        db.view().unwrap().lineages().unwrap(),
+        [ONE, TWO, last].into()
+    );
+    let mut batch = db.begin().unwrap();
+    while !batch.delete_lineage(last, 6).unwrap() {}
+    batch.commit().unwrap();
     let mut steps = 1;
     let mut batch = db.begin().unwrap();
     while !batch.delete_lineage(ONE, 6).unwrap() {
@@ -244,6 +253,7 @@ fn a_lineage_is_deleted_in_bounded_steps_and_alone() {
     batch.commit().unwrap();
     assert_eq!(steps, 4);
     let view = db.view().unwrap();
+    assert_eq!(view.lineages().unwrap(), [TWO].into());
     assert_eq!(view.scan(ONE, &[], None, 99).unwrap(), []);
     assert_eq!(
         view.chunk_keys(ONE, &[], None, 99).unwrap(),

@@ -1,0 +1,198 @@
+//! What a leader owes to others, step by step.
+
+use alloc::collections::BTreeSet;
+use alloc::vec;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+use super::port::{Asker, Input, Output, Token};
+use super::queries::Query;
+use super::{Config, Leader};
+use crate::ids::{Epoch, GroupId, Renewal, SessionId};
+use crate::place::{Bucket, Ino, Place, Places};
+use crate::region::command::{Command, CommandBody, Descriptor};
+use crate::region::key;
+use crate::region::mem::MemKv;
+use crate::request::{
+    Answer, Header, LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    SlotUse, Space,
+};
+use crate::time::{Instant, Now, Timestamp};
+use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
+
+fn now(ms: u64) -> Now {
+    Now {
+        mono: Instant(0) + Duration::from_millis(ms),
+        ..Now::default()
+    }
+}
+
+/// A meta region of the first bucket alone.
+fn region() -> MemKv {
+    let mut state = MemKv::default();
+    let descriptor = Descriptor {
+        space: Space::Meta,
+        places: Bucket(0).places(),
+        epoch: Epoch(1),
+    };
+    crate::region::found(&mut state, &descriptor, None).expect("memory");
+    state
+}
+
+fn lead(state: &MemKv) -> Leader {
+    let config = Config {
+        group: GroupId(1),
+        term: 1,
+        requests_max: 99,
+    };
+    Leader::new(config, 1, now(0), state).expect("memory")
+}
+
+/// The questions to participants among what the leader wants, and whether it forgets a transaction.
+fn told(leader: &mut Leader) -> (Vec<(Places, Token)>, bool) {
+    let (mut asked, mut forgets) = (Vec::new(), false);
+    while let Some(output) = leader.poll_output() {
+        if let Output::AskTxn { token, places, .. } = output {
+            asked.push((places, token));
+        } else if let Output::Propose { command, .. } = output {
+            forgets |= matches!(command.body, CommandBody::Forget { .. });
+        }
+    }
+    (asked, forgets)
+}
+
+/// P7: the record of a commit stays until every participant has confirmed. What one of them says twice, because it was
+/// told twice, is no other's confirmation.
+#[test]
+fn a_commit_is_forgotten_only_when_each_participant_has_confirmed() {
+    let mut state = region();
+    let txn = TxnId {
+        session: SessionId(7),
+        slot: SlotUse {
+            slot: 0,
+            sequence: 1,
+        },
+        place: Place(0),
+        began: Timestamp::default(),
+    };
+    let elsewhere = |bucket| Step::Moved {
+        ino: Ino::new(Place::new(Bucket(bucket), 0), 1),
+        parent: None,
+    };
+    let record = TxnRecord {
+        txn,
+        steps: vec![elsewhere(1), elsewhere(2), elsewhere(3)],
+        reply: MetaReply::Done,
+        decision: Some(Decision::Commit(Timestamp::default())),
+    };
+    crate::region::write(&mut state, &key::txn(&txn), &record).expect("memory");
+    let mut leader = lead(&state);
+    let (first, _) = told(&mut leader);
+    assert_eq!(first.len(), 3, "each participant is told");
+    let answer = |leader: &mut Leader, at, token, answer| {
+        let input = Input::TxnAnswer { token, answer };
+        leader.handle_input(now(at), &state, input).expect("memory");
+    };
+    // One can't be reached; the others are slow. Perhaps all are told again meanwhile.
+    answer(&mut leader, 10, first[0].1, None);
+    leader
+        .handle_input(now(400), &state, Input::Tick)
+        .expect("memory");
+    let (second, forgets) = told(&mut leader);
+    assert!(!forgets);
+    let last = first[2].0;
+    for (places, token) in first[1..].iter().chain(&second) {
+        if *places != last {
+            answer(&mut leader, 450, *token, Some(TxnReply::Finished));
+        }
+    }
+    let (third, forgets) = told(&mut leader);
+    assert!(!forgets, "the last participant has confirmed nothing");
+    // It never answers what it was told first.
+    answer(&mut leader, 500, first[2].1, None);
+    leader
+        .handle_input(now(900), &state, Input::Tick)
+        .expect("memory");
+    let (fourth, forgets) = told(&mut leader);
+    assert!(!forgets);
+    for (_, token) in second.iter().chain(&third).chain(&fourth) {
+        answer(&mut leader, 950, *token, Some(TxnReply::Finished));
+    }
+    let (_, forgets) = told(&mut leader);
+    assert!(forgets, "now all have");
+}
+
+/// P9: however many orphans a session holds open, it is asked about all of them in turn.
+#[test]
+fn orphans_that_stay_open_keep_none_from_being_asked_about() {
+    let mut state = region();
+    let holder = SessionId(3);
+    for number in 1..=600 {
+        let ino = Ino::new(Place::new(Bucket(0), 0), number);
+        let orphan = key::of_inode(key::Kind::Orphan, ino);
+        crate::region::write(&mut state, &orphan, &vec![holder]).expect("memory");
+    }
+    let mut leader = lead(&state);
+    let mut asked = BTreeSet::new();
+    for step in 1..=3 {
+        let tick = leader.handle_input(now(step * 600), &state, Input::Tick);
+        tick.expect("memory");
+        while let Some(output) = leader.poll_output() {
+            if let Output::AskOpen { inos, .. } = output {
+                asked.extend(inos);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 600);
+}
+
+/// P8: a session that is over and has not heard of it yet gets no lease: the next leader would not wait for it.
+#[test]
+fn a_session_that_is_over_is_not_admitted_to_leases() {
+    let mut state = region();
+    let (dead, file) = (SessionId(5), Ino::new(Place::new(Bucket(0), 0), 9));
+    let mut leader = lead(&state);
+    let own = |body| Command {
+        epoch: Epoch(1),
+        session: SessionId::CLUSTER,
+        renewal: Renewal(0),
+        slot: None,
+        time: Timestamp::default(),
+        body: CommandBody::Meta(body),
+    };
+    let end = own(MetaOp::EndSession { session: dead });
+    crate::region::apply(&mut state, &end, &Bytes::new()).expect("memory");
+    let admit = own(MetaOp::AdmitSession { session: dead });
+    let query = MetaQuery::Open {
+        ino: file,
+        lease: LeaseKind::Shared,
+        patient: true,
+        held: None,
+    };
+    let header = Header {
+        group: GroupId(1),
+        epoch: Epoch(1),
+        session: dead,
+        renewal: Renewal(1),
+        slot: None,
+        seen: Timestamp::default(),
+    };
+    let request = Request {
+        header,
+        body: RequestBody::MetaQuery(query),
+    };
+    leader.ask_admission(now(0), dead, Query::new(Asker(1), request));
+    let Some(Output::Propose { token, .. }) = leader.poll_output() else {
+        panic!("it is admitted first");
+    };
+    let applied = crate::region::apply(&mut state, &admit, &Bytes::new()).expect("memory");
+    let applied = Input::Applied { token, applied };
+    leader
+        .handle_input(now(1), &state, applied)
+        .expect("memory");
+    let refused = Answer::Refused(Refusal::SessionEnded);
+    assert!(
+        matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
+    );
+}
