@@ -139,7 +139,7 @@ impl<R: Runtime> Books<R> {
         self.barrier().map(Some)
     }
 
-    fn barrier(&mut self) -> Result<Told, LogError> {
+    pub(super) fn barrier(&mut self) -> Result<Told, LogError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
