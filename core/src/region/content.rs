@@ -43,9 +43,10 @@ pub(super) fn change(
         // What lies beyond the cut would come back as content: the holder carries the cut out first.
         return Ok(Answer::Refused(Refusal::NoLease));
     }
-    match change {
-        ContentOp::Times { mtime } => inode.overwritten(*mtime),
-        _ => inode.touch(here.time),
+    if let ContentOp::Times { mtime } = change {
+        inode.overwritten(*mtime);
+    } else {
+        inode.touch(here.time);
     }
     inode.content = inode.change;
     let shown = match carry_out(state, here, ino, &mut inode, change)? {
