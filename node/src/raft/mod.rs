@@ -9,6 +9,7 @@
 //! ```
 
 pub mod config;
+mod hold;
 mod kv;
 pub mod log;
 pub mod log_driver;

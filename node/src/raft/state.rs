@@ -555,7 +555,33 @@ impl<R: Runtime> GroupState<R> {
         self.log.pressure() == Pressure::Full
     }
 
-    async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+    /// Whether this node has an entry durably, in its log or as state: what may be acknowledged.
+    pub(super) async fn is_durable(&self, id: LogId) -> Result<bool, LogError> {
+        let applied = self
+            .shared
+            .durable(self.group)
+            .and_then(|record| record.applied);
+        if applied.is_some_and(|applied| applied.index() >= id.index()) {
+            return Ok(true);
+        }
+        self.log.is_durable(self.group, id).await
+    }
+
+    /// Applies entries as they get into the log's index: those that are there must not wait for the others, as applying
+    /// them is what makes room.
+    async fn apply_batch(&self, mut entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+        while let Some((first, _)) = entries.first() {
+            let ended = self.log.entered(self.group, first.log_id.index()).await;
+            let before = ended.map_err(io::Error::other)?;
+            let count = entries.partition_point(|(entry, _)| entry.log_id.index() < before);
+            let later = entries.split_off(count);
+            self.apply_entered(entries).await?;
+            entries = later;
+        }
+        Ok(())
+    }
+
+    async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let answers = {
             let _turn = self.shared.turn().await;
             let mut record = self.record();
