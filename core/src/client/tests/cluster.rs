@@ -724,7 +724,11 @@ impl Cluster {
         if let Some(data) = data {
             bytes.copy_from_slice(&data[from..from + len]);
         }
-        (Answer::Data(Ok(DataReply::Done)), Bytes::from(bytes))
+        let term = 1;
+        (
+            Answer::Data(Ok(DataReply::Read { term })),
+            Bytes::from(bytes),
+        )
     }
 
     fn data_op(&mut self, op: &DataOp, payload: &Bytes) -> Answer {
