@@ -19,6 +19,8 @@ use crate::runtime::{Lane, Runtime};
 
 /// What the state database is called.
 const STATE_FILE: &str = "state.redb";
+/// The name, among the node's records, of the number of the log's files.
+pub(crate) const LOG_SEGMENTS: &str = "log segments";
 
 /// Sizes of what is on disk.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +150,12 @@ impl<R: Runtime> Store<R> {
                 wal::recover(&*dir, &config.log)?.ok_or(LogError::Corrupt)?
             }
         };
+        // The first start of all has left its mark in the log, and only then a node becomes a member.
+        if member && recovery.report.boot == 0 {
+            return Err(StoreOpenError::Missing {
+                file: "what the log (log-*) held",
+            });
+        }
         let torn = match &recovery.report.verdict {
             Verdict::Clean => false,
             Verdict::TornTail => true,
@@ -162,6 +170,11 @@ impl<R: Runtime> Store<R> {
             }
         };
         let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents)?;
+        if recovery.report.segments < log_segments(&opened.db)? {
+            return Err(StoreOpenError::Missing {
+                file: "a file of the log (log-*)",
+            });
+        }
         let what = |lineage| (lineage, "a page map in state.redb".to_owned());
         found.lineages = opened.damaged.into_iter().map(what).collect();
         if found.poisoned.is_some() {
@@ -178,6 +191,14 @@ impl<R: Runtime> Store<R> {
             found,
         })
     }
+}
+
+/// How many files the log had, as far as the state remembers: the last one is missed by nothing in the others.
+fn log_segments<D: Dir>(db: &StateDb<D>) -> Result<usize, StoreError> {
+    let noted = db.view()?.get_node(LOG_SEGMENTS)?;
+    let bytes = noted.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+    let count = bytes.map_or(0, u64::from_le_bytes);
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// P10: nothing trusts the page cache after a failed sync. The log and the data files are read past it anyway, where the

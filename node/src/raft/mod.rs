@@ -9,6 +9,7 @@
 //! ```
 
 pub mod config;
+mod inodes;
 mod kv;
 pub mod log;
 pub mod log_driver;
