@@ -214,6 +214,7 @@ fn mrg_members(state: &MasterState, controller: &Controller, now: Instant) -> Ve
 mod tests {
     use super::*;
     use crate::ids::{BootNumber, StoreId};
+    use crate::master::controller::{Input, NodeReport};
     use crate::master::state::Founder;
     use crate::place::Ino;
     use crate::time::Now;
@@ -230,7 +231,12 @@ mod tests {
         };
         let state = MasterState::found(ClusterId(1), founder, Ino(1 << 32));
         let (now, mut vitals) = (Now::default(), BTreeMap::new());
-        let controller = Controller::new(now);
+        let mut controller = Controller::new(now);
+        let report = NodeReport {
+            node: NodeId(1),
+            replicas: Vec::new(),
+        };
+        controller.handle_input(now, &state, Input::Report(report));
         let status = |vitals: &BTreeMap<_, _>, commits| {
             ClusterStatus::new(NodeId(1), &state, &controller, vitals, commits, now.mono)
         };

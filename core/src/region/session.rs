@@ -147,7 +147,7 @@ mod tests {
     fn whatever_the_order_those_that_are_over_are_known_and_take_one_record() {
         for seed in 0..200_u64 {
             let mut state = MemKv::default();
-            let mut drawn = seed * 0x9E37_79B9_7F4A_7C15 + 1;
+            let mut drawn = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let mut order: Vec<u64> = (1..=40).collect();
             for at in (1..order.len()).rev() {
                 drawn ^= drawn << 13;
