@@ -35,9 +35,7 @@ pub enum MountError {
     #[error("{0} has a filesystem mounted already; unmount it first: polyfs umount {0}")]
     InUse(PathBuf),
     /// No FUSE here.
-    #[error(
-        "/dev/fuse can't be opened ({0}); load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
-    )]
+    #[error("/dev/fuse can't be opened ({0}); {advice}", advice = advice_on_device(.0))]
     NoFuse(io::Error),
     /// What is mounted there does not answer.
     #[error(
@@ -76,6 +74,14 @@ pub enum MountError {
         /// What it says.
         source: io::Error,
     },
+}
+
+fn advice_on_device(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "let this user open it (chmod 666 /dev/fuse, as most systems have it), or run polyfs as root"
+    } else {
+        "load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+    }
 }
 
 impl MountError {

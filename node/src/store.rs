@@ -19,6 +19,8 @@ use crate::runtime::{Lane, Runtime};
 
 /// What the state database is called.
 const STATE_FILE: &str = "state.redb";
+/// What one of them is called in errors.
+const LOG_FILE: &str = "a file of the log (log-*)";
 /// The name, among the node's records, of the number of the log's files.
 pub(crate) const LOG_SEGMENTS: &str = "log segments";
 
@@ -161,6 +163,9 @@ impl<R: Runtime> Store<R> {
             Verdict::TornTail => true,
             Verdict::Corrupt { sequence, affected } => {
                 let Affected::Groups(groups) = affected else {
+                    if misses_a_file(&dir.list()?) {
+                        return Err(StoreOpenError::Missing { file: LOG_FILE });
+                    }
                     return Err(StoreOpenError::LogBroken(*sequence));
                 };
                 let what = format!("its records in the log (log-*), batch {sequence}");
@@ -171,9 +176,7 @@ impl<R: Runtime> Store<R> {
         };
         let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents)?;
         if recovery.report.segments < log_segments(&opened.db)? {
-            return Err(StoreOpenError::Missing {
-                file: "a file of the log (log-*)",
-            });
+            return Err(StoreOpenError::Missing { file: LOG_FILE });
         }
         let what = |lineage| (lineage, "a page map in state.redb".to_owned());
         found.lineages = opened.damaged.into_iter().map(what).collect();
@@ -191,6 +194,14 @@ impl<R: Runtime> Store<R> {
             found,
         })
     }
+}
+
+/// Whether a number is left out below the highest of the log's files.
+fn misses_a_file(names: &[String]) -> bool {
+    let numbers = names.iter().filter_map(|name| name.strip_prefix("log-"));
+    let numbers: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
+    let highest = numbers.iter().max().copied().unwrap_or(0);
+    usize::try_from(highest).is_ok_and(|highest| highest > numbers.len())
 }
 
 /// How many files the log had, as far as the state remembers: the last one is missed by nothing in the others.

@@ -135,6 +135,10 @@ impl Poison {
                 }
             }
             redb::Error::Corrupted(reason) => StoreError::CorruptDatabase(reason.clone()),
+            // All are made before the file gets its name.
+            redb::Error::TableDoesNotExist(table) => {
+                StoreError::CorruptDatabase(format!("the table {table} is missing"))
+            }
             redb::Error::PreviousIo => {
                 self.set("state database: an earlier I/O error".into());
                 StoreError::Poisoned("state database: an earlier I/O error".into())

@@ -146,6 +146,10 @@ pub fn check_database<D: Dir>(dir: &D, cache_bytes: usize) -> Result<(), StoreEr
         blocks: BTreeMap::new(),
     });
     let corrupt = |what: String| StoreError::CorruptDatabase(format!("{FILE}: {what}"));
+    // It gets its name when it holds its tables: redb would make an empty one of it.
+    if disk.len()? == 0 {
+        return Err(corrupt("it is empty".into()));
+    }
     let poison = Poison::default();
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
