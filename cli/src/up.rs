@@ -30,16 +30,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until told to stop.
 pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
+    // What is wrong with the command is said before anything is asked of the machine.
+    let addresses = Addresses::of(options)?;
+    addresses.node(options.nodes - 1)?;
     polyfs_fuse::check(&options.mountpoint)?;
     let data = data_dir(options.data.as_deref())?;
     apart::check(&data, &options.mountpoint)?;
     // Raft, the peers and the client share one thread: two were slower.
-    cluster::block_on(up(options, &data))
+    cluster::block_on(up(options, &addresses, &data))
 }
 
-async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
+async fn up(options: &Up, addresses: &Addresses, data: &Path) -> anyhow::Result<()> {
     let runtime = TokioRuntime::new();
-    let mut nodes = start_nodes(&runtime, options, data).await?;
+    let mut nodes = start_nodes(&runtime, options, addresses, data).await?;
     let result = mount_and_serve(&mut nodes, &options.mountpoint).await;
     for serving in nodes {
         serving.stop().await;
@@ -58,9 +61,9 @@ async fn mount_and_serve(nodes: &mut [Serving], mountpoint: &Path) -> anyhow::Re
 async fn start_nodes(
     runtime: &TokioRuntime,
     options: &Up,
+    addresses: &Addresses,
     data: &Path,
 ) -> anyhow::Result<Vec<Serving>> {
-    let addresses = Addresses::of(options)?;
     let mut first = Ground::open(runtime, data, &addresses.node(0)?, None).await?;
     // Nobody else can be founding: the only waypoint of this cluster does not answer yet.
     if !first.is_member() {

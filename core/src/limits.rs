@@ -44,6 +44,9 @@ pub const STALLED_DISK: Duration = Duration::from_secs(1);
 pub const INTENT_LIFE: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this at the latest (P9).
 pub const WRITE_BACK_AGE: Duration = Duration::from_secs(1);
+/// When fsync has been answered, a file's committed times are older than its committed bytes by this at most, as with the
+/// coarse clock of a kernel that ticks 100 times a second. Only a mount that dies shows it.
+pub const TIMES_BEHIND: Duration = Duration::from_millis(10);
 
 /// A file's content is cut into chunks of this many bytes.
 pub const CHUNK_BYTES: u64 = 1 << 20;

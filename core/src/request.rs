@@ -328,6 +328,8 @@ pub enum ContentOp {
         size: u64,
         mtime: Timestamp,
     },
+    /// The time of overwrites that are committed already: raises mtime and ctime to it, and no further.
+    Times { mtime: Timestamp },
     /// The whole content, at most `limits::INLINE_BYTES_MAX` bytes, of a file that has no chunks.
     WriteInline { content: Bytes, mtime: Timestamp },
     /// Inline content has been copied to chunk 0: forget the inline bytes, mark chunk 0 written.

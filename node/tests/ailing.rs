@@ -14,6 +14,7 @@ use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::GroupCommand;
 use polyfs_node::store::Store;
 use polyfs_store::memory::{Dice, MemoryDir};
+use polyfs_store::wal::LogConfig;
 
 use crate::support::world::*;
 use crate::support::{Fabric, Machine as Host};
@@ -258,6 +259,57 @@ async fn a_failed_sync_poisons_a_lone_node_and_the_next_start_verifies() {
         assert!(!names.contains(&"POISON".into()), "the poison is gone");
         again.stop().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_read_its_snapshot_retires_and_another_sends_it() {
+    let log = LogConfig {
+        segment_bytes: 256 << 10,
+        segments_initial: 2,
+        batch_bytes_max: 128 << 10,
+        cache_bytes_max: 256 << 10,
+        ..LogConfig::default()
+    };
+    let mut world = World::with_log(8, log).await;
+    world.put(1000, 1, Bytes::new()).await;
+    let leader = world.leader().expect("somebody leads");
+    let behind = 1 + leader % NODES;
+    let third = 1 + behind % NODES;
+    world.kill(behind).await;
+    // Several times what the log holds: what `behind` lacks is purged.
+    for key in 0..200 {
+        world.put(key, key, vec![b'R'; 60_000].into()).await;
+    }
+    let victim = world.leader().expect("somebody leads");
+    world.nodes[&victim].checkpoint().await.expect("it works");
+    let image = world.dirs[&victim].image("data-0000");
+    for (page, bytes) in image.chunks(4096).enumerate() {
+        if bytes[..64] == [b'R'; 64] {
+            world.dirs[&victim].flip("data-0000", page * 4096 + 10, 1);
+        }
+    }
+    world.start(behind).await;
+    let other = if victim == leader { third } else { leader };
+    for _ in 0..3000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let replica = world.nodes[&behind].replica(GROUP).expect("it runs");
+        let there = replica.state().read(|kv| kv.get(&put_key(199)));
+        if there.expect("it can be read").is_some() {
+            break;
+        }
+    }
+    let status = world.nodes[&victim].status();
+    assert_eq!(status.lost.len(), 1, "the source says what it lost");
+    assert!(status.replicas.is_empty() && status.failure.is_none());
+    for key in 200..220 {
+        world.put(key, key, Bytes::new()).await;
+    }
+    assert_eq!(world.get(219).await, Some(219));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        world.content(behind) == world.content(other),
+        "no damaged byte was passed on, and nothing is missing"
+    );
 }
 
 #[tokio::test(start_paused = true)]

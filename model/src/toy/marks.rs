@@ -58,6 +58,7 @@ fn of_command(body: &CommandBody) -> Option<&'static str> {
             ContentOp::Allocate { .. } => "chunks named",
             ContentOp::Commit { .. } => "chunks committed",
             ContentOp::WriteInline { .. } => "inline written",
+            ContentOp::Times { .. } => "time told later",
         }),
         CommandBody::Meta(MetaOp::Rename {
             mode: RenameMode::Exchange,

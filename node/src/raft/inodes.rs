@@ -11,6 +11,9 @@ use polyfs_core::region::key::{self, Kind};
 use polyfs_store::disk::Dir;
 use polyfs_store::state::{StateView, StoreError};
 
+use super::state::GroupState;
+use crate::runtime::{Lane, Runtime};
+
 /// Records read at once.
 const AT_ONCE: usize = 1024;
 
@@ -59,8 +62,43 @@ impl Inodes {
     }
 }
 
+impl<R: Runtime> GroupState<R> {
+    /// How many inodes it holds; when that is not known yet, whoever asks first has it counted.
+    #[must_use]
+    pub fn inodes(&self) -> Option<u64> {
+        if self.inodes.begin() {
+            let state = self.clone();
+            self.log.runtime().spawn(async move {
+                if let Err(error) = state.count_inodes().await {
+                    state.log.health().store_failed(state.group, &error);
+                }
+            });
+        }
+        self.inodes.get()
+    }
+
+    async fn count_inodes(&self) -> Result<(), StoreError> {
+        let (view, lineage) = {
+            let _turn = self.shared.turn().await;
+            let view = self.shared.db().view()?;
+            self.inodes.view_taken();
+            (view, self.record().lineage)
+        };
+        let counted = self
+            .log
+            .runtime()
+            .blocking(Lane::Read, move || count(&view, lineage));
+        let counted = counted.await?;
+        // Another state came meanwhile: that one is counted when it is asked for.
+        if self.record().lineage == lineage {
+            self.inodes.set(counted);
+        }
+        Ok(())
+    }
+}
+
 /// Counts the inodes of a lineage.
-pub(super) fn count<D: Dir>(view: &StateView<D>, lineage: Lineage) -> Result<i64, StoreError> {
+fn count<D: Dir>(view: &StateView<D>, lineage: Lineage) -> Result<i64, StoreError> {
     let (mut from, to) = key::all_of(Kind::Inode);
     let mut all = 0;
     loop {

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod config;
+mod hold;
 mod inodes;
 mod kv;
 pub mod log;

@@ -24,7 +24,7 @@ use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::inodes::{self, Inodes};
+use super::inodes::Inodes;
 use super::kv::{BatchKv, ViewKv};
 use super::log_driver::SharedLog;
 use super::snapshot::Snapshot;
@@ -489,12 +489,12 @@ pub enum CreateError {
 
 /// One group's state machine, as openraft wants it.
 pub struct GroupState<R: Runtime> {
-    shared: SharedState<R>,
-    log: SharedLog<R>,
-    group: GroupId,
+    pub(super) shared: SharedState<R>,
+    pub(super) log: SharedLog<R>,
+    pub(super) group: GroupId,
     machine: Arc<dyn Machine>,
     record: Arc<Mutex<ReplicaRecord>>,
-    inodes: Arc<Inodes>,
+    pub(super) inodes: Arc<Inodes>,
 }
 
 impl<R: Runtime> Clone for GroupState<R> {
@@ -535,39 +535,6 @@ impl<R: Runtime> GroupState<R> {
         }
     }
 
-    /// How many inodes it holds; when that is not known yet, whoever asks first has it counted.
-    #[must_use]
-    pub fn inodes(&self) -> Option<u64> {
-        if self.inodes.begin() {
-            let state = self.clone();
-            self.log.runtime().spawn(async move {
-                if let Err(error) = state.count_inodes().await {
-                    state.log.health().store_failed(state.group, &error);
-                }
-            });
-        }
-        self.inodes.get()
-    }
-
-    async fn count_inodes(&self) -> Result<(), StoreError> {
-        let (view, lineage) = {
-            let _turn = self.shared.turn().await;
-            let view = self.shared.db().view()?;
-            self.inodes.view_taken();
-            (view, self.record().lineage)
-        };
-        let counted = self
-            .log
-            .runtime()
-            .blocking(Lane::Read, move || inodes::count(&view, lineage));
-        let counted = counted.await?;
-        // Another state came meanwhile: that one is counted when it is asked for.
-        if self.record().lineage == lineage {
-            self.inodes.set(counted);
-        }
-        Ok(())
-    }
-
     /// What is kept of the replica, as applied.
     #[must_use]
     pub fn record(&self) -> ReplicaRecord {
@@ -606,7 +573,33 @@ impl<R: Runtime> GroupState<R> {
         self.log.pressure() == Pressure::Full
     }
 
-    async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+    /// Whether this node has an entry durably, in its log or as state: what may be acknowledged.
+    pub(super) async fn is_durable(&self, id: LogId) -> Result<bool, LogError> {
+        let applied = self
+            .shared
+            .durable(self.group)
+            .and_then(|record| record.applied);
+        if applied.is_some_and(|applied| applied.index() >= id.index()) {
+            return Ok(true);
+        }
+        self.log.is_durable(self.group, id).await
+    }
+
+    /// Applies entries as they get into the log's index: those that are there must not wait for the others, as applying
+    /// them is what makes room.
+    async fn apply_batch(&self, mut entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+        while let Some((first, _)) = entries.first() {
+            let ended = self.log.entered(self.group, first.log_id.index()).await;
+            let before = ended.map_err(io::Error::other)?;
+            let count = entries.partition_point(|(entry, _)| entry.log_id.index() < before);
+            let later = entries.split_off(count);
+            self.apply_entered(entries).await?;
+            entries = later;
+        }
+        Ok(())
+    }
+
+    async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let answers = {
             let _turn = self.shared.turn().await;
             let mut record = self.record();

@@ -365,13 +365,14 @@ impl Client {
         let done = match recall.want {
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);
+                file.back.exact = file.back.exact.max(recall.target);
                 if file.back.committed < recall.target {
                     return;
                 }
                 LeaseDone::Flushed(ino, recall.serial, recall.round)
             }
             RecallKind::Share | RecallKind::Release => {
-                file.back.wanted = file.back.writes;
+                file.back.want_all();
                 let drained = !file.is_dirty() && file.job.is_none();
                 let planted = cfg!(planted = "lease_returned_undrained");
                 let reading = recall.want == RecallKind::Release && file.reads > 0;

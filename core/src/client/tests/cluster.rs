@@ -484,7 +484,7 @@ impl Cluster {
                 "a cut is carried out before growth (P9)"
             );
         };
-        let mut runs = Vec::new();
+        let (mut runs, mut told) = (Vec::new(), None);
         match change {
             ContentOp::Allocate { first, count, size } => {
                 for number in *first..first + count {
@@ -501,7 +501,12 @@ impl Cluster {
                     inode.attr.size = inode.attr.size.max(*size);
                 }
             }
-            ContentOp::Commit { written, size, .. } => {
+            ContentOp::Commit {
+                written,
+                size,
+                mtime,
+            } => {
+                told = Some(time.max(*mtime));
                 grows(inode, *size);
                 inode.attr.size = inode.attr.size.max(*size);
                 for number in written
@@ -521,7 +526,8 @@ impl Cluster {
                     assert!(self.chunks.contains_key(&chunk), "data before size (P9)");
                 }
             }
-            ContentOp::WriteInline { content, .. } => {
+            ContentOp::WriteInline { content, mtime } => {
+                told = Some(time.max(*mtime));
                 assert!(inode.map.is_empty(), "only without chunks");
                 inode.attr.size = inode.attr.size.max(content.len() as u64);
                 inode.inline = Some(content.clone());
@@ -545,6 +551,7 @@ impl Cluster {
                 }
                 inode.attr.size = *size;
             }
+            ContentOp::Times { mtime } => told = Some(*mtime),
             ContentOp::CutDone { size } => {
                 if inode.cut == Some(*size) {
                     inode.cut = None;
@@ -556,8 +563,9 @@ impl Cluster {
                     .retain(|number, _| *number < *first || *number >= first + count);
             }
         }
-        inode.attr.mtime = time;
-        inode.attr.ctime = time;
+        let time = told.unwrap_or(time);
+        inode.attr.mtime = inode.attr.mtime.max(time);
+        inode.attr.ctime = inode.attr.ctime.max(time);
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
     }
