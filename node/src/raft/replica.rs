@@ -220,6 +220,7 @@ impl<R: Runtime> Replica<R> {
 
     /// Answers another replica.
     pub async fn answer(&self, call: RaftCall, payload: Bytes) -> Reply {
+        let asked = self.witness.told();
         let answered = match call {
             RaftCall::Vote(ask) | RaftCall::PreVote(ask)
                 if self.runtime.now().mono < self.no_votes_before && !ask.transfer =>
@@ -240,6 +241,7 @@ impl<R: Runtime> Replica<R> {
                             replica: self.id,
                             vote: ask.vote,
                             is_transfer: ask.transfer,
+                            asked,
                         });
                     }
                     Ok(vote_reply(response))

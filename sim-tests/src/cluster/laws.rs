@@ -34,11 +34,21 @@ struct Known {
     lives: u64,
     /// Who leads or led a term.
     leaders: BTreeMap<(GroupId, u64), Life>,
-    /// The newest vote that a replica granted.
-    votes: BTreeMap<(GroupId, ReplicaId), Vote>,
+    /// The highest vote that a replica granted.
+    votes: BTreeMap<(GroupId, ReplicaId), Promised>,
+    /// How many grants each life of a node has told of.
+    told: BTreeMap<u64, u64>,
     /// The node on which a vote was granted last.
     voter: Option<usize>,
     broken: BTreeSet<String>,
+}
+
+/// A vote that was granted, in which life of the node and as the how manieth.
+#[derive(Clone, Copy)]
+struct Promised {
+    vote: Vote,
+    life: u64,
+    told: u64,
 }
 
 impl Laws {
@@ -84,7 +94,7 @@ impl Laws {
         node.witness().watch(move |granted| {
             let early = runtime.now().mono < started + RAFT_ELECTION_MAX;
             let early = early && guarded.contains(&granted.replica) && !granted.is_transfer;
-            laws.0.lock().granted(number, granted, early);
+            laws.0.lock().granted(life, granted, early);
         });
         let (laws, node) = (self.clone(), node.clone());
         move || laws.0.lock().look_at_leaders(life, &node)
@@ -97,6 +107,7 @@ impl Known {
             return;
         };
         let kept = replica.raft().metrics().borrow_watched().vote;
+        let promised = promised.vote;
         if kept.leader_id.term < promised.leader_id.term {
             let (group, id) = (replica.group(), replica.id());
             self.broken.insert(format!(
@@ -105,12 +116,14 @@ impl Known {
         }
     }
 
-    fn granted(&mut self, number: usize, granted: &Granted, early: bool) {
+    fn granted(&mut self, life: Life, granted: &Granted, early: bool) {
+        let number = life.node;
         self.voter = Some(number);
         let Granted {
             group,
             replica,
             vote,
+            asked,
             ..
         } = granted;
         if early {
@@ -118,13 +131,29 @@ impl Known {
                 "replica {replica} of {group} granted {vote} right after the start of node {number}"
             ));
         }
-        let before = self.votes.insert((*group, *replica), *vote);
-        let Some(before) = before else { return };
-        let (old, new) = (before.leader_id, vote.leader_id);
-        if new.term < old.term || (new.term == old.term && new.voted_for != old.voted_for) {
+        let told = self.told.entry(life.number).or_default();
+        *told += 1;
+        let promise = Promised {
+            vote: *vote,
+            life: life.number,
+            told: *told,
+        };
+        let Some(before) = self.votes.get_mut(&(*group, *replica)) else {
+            self.votes.insert((*group, *replica), promise);
+            return;
+        };
+        let (old, new) = (before.vote.leader_id, vote.leader_id);
+        // What was asked for before the other grant was told may have been granted before it.
+        let later = before.life != life.number || *asked >= before.told;
+        if (new.term < old.term && later)
+            || (new.term == old.term && new.voted_for != old.voted_for)
+        {
+            let before = before.vote;
             self.broken.insert(format!(
                 "replica {replica} of {group} on node {number} granted {before}, then {vote}"
             ));
+        } else if new.term >= old.term {
+            *before = promise;
         }
     }
 
