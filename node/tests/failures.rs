@@ -101,7 +101,6 @@ async fn short_pause(what: &str, seed: u64, disturb: impl AsyncFnOnce(&mut Clust
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "held in 27 seeds; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_killed_leader_is_a_short_pause() {
     for seed in seeds(1..4) {
         let disturb = async |cluster: &mut Cluster| cluster.kill(1).await;
@@ -110,7 +109,6 @@ async fn a_killed_leader_is_a_short_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "held in 23 seeds; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
     for seed in seeds(10..13) {
         let disturb = async |cluster: &mut Cluster| {
