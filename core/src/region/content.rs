@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::attr::NewInode;
     use crate::ids::VolumeId;
-    use crate::place::Salt;
+    use crate::place::{Places, Salt};
     use crate::region::mem::MemKv;
 
     const FILE: Ino = Ino(7);
@@ -316,5 +316,32 @@ mod tests {
         let (inode, runs) = after(file(CHUNK_BYTES, 1, 1));
         assert_eq!(inode.cut, None, "the end is the end of a chunk");
         assert_eq!(runs, vec![(0, 1, true)]);
+    }
+
+    /// A mount may not have heard of a chmod elsewhere when it left a time behind.
+    #[test]
+    fn a_time_told_later_is_that_time_and_still_a_write() {
+        let at = |seconds| Timestamp { seconds, nanos: 0 };
+        let mut state = file(CHUNK_BYTES, 1, 0);
+        let mut inode = inode::get(&state, FILE).expect("memory").expect("it is");
+        inode.mode = 0o6755;
+        inode::put(&mut state, FILE, &inode).expect("memory");
+        let mut tell = |mtime| {
+            let here = Here {
+                places: Places::ALL,
+                time: at(100),
+            };
+            let op = ContentOp::Times { mtime };
+            let told = change(&mut state, here, FILE, Fence(0), &op).expect("memory");
+            let Answer::Meta(Ok(MetaReply::Content { attr, .. })) = told else {
+                panic!("{told:?}");
+            };
+            attr
+        };
+        let attr = tell(at(7));
+        assert_eq!((attr.mtime, attr.ctime), (at(7), at(7)), "not the entry's");
+        assert_eq!(attr.mode, 0o755, "a write clears set-id bits");
+        assert!(attr.change > inode.change);
+        assert_eq!(tell(at(6)).mtime, at(7), "times don't run backwards");
     }
 }

@@ -78,6 +78,7 @@ impl Inode {
         self.change += 1;
         self.mtime = self.mtime.max(time);
         self.ctime = self.ctime.max(time);
+        self.drop_set_id();
     }
 
     /// Something about it changed, at `time`.
