@@ -31,7 +31,6 @@ async fn two_mounts_outside_share_files_and_recall_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "not run over 100 seeds yet since its nodes keep their addresses: run it with POLYFS_SEEDS and --run-ignored all"]
 async fn a_mount_outside_outlives_any_node() {
     for seed in seeds(60..63) {
         let mut world = World::new(seed).await;
