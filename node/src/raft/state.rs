@@ -19,7 +19,9 @@ use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
-use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
+use polyfs_store::state::{
+    Checkpoint, CheckpointPlan, GroupRecord, SpaceLevel, StateDb, StoreError,
+};
 use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -33,6 +35,7 @@ use super::types::{
 };
 use crate::group::Leading;
 use crate::node::Room;
+use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
 
 /// Entries applied in one commit at most ...
@@ -42,6 +45,13 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Keys of an old lineage deleted in one commit, and the pause between two.
 const FORGET_AT_ONCE: usize = 512;
 const FORGET_PAUSE: Duration = Duration::from_millis(20);
+/// With so many bytes of state in memory alone a checkpoint is made at once ...
+const PENDING_BYTES_ASK: usize = 32 << 20;
+/// ... and with so many commits wait for it, by such pauses ...
+const PENDING_BYTES_MAX: usize = 4 * PENDING_BYTES_ASK;
+const PENDING_PAUSE: Duration = Duration::from_millis(10);
+/// ... but no more than so many: whatever keeps the checkpoint may be waiting for a commit.
+const PENDING_PAUSES: u32 = 100;
 /// The version of [`ReplicaRecord`]'s encoding.
 const RECORD_VERSION: u8 = 1;
 
@@ -134,8 +144,11 @@ pub struct SharedState<R: Runtime> {
 struct Inner<R: Runtime> {
     runtime: R,
     db: StateDb<R::Dir>,
-    /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
+    /// Applies take turns with each other and with a checkpoint's beginning; whoever waits does so without holding a
+    /// thread.
     turn: futures::lock::Mutex<()>,
+    /// Rung when much state is in memory alone.
+    crowded: Bell,
     /// One checkpoint at a time: whoever asks for one is answered when what it means is durable, not when somebody else
     /// has begun to see to it.
     checkpointing: futures::lock::Mutex<()>,
@@ -172,6 +185,7 @@ impl<R: Runtime> SharedState<R> {
             runtime,
             db,
             turn: futures::lock::Mutex::new(()),
+            crowded: Bell::default(),
             checkpointing: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
@@ -190,10 +204,26 @@ impl<R: Runtime> SharedState<R> {
 
     pub(super) fn mark_changed(&self) {
         self.inner.changed.store(true, Ordering::Release);
+        if self.inner.db.pending_bytes() > PENDING_BYTES_ASK {
+            self.inner.crowded.ring();
+        }
     }
 
-    /// Waits for the turn to commit: at most one commit or checkpoint is made at a time.
+    /// Waits until much state is in memory alone: a checkpoint is due; for one task.
+    pub async fn crowded(&self) {
+        self.inner.crowded.rung().await;
+    }
+
+    /// Waits for the turn to commit: one commit is made at a time, and none while a checkpoint freezes what there is.
+    /// When memory holds far more than it should, the checkpoint that is due goes first.
     pub(super) async fn turn(&self) -> futures::lock::MutexGuard<'_, ()> {
+        for _ in 0..PENDING_PAUSES {
+            if self.inner.db.pending_bytes() <= PENDING_BYTES_MAX {
+                break;
+            }
+            self.inner.crowded.ring();
+            self.inner.runtime.sleep(PENDING_PAUSE).await;
+        }
         self.inner.turn.lock().await
     }
 
@@ -418,8 +448,8 @@ impl<R: Runtime> SharedState<R> {
         Ok(())
     }
 
-    /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
-    /// state. Nothing when nothing has changed.
+    /// Makes everything applied so far durable: the log through what was applied (rule 4), data files, then the state.
+    /// Entries are applied meanwhile; they are for the next one. Nothing when nothing has changed.
     ///
     /// # Errors
     /// Failures of log, data files or state; any but a full disk means that this node answers nothing more.
@@ -431,33 +461,55 @@ impl<R: Runtime> SharedState<R> {
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
-        let data = Arc::clone(self.inner.db.data());
-        // Most of it while others still commit.
-        let synced = self
-            .inner
-            .runtime
-            .blocking(Lane::Checkpoint, move || data.sync());
-        synced.await.inspect_err(|_| self.mark_changed())?;
-        let _turn = self.turn().await;
-        let synced = log.synced_through().await;
-        let mut synced = synced.inspect_err(|_| self.mark_changed())?;
-        for (group, index) in &*self.inner.by_snapshot.lock() {
-            let synced = synced.entry(*group).or_default();
-            *synced = (*synced).max(*index);
-        }
+        let (plan, by_snapshot) = {
+            let _turn = self.inner.turn.lock().await;
+            let plan = self.inner.db.prepare_checkpoint();
+            let plan = plan.inspect_err(|_| self.mark_changed())?;
+            (plan, self.inner.by_snapshot.lock().clone())
+        };
+        // From here on others commit: what this checkpoint holds is frozen, and the log is synced through it.
+        let made = self.make(plan, by_snapshot, log).await;
+        // What is applied on a majority's word may still wait for room in the log here: then the next one has it.
+        let (made, durable) = made.inspect_err(|_| self.mark_changed())?;
+        self.settle(durable).await?;
+        Ok(Some(made))
+    }
+
+    async fn make(
+        &self,
+        plan: CheckpointPlan<R::Dir>,
+        by_snapshot: BTreeMap<GroupId, u64>,
+        log: &SharedLog<R>,
+    ) -> Result<(Checkpoint, BTreeMap<GroupId, ReplicaRecord>), CheckpointError> {
         let mut durable = BTreeMap::new();
-        for (group, record) in self.inner.db.view()?.groups()? {
-            durable.insert(group, ReplicaRecord::decode(&record)?);
+        for (group, record) in plan.groups() {
+            durable.insert(*group, ReplicaRecord::decode(record)?);
         }
-        let db = self.inner.db.clone();
+        let mut synced = log.synced_through().await?;
+        for (group, index) in by_snapshot {
+            let synced = synced.entry(group).or_default();
+            *synced = (*synced).max(index);
+        }
         let made = self.inner.runtime.blocking(Lane::Checkpoint, move || {
-            let plan = db.prepare_checkpoint()?;
             plan.commit(|group| synced.get(&group).copied().unwrap_or(0))
         });
-        // What is applied on a majority's word may still wait for room in the log here: then the next one has it.
-        let made = made.await.inspect_err(|_| self.mark_changed())?;
+        Ok((made.await?, durable))
+    }
+
+    /// Says what is durable of each replica. One that was removed meanwhile, or has another in its place, is not spoken
+    /// for by what a checkpoint holds of it.
+    async fn settle(
+        &self,
+        mut durable: BTreeMap<GroupId, ReplicaRecord>,
+    ) -> Result<(), StoreError> {
+        let _turn = self.inner.turn.lock().await;
+        let now: BTreeMap<_, _> = self.records()?.into_iter().collect();
+        durable.retain(|group, record| {
+            let now = now.get(group);
+            now.is_some_and(|now| now.replica == record.replica)
+        });
         *self.inner.durable.lock() = durable;
-        Ok(Some(made))
+        Ok(())
     }
 }
 

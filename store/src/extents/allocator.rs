@@ -402,11 +402,6 @@ impl Allocator {
             .values()
             .map(|bits| u64::from(bits.blocks))
             .sum();
-        let retired = self
-            .retired
-            .iter()
-            .map(|retired| u64::from(retired.run.count))
-            .sum();
-        (self.free.blocks(), all, retired)
+        (self.free.blocks(), all, self.retired_blocks)
     }
 }

@@ -4,11 +4,11 @@
 //! that may be written. Deliberately knows no log: its references are handed in.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use polyfs_core::ids::Lineage;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+use redb::{Database, Durability, ReadableTable};
 
 use super::backend::Backend;
 use super::batch::StateBatch;
@@ -16,6 +16,7 @@ use super::checkpoint::CheckpointPlan;
 use super::error::{Poison, StoreError};
 use super::record::{GROUPS, NODE, PAGES, STATE, Tag, corrupt, split, unseal};
 use super::reserve::{Reserve, ReserveConfig, SpaceLevel};
+use super::shelf::{Base, Shelf, Turns};
 use super::view::StateView;
 use crate::disk::{Dir, DiskError, OpenMode};
 use crate::extent_ref::ExtentRef;
@@ -79,6 +80,12 @@ impl<D: Dir> fmt::Debug for StateDb<D> {
 }
 
 pub(super) struct Inner<D: Dir> {
+    // Its tables are dropped before the database they belong to.
+    shelf: Mutex<Shelf>,
+    /// One batch at a time.
+    pub(super) writing: Turns,
+    /// One checkpoint at a time.
+    pub(super) checkpointing: Turns,
     pub(super) database: Database,
     sealed: Arc<AtomicBool>,
     pub(super) data: Arc<DataFiles<D>>,
@@ -88,7 +95,10 @@ pub(super) struct Inner<D: Dir> {
 
 impl<D: Dir> Drop for Inner<D> {
     fn drop(&mut self) {
-        // Rule 5: the database is dropped after this, and must not write its last commits out then.
+        if cfg!(planted = "redb_durable_behind_our_back") {
+            self.spill();
+        }
+        // Rule 5: the database is dropped after this, and must not write anything out then.
         if !cfg!(planted = "redb_durable_behind_our_back") {
             self.sealed.store(true, Ordering::Release);
         }
@@ -96,6 +106,10 @@ impl<D: Dir> Drop for Inner<D> {
 }
 
 impl<D: Dir> Inner<D> {
+    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().expect("nothing panics under this lock")
+    }
+
     pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
         self.poison.database(error)
     }
@@ -133,18 +147,21 @@ impl<D: Dir> StateDb<D> {
             .set_cache_size(config.cache_bytes)
             .create_with_backend(backend)
             .map_err(|error| poison.database(error))?;
+        if new {
+            make_tables(&database).map_err(|error| poison.database(error))?;
+            dir.rename(FILE_NEW, FILE)?;
+            dir.sync()?;
+        }
         let inner = Inner {
+            shelf: Mutex::new(Shelf::new(Base::open(&database, &poison)?)),
+            writing: Turns::default(),
+            checkpointing: Turns::default(),
             database,
             sealed,
             data,
             reserve,
             poison,
         };
-        if new {
-            inner.make_tables()?;
-            dir.rename(FILE_NEW, FILE)?;
-            dir.sync()?;
-        }
         let damaged = inner.derive_space()?;
         let pins = inner.data.finish_open(log, !damaged.is_empty())?;
         Ok(Opened {
@@ -156,7 +173,7 @@ impl<D: Dir> StateDb<D> {
         })
     }
 
-    /// Begins the one write transaction there can be; waits for an earlier one to end.
+    /// Begins the one batch there can be; waits for an earlier one to end.
     ///
     /// # Errors
     /// `Poisoned`, failures of the disk.
@@ -173,13 +190,19 @@ impl<D: Dir> StateDb<D> {
         StateView::new(Arc::clone(&self.inner))
     }
 
-    /// Begins a durable commit: data files are synced (rule 2), and nobody else writes until the plan is committed or
-    /// dropped.
+    /// Begins a durable commit of what is committed now; waits for an earlier one to end, and for a batch. Commits go on
+    /// meanwhile.
     ///
     /// # Errors
-    /// `Poisoned`, failures of the disk.
-    pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<'_, D>, StoreError> {
-        CheckpointPlan::prepare(&self.inner)
+    /// `Poisoned`, `CorruptRecord`, failures of the disk.
+    pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<D>, StoreError> {
+        CheckpointPlan::prepare(Arc::clone(&self.inner))
+    }
+
+    /// About how many bytes of memory hold what no checkpoint has made durable yet.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.inner.shelf().pending_bytes()
     }
 
     /// Why nothing more is to be believed of this store, once a failed write or sync has made that so (P10).
@@ -261,28 +284,21 @@ fn open_file<D: Dir>(dir: &D) -> Result<(D::Disk, bool), DiskError> {
     }
 }
 
-impl<D: Dir> Inner<D> {
-    fn make_tables(&self) -> Result<(), StoreError> {
-        let mut txn = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
-        txn.set_durability(Durability::Immediate)
-            .map_err(|error| self.failed(error))?;
-        txn.set_quick_repair(true);
-        for table in [STATE, PAGES, GROUPS, NODE] {
-            txn.open_table(table).map_err(|error| self.failed(error))?;
-        }
-        txn.commit().map_err(|error| self.failed(error))
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let mut txn = database.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    txn.set_quick_repair(true);
+    for table in [STATE, PAGES, GROUPS, NODE] {
+        txn.open_table(table)?;
     }
+    Ok(txn.commit()?)
+}
 
+impl<D: Dir> Inner<D> {
     /// Marks what the durable page maps refer to; returns the lineages of those that make no sense.
     fn derive_space(&self) -> Result<Vec<Lineage>, StoreError> {
-        let txn = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
-        let table = txn.open_table(PAGES).map_err(|error| self.failed(error))?;
+        let sight = self.shelf().newest();
+        let table = &sight.base.pages;
         let mut damaged = Vec::new();
         for row in table.iter().map_err(|error| self.failed(error))? {
             let (key, value) = row.map_err(|error| self.failed(error))?;
@@ -292,7 +308,7 @@ impl<D: Dir> Inner<D> {
             let map = unseal(Tag::Pages, key.value(), value.value())
                 .and_then(|bytes| Ok(PageMap::decode(bytes)?));
             let good = map.is_ok_and(|map| {
-                let mut runs = map.pieces().iter().map(|piece| piece.run());
+                let mut runs = map.runs();
                 runs.all(|run| self.data.found_in_page_map(run))
             });
             if !good && damaged.last() != Some(&lineage) {

@@ -3,6 +3,8 @@
 mod basics;
 mod corruption;
 mod crash;
+mod merged;
+mod speed;
 mod threads;
 mod toy_log;
 

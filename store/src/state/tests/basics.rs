@@ -274,7 +274,7 @@ fn a_checkpoint_ahead_of_a_log_is_refused_and_harmless() {
     batch.set_group(GroupId(2), 8, b"").unwrap();
     batch.commit().unwrap();
     let plan = db.prepare_checkpoint().unwrap();
-    assert_eq!(plan.groups()[&GroupId(2)], 8);
+    assert_eq!(plan.groups()[&GroupId(2)].applied, 8);
     let refused = StoreError::CheckpointAheadOfLog {
         group: GroupId(2),
         applied: 8,
