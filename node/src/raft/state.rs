@@ -204,7 +204,8 @@ impl<R: Runtime> SharedState<R> {
 
     pub(super) fn mark_changed(&self) {
         self.inner.changed.store(true, Ordering::Release);
-        if self.inner.db.pending_bytes() > PENDING_BYTES_ASK {
+        let db = &self.inner.db;
+        if db.pending_bytes() > PENDING_BYTES_ASK || db.pages_crowd() {
             self.inner.crowded.ring();
         }
     }

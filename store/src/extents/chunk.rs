@@ -337,11 +337,9 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         }
         let pages = pages_of(&range);
         let count = pages.end - pages.start;
-        let mut buffer = AlignedBuffer::new(usize::from(count) * PAGE_BYTES);
-        buffer.resize(usize::from(count) * PAGE_BYTES);
-        let merged = buffer.as_mut_slice();
+        let mut merged = vec![0; usize::from(count) * PAGE_BYTES];
         if !range.start.is_multiple_of(BLOCK) {
-            self.fill(key, map, &(pages.start..pages.start + 1), merged)?;
+            self.fill(key, map, &(pages.start..pages.start + 1), &mut merged)?;
         }
         if !range.end.is_multiple_of(BLOCK) && (count > 1 || range.start.is_multiple_of(BLOCK)) {
             let last = pages.end - 1..pages.end;
@@ -358,14 +356,12 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
             Some(bytes) => target.copy_from_slice(bytes),
             None => target.fill(0),
         }
-        let mut pieces = Vec::new();
-        let (mut page, mut at) = (pages.start, 0);
+        let (mut pieces, mut page, mut rest) = (Vec::new(), pages.start, Bytes::from(merged));
         for run in self.files.take_pages(u32::from(count), changes)? {
-            let end = at + run.count as usize * PAGE_BYTES;
-            self.files.write_blocks(run, &buffer.as_slice()[at..end])?;
-            pieces.push(self.piece(key, page, run, &buffer.as_slice()[at..end]));
+            let own = rest.split_to(run.count as usize * PAGE_BYTES);
+            pieces.push(self.piece(key, page, run, &own));
+            self.files.put_blocks(run, own)?;
             page += u16::try_from(run.count).expect("a run of a chunk's pages");
-            at = end;
         }
         changes.dropped.extend(map.replace(&pages, pieces).0);
         Ok(())

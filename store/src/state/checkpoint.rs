@@ -3,8 +3,8 @@
 //! ```text
 //!   prepare: freeze what is pending; commits go on in a fresh generation over it
 //!   caller:  syncs the log through plan.groups()
-//!   commit:  log synced? ─▶ sync data files ─▶ all of it in one durable redb commit ─▶ let it go ─▶ space dropped
-//!            before the freeze is reusable
+//!   commit:  log synced? ─▶ write fresh pages ─▶ sync data files ─▶ all of it in one durable redb commit ─▶ let it go
+//!            ─▶ space dropped before the freeze is reusable
 //! ```
 //! Owns the order. What is frozen changes no more, so neither the log nor the data files need be chased. Deliberately
 //! knows no clock: when a checkpoint is due (every second, 64 MiB of log, or much in memory) is the node's.
@@ -60,7 +60,7 @@ impl<D: Dir> CheckpointPlan<D> {
         let (sight, epoch) = {
             let mut shelf = inner.shelf();
             // What was retired in an earlier epoch belongs to commits that this one makes durable.
-            (shelf.freeze(), inner.data.epoch())
+            (shelf.freeze(), inner.data.freeze())
         };
         drop(writing);
         let mut plan = Self {
@@ -103,6 +103,7 @@ impl<D: Dir> CheckpointPlan<D> {
                 });
             }
         }
+        self.inner.data.write_fresh()?;
         if !cfg!(planted = "data_unsynced_at_checkpoint") {
             self.inner.data.sync_files()?;
         }

@@ -199,10 +199,16 @@ impl<D: Dir> StateDb<D> {
         CheckpointPlan::prepare(Arc::clone(&self.inner))
     }
 
-    /// About how many bytes of memory hold what no checkpoint has made durable yet.
+    /// About how many bytes of state are in memory alone, since the last checkpoint began.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.inner.shelf().pending_bytes()
+    }
+
+    /// Whether half the room is taken that small overwrites have in memory until a checkpoint writes them.
+    #[must_use]
+    pub fn pages_crowd(&self) -> bool {
+        self.inner.data.fresh_bytes() > self.inner.data.fresh_bytes_max() / 2
     }
 
     /// Why nothing more is to be believed of this store, once a failed write or sync has made that so (P10).

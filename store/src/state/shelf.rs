@@ -146,10 +146,9 @@ impl Shelf {
         )
     }
 
-    /// About how many bytes no checkpoint has yet.
+    /// About how many bytes of rows were committed since the last freeze.
     pub(super) fn pending_bytes(&self) -> usize {
-        let generations = self.now.generations();
-        generations.map(|one| one.read().bytes()).sum()
+        self.now.active.read().bytes()
     }
 }
 
