@@ -21,6 +21,8 @@ use crate::state::StoreError;
 
 /// Blocks written at once at most: 1 MiB.
 const WRITE_BLOCKS_MAX: u32 = 256;
+/// A longer run is worth a write of its own, and not the memory.
+const RUN_BLOCKS_MAX: u32 = 16;
 
 type Blocks = BTreeMap<(u32, u32), Bytes>;
 
@@ -132,7 +134,8 @@ impl<D: Dir> DataFiles<D> {
         {
             let mut space = self.space();
             let room = (space.fresh.len() + run.count as usize) * PAGE_BYTES;
-            if room <= self.fresh_bytes_max() && !space.is_unbacked(run) {
+            let small = run.count <= RUN_BLOCKS_MAX && room <= self.fresh_bytes_max();
+            if small && !space.is_unbacked(run) {
                 space.fresh.put(run, bytes);
                 return Ok(());
             }

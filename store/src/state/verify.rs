@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use polyfs_core::ids::Lineage;
@@ -146,16 +147,24 @@ pub fn check_database<D: Dir>(dir: &D, cache_bytes: usize) -> Result<(), StoreEr
         len: disk.len()?,
         blocks: BTreeMap::new(),
     });
-    let corrupt = |what: String| StoreError::CorruptDatabase(format!("{FILE}: {what}"));
-    let opened = redb::Builder::new()
+    let overlay = Overlay { disk, changed };
+    // Built with debug assertions redb walks its tables before their checksums are looked at, and a rotten name of one is
+    // a panic there.
+    let checked = catch_unwind(AssertUnwindSafe(|| integrity_of(overlay, cache_bytes)));
+    let what = match checked {
+        Ok(Ok(true)) => return Ok(()),
+        Ok(Ok(false)) => "its checksums do not hold".into(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "what it holds makes no sense".into(),
+    };
+    Err(StoreError::CorruptDatabase(format!("{FILE}: {what}")))
+}
+
+fn integrity_of<K: Disk>(overlay: Overlay<K>, cache_bytes: usize) -> Result<bool, redb::Error> {
+    let mut database = redb::Builder::new()
         .set_cache_size(cache_bytes)
-        .create_with_backend(Overlay { disk, changed });
-    let mut database = opened.map_err(|error| corrupt(error.to_string()))?;
-    match database.check_integrity() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(corrupt("its checksums do not hold".into())),
-        Err(error) => Err(corrupt(error.to_string())),
-    }
+        .create_with_backend(overlay)?;
+    Ok(database.check_integrity()?)
 }
 
 /// Compares what the page cache says of a file with what the disk holds: after a failed sync they may differ, and then

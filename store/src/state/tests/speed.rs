@@ -116,18 +116,13 @@ fn apply(db: &StateDb<HostDir>, dice: &mut Dice, number: u64) {
     state.write_small(&chunk, offset, &bytes).unwrap();
     state.put(&chunk, &[1; 40]).unwrap();
     state.put(&slot, &[2; 100]).unwrap();
-    drop(state);
     batch.set_group(GroupId(3), number, &[3; 150]).unwrap();
     batch.commit().unwrap();
 }
 
 #[test]
 #[ignore = "a measurement, for a human's eye"]
-#[expect(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "it measures time and shows it"
-)]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
 fn speed_of_small_overwrites() {
     let place = std::env::var_os("POLYFS_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let place = place.join(format!("polyfs-speed-{}", std::process::id()));
