@@ -62,6 +62,10 @@ pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 pub const FRAME_HEADER_BYTES_MAX: usize = 2 << 20;
 /// The payload of one frame is at most this large.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// The first frame of a connection, by which a stranger says who it is, is at most this large.
+pub const GREETING_BYTES_MAX: usize = 16 << 10;
+/// Connections whose greeting is awaited, at one node or waypoint; more are closed at once.
+pub const GREETINGS_MAX: usize = 1024;
 /// Requests that one session may have outstanding (P6).
 pub const SLOTS_PER_SESSION: u8 = 64;
 /// A mount's dirty data in memory is at most this much.
@@ -127,4 +131,8 @@ const _: () = {
         "an entry fits one frame"
     );
     assert!(INLINE_BYTES_MAX <= XATTR_VALUE_BYTES_MAX);
+    assert!(
+        GREETING_BYTES_MAX <= FRAME_HEADER_BYTES_MAX,
+        "a greeting is a frame"
+    );
 };

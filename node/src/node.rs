@@ -665,6 +665,9 @@ impl<R: Runtime> Node<R> {
             if let Err(error) = self.inner.ground.state.look_at_space().await {
                 tracing::debug!(%error, "how full the disk is can't be told");
             }
+            if let Some(why) = self.inner.ground.state.poisoned() {
+                self.health().end(NodeEnd::Poisoned(why));
+            }
             let well = !self.inner.ground.log.stalled() && self.failure().is_none();
             let beat = well || cfg!(planted = "heartbeats_without_disk");
             if beat != beating {

@@ -369,6 +369,11 @@ impl<R: Runtime> SharedLog<R> {
         self.books().index.pressure()
     }
 
+    /// How many files it has.
+    pub(super) fn segments(&self) -> usize {
+        self.books().index.segments()
+    }
+
     /// Why the log can't go on, once it can't: the node answers nothing more (P10).
     #[must_use]
     pub fn failure(&self) -> Option<LogError> {

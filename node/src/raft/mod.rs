@@ -10,6 +10,7 @@
 
 pub mod config;
 mod hold;
+mod inodes;
 mod kv;
 pub mod log;
 pub mod log_driver;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -26,6 +26,7 @@ use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::inodes::Inodes;
 use super::kv::{BatchKv, ViewKv};
 use super::log_driver::SharedLog;
 use super::snapshot::Snapshot;
@@ -37,6 +38,7 @@ use crate::group::Leading;
 use crate::node::Room;
 use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
+use crate::store::LOG_SEGMENTS;
 
 /// Entries applied in one commit at most ...
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -161,6 +163,8 @@ struct Inner<R: Runtime> {
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
     by_snapshot: Mutex<BTreeMap<GroupId, u64>>,
+    /// How many files of the log are noted: fewer at a start are a loss.
+    log_segments: AtomicUsize,
 }
 
 impl<R: Runtime> Clone for SharedState<R> {
@@ -192,6 +196,7 @@ impl<R: Runtime> SharedState<R> {
             capacity: AtomicU64::new(u64::MAX),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
+            log_segments: AtomicUsize::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -320,6 +325,11 @@ impl<R: Runtime> SharedState<R> {
     /// Failures of the store.
     pub async fn set_node(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let _turn = self.turn().await;
+        self.write_node(name, bytes)
+    }
+
+    /// The same for whoever has the turn.
+    fn write_node(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let mut batch = self.inner.db.begin()?;
         batch.set_node(name, bytes)?;
         batch.commit()?;
@@ -449,6 +459,17 @@ impl<R: Runtime> SharedState<R> {
         Ok(())
     }
 
+    async fn note_segments(&self, segments: usize) -> Result<(), StoreError> {
+        if segments > self.inner.log_segments.load(Ordering::Acquire) {
+            let count = u64::try_from(segments).expect("they are counted in two digits");
+            // A checkpoint is what a crowd of commits waits for: it does not wait for itself.
+            let _turn = self.inner.turn.lock().await;
+            self.write_node(LOG_SEGMENTS, &count.to_le_bytes())?;
+            self.inner.log_segments.store(segments, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Makes everything applied so far durable: the log through what was applied (rule 4), data files, then the state.
     /// Entries are applied meanwhile; they are for the next one. Nothing when nothing has changed.
     ///
@@ -459,6 +480,7 @@ impl<R: Runtime> SharedState<R> {
         log: &SharedLog<R>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
         let _one = self.inner.checkpointing.lock().await;
+        self.note_segments(log.segments()).await?;
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
@@ -527,11 +549,12 @@ pub enum CreateError {
 
 /// One group's state machine, as openraft wants it.
 pub struct GroupState<R: Runtime> {
-    shared: SharedState<R>,
-    log: SharedLog<R>,
-    group: GroupId,
+    pub(super) shared: SharedState<R>,
+    pub(super) log: SharedLog<R>,
+    pub(super) group: GroupId,
     machine: Arc<dyn Machine>,
     record: Arc<Mutex<ReplicaRecord>>,
+    pub(super) inodes: Arc<Inodes>,
 }
 
 impl<R: Runtime> Clone for GroupState<R> {
@@ -542,6 +565,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             group: self.group,
             machine: Arc::clone(&self.machine),
             record: Arc::clone(&self.record),
+            inodes: Arc::clone(&self.inodes),
         }
     }
 }
@@ -567,6 +591,7 @@ impl<R: Runtime> GroupState<R> {
             group,
             machine,
             record: Arc::new(Mutex::new(record)),
+            inodes: Arc::default(),
         }
     }
 
@@ -651,14 +676,21 @@ impl<R: Runtime> GroupState<R> {
         Ok(())
     }
 
+    /// What the store fails with here concerns the node: nothing is applied any more.
+    fn failed(&self, error: StoreError) -> io::Error {
+        self.log.health().store_failed(self.group, &error);
+        io::Error::other(error)
+    }
+
     /// One commit of some entries: state, applied id and membership together.
     fn commit(
         &self,
         entries: Vec<EntryResponder<TypeConfig<R>>>,
         record: &mut ReplicaRecord,
     ) -> io::Result<Vec<Answer<R>>> {
-        let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
-        let state = batch.lineage(record.lineage).map_err(io::Error::other)?;
+        let failed = |error| self.failed(error);
+        let mut batch = self.shared.db().begin().map_err(failed)?;
+        let state = batch.lineage(record.lineage).map_err(failed)?;
         let mut kv = BatchKv::new(state);
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, responder) in entries {
@@ -670,11 +702,13 @@ impl<R: Runtime> GroupState<R> {
             }
             answers.push((responder, applied?));
         }
+        let inodes = kv.inodes();
         drop(kv);
         let bytes = record.encode();
         let set = batch.set_group(self.group, record.applied_index(), &bytes);
-        set.map_err(io::Error::other)?;
-        batch.commit().map_err(io::Error::other)?;
+        set.map_err(failed)?;
+        batch.commit().map_err(failed)?;
+        self.inodes.changed(inodes);
         Ok(answers)
     }
 
@@ -754,13 +788,15 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             record.lineage = lineage;
             record.applied = meta.last_log_id;
             record.membership = meta.last_membership.clone();
-            let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
+            let failed = |error| self.failed(error);
+            let mut batch = self.shared.db().begin().map_err(failed)?;
             let set = batch.set_group(self.group, record.applied_index(), &record.encode());
-            set.map_err(io::Error::other)?;
-            batch.commit().map_err(io::Error::other)?;
+            set.map_err(failed)?;
+            batch.commit().map_err(failed)?;
             let mut by_snapshot = self.shared.inner.by_snapshot.lock();
             by_snapshot.insert(self.group, record.applied_index());
             *self.record.lock() = record;
+            self.inodes.forget();
             self.shared.mark_changed();
         }
         // openraft purges the log once this returns: what it replaces must be durable.

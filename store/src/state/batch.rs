@@ -248,6 +248,14 @@ impl<D: Dir> LineageState<'_, D> {
         }
     }
 
+    /// Whether a key is there.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.layers().has::<State>(&join(self.lineage, key))
+    }
+
     fn maps(&mut self) -> BatchMaps<'_, D> {
         BatchMaps {
             inner: self.inner,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use polyfs_core::ids::GroupId;
 use redb::{Durability, ReadableTable, WriteTransaction};
 
+use super::caught::Held;
 use super::db::Inner;
 use super::error::StoreError;
 use super::layers::{Groups, Kept, Layers, Node, Pages, State};
@@ -125,13 +126,12 @@ impl<D: Dir> Inner<D> {
     /// Writes the frozen generation in one durable commit; returns the tables with it.
     fn write_frozen(&self) -> Result<Base, StoreError> {
         let frozen = self.shelf().frozen();
-        let mut txn = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
-        txn.set_durability(Durability::Immediate)
-            .map_err(|error| self.failed(error))?;
-        txn.set_quick_repair(true);
+        let txn = self.ask(|| self.database.begin_write())?;
+        let mut txn = Held::new(txn, &self.poison);
+        self.ask(|| {
+            txn.set_quick_repair(true);
+            txn.set_durability(Durability::Immediate)
+        })?;
         if let Some(frozen) = frozen {
             let tables = frozen.read();
             self.write_table::<State>(&txn, &tables)?;
@@ -140,7 +140,7 @@ impl<D: Dir> Inner<D> {
             self.write_table::<Node>(&txn, &tables)?;
         }
         self.count(&txn)?;
-        txn.commit().map_err(|error| self.failed(error))?;
+        self.ask(|| txn.into_inner().commit())?;
         Base::open(&self.database, &self.poison)
     }
 
@@ -149,38 +149,32 @@ impl<D: Dir> Inner<D> {
         txn: &WriteTransaction,
         tables: &Tables,
     ) -> Result<(), StoreError> {
-        let mut stored = txn
-            .open_table(K::TABLE)
-            .map_err(|error| self.failed(error))?;
+        let mut stored = Held::new(self.ask(|| txn.open_table(K::TABLE))?, &self.poison);
         for (key, value) in K::layer(tables).newest() {
-            let done = match value {
+            match value {
                 Some(value) => {
                     let sealed = K::encode(value, |bytes| seal(K::TAG, key, bytes));
-                    stored.insert(&key[..], &sealed[..]).map(drop)
+                    self.ask(|| stored.insert(&key[..], &sealed[..]).map(drop))?;
                 }
-                None => stored.remove(&key[..]).map(drop),
-            };
-            done.map_err(|error| self.failed(error))?;
+                None => self.ask(|| stored.remove(&key[..]).map(drop))?,
+            }
         }
         Ok(())
     }
 
     fn count(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
-        let mut table = txn.open_table(NODE).map_err(|error| self.failed(error))?;
+        let mut table = Held::new(self.ask(|| txn.open_table(NODE))?, &self.poison);
         let key = COUNT.as_bytes();
-        let count = {
+        let count = self.ask_all(|| {
             let stored = table.get(key).map_err(|error| self.failed(error))?;
             let bytes = stored
                 .as_ref()
                 .map(|stored| unseal(Tag::Node, key, stored.value()));
             let bytes = bytes.transpose()?.and_then(|bytes| bytes.try_into().ok());
-            bytes.map_or(0, u64::from_le_bytes) + 1
-        };
+            Ok(bytes.map_or(0, u64::from_le_bytes) + 1)
+        })?;
         let sealed = seal(Tag::Node, key, &count.to_le_bytes());
-        table
-            .insert(key, &sealed[..])
-            .map_err(|error| self.failed(error))?;
-        Ok(())
+        self.ask(|| table.insert(key, &sealed[..]).map(drop))
     }
 
     /// What a database does that makes pending commits durable when it is dropped: rule 5 planted.

@@ -12,6 +12,7 @@ use redb::{Database, Durability, ReadableTable};
 
 use super::backend::Backend;
 use super::batch::StateBatch;
+use super::caught::Held;
 use super::checkpoint::CheckpointPlan;
 use super::error::{Poison, StoreError};
 use super::record::{GROUPS, NODE, PAGES, STATE, Tag, corrupt, split, unseal};
@@ -86,7 +87,7 @@ pub(super) struct Inner<D: Dir> {
     pub(super) writing: Turns,
     /// One checkpoint at a time.
     pub(super) checkpointing: Turns,
-    pub(super) database: Database,
+    pub(super) database: Held<Database>,
     sealed: Arc<AtomicBool>,
     pub(super) data: Arc<DataFiles<D>>,
     reserve: Arc<Reserve<D>>,
@@ -108,6 +109,22 @@ impl<D: Dir> Drop for Inner<D> {
 impl<D: Dir> Inner<D> {
     pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().expect("nothing panics under this lock")
+    }
+
+    /// Makes a call of the database: its error, or its panic, as ours.
+    pub(super) fn ask<T, E: Into<redb::Error>>(
+        &self,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StoreError> {
+        self.poison.ask(call)
+    }
+
+    /// The same for several calls of which each translates its own errors.
+    pub(super) fn ask_all<T>(
+        &self,
+        calls: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.poison.catch(calls)
     }
 
     pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
@@ -143,12 +160,12 @@ impl<D: Dir> StateDb<D> {
             Arc::clone(&reserve),
             Arc::clone(&sealed),
         );
-        let database = redb::Builder::new()
-            .set_cache_size(config.cache_bytes)
-            .create_with_backend(backend)
-            .map_err(|error| poison.database(error))?;
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(config.cache_bytes);
+        let database = poison.ask(|| builder.create_with_backend(backend))?;
+        let database = Held::new(database, &poison);
         if new {
-            make_tables(&database).map_err(|error| poison.database(error))?;
+            poison.ask(|| make_tables(&database))?;
             dir.rename(FILE_NEW, FILE)?;
             dir.sync()?;
         }
@@ -306,22 +323,25 @@ impl<D: Dir> Inner<D> {
         let sight = self.shelf().newest();
         let table = &sight.base.pages;
         let mut damaged = Vec::new();
-        for row in table.iter().map_err(|error| self.failed(error))? {
-            let (key, value) = row.map_err(|error| self.failed(error))?;
-            let Some((lineage, _)) = split(key.value()) else {
-                return Err(corrupt(Tag::Pages, key.value()));
-            };
-            let map = unseal(Tag::Pages, key.value(), value.value())
-                .and_then(|bytes| Ok(PageMap::decode(bytes)?));
-            let good = map.is_ok_and(|map| {
-                let mut runs = map.runs();
-                runs.all(|run| self.data.found_in_page_map(run))
-            });
-            if !good && damaged.last() != Some(&lineage) {
-                tracing::warn!(%lineage, "a page map is corrupt");
-                damaged.push(lineage);
+        self.ask_all(|| {
+            for row in table.iter().map_err(|error| self.failed(error))? {
+                let (key, value) = row.map_err(|error| self.failed(error))?;
+                let Some((lineage, _)) = split(key.value()) else {
+                    return Err(corrupt(Tag::Pages, key.value()));
+                };
+                let map = unseal(Tag::Pages, key.value(), value.value())
+                    .and_then(|bytes| Ok(PageMap::decode(bytes)?));
+                let good = map.is_ok_and(|map| {
+                    let mut runs = map.runs();
+                    runs.all(|run| self.data.found_in_page_map(run))
+                });
+                if !good && damaged.last() != Some(&lineage) {
+                    tracing::warn!(%lineage, "a page map is corrupt");
+                    damaged.push(lineage);
+                }
             }
-        }
+            Ok(())
+        })?;
         Ok(damaged)
     }
 }

@@ -137,22 +137,38 @@ pub(super) struct Layers<'a, D: Dir> {
 impl<D: Dir> Layers<'_, D> {
     /// The value of a stored key.
     pub(super) fn get<K: Kept>(&self, key: &[u8]) -> Result<Option<K::Value>, StoreError> {
-        if let Some(own) = self.own
-            && let Some(found) = K::layer(own).get(key, u64::MAX)
-        {
-            return Ok(found.clone());
+        if let Some(found) = self.pending::<K, _>(key, Option::clone) {
+            return Ok(found);
         }
-        for generation in self.sight.generations() {
+        self.inner.ask_all(|| {
+            let stored = K::stored(&self.sight.base).get(key);
+            let stored = stored.map_err(|error| self.inner.failed(error))?;
+            stored
+                .map(|stored| K::decode(unseal(K::TAG, key, stored.value())?))
+                .transpose()
+        })
+    }
+
+    /// Whether a stored key is there; its value is not looked at.
+    pub(super) fn has<K: Kept>(&self, key: &[u8]) -> Result<bool, StoreError> {
+        if let Some(found) = self.pending::<K, _>(key, Option::is_some) {
+            return Ok(found);
+        }
+        let stored = K::stored(&self.sight.base);
+        self.inner
+            .ask(|| Ok::<_, redb::StorageError>(stored.get(key)?.is_some()))
+    }
+
+    /// What the newest of the layers in memory that speaks of a key says; None when all are silent.
+    fn pending<K: Kept, T>(&self, key: &[u8], look: impl Fn(&Option<K::Value>) -> T) -> Option<T> {
+        let own = self.own.and_then(|own| K::layer(own).get(key, u64::MAX));
+        if let Some(found) = own {
+            return Some(look(found));
+        }
+        self.sight.generations().find_map(|generation| {
             let tables = generation.read();
-            if let Some(found) = K::layer(&tables).get(key, self.sight.at) {
-                return Ok(found.clone());
-            }
-        }
-        let stored = K::stored(&self.sight.base).get(key);
-        let stored = stored.map_err(|error| self.inner.failed(error))?;
-        stored
-            .map(|stored| K::decode(unseal(K::TAG, key, stored.value())?))
-            .transpose()
+            K::layer(&tables).get(key, self.sight.at).map(&look)
+        })
     }
 
     /// Calls `each` with every key of a span and what is known of it, in order, while it answers true.
@@ -174,33 +190,35 @@ impl<D: Dir> Layers<'_, D> {
             span.1.as_ref().map(Vec::as_slice),
         );
         let failed = |error| self.inner.failed(error);
-        let stored = K::stored(&self.sight.base).range::<&[u8]>(range);
-        let mut stored = stored.map_err(failed)?;
-        let mut row = stored.next().transpose().map_err(failed)?;
-        loop {
-            let pending = cursors.iter_mut().filter_map(Cursor::key);
-            let behind = row.as_ref().map(|(key, _)| key.value());
-            let Some(key) = pending.chain(behind).min().map(<[u8]>::to_vec) else {
-                return Ok(());
-            };
-            // The newest layer that has the key is believed, the others step over it.
-            let mut believed: Option<Option<Found<'_, K>>> = None;
-            for cursor in &mut cursors {
-                if cursor.key() == Some(&key[..]) {
-                    let value = cursor.step();
-                    believed.get_or_insert_with(|| value.map(Found::Pending));
+        self.inner.ask_all(|| {
+            let stored = K::stored(&self.sight.base).range::<&[u8]>(range);
+            let mut stored = stored.map_err(failed)?;
+            let mut row = stored.next().transpose().map_err(failed)?;
+            loop {
+                let pending = cursors.iter_mut().filter_map(Cursor::key);
+                let behind = row.as_ref().map(|(key, _)| key.value());
+                let Some(key) = pending.chain(behind).min().map(<[u8]>::to_vec) else {
+                    return Ok(());
+                };
+                // The newest layer that has the key is believed, the others step over it.
+                let mut believed: Option<Option<Found<'_, K>>> = None;
+                for cursor in &mut cursors {
+                    if cursor.key() == Some(&key[..]) {
+                        let value = cursor.step();
+                        believed.get_or_insert_with(|| value.map(Found::Pending));
+                    }
+                }
+                if let Some((_, value)) = row.take_if(|(stored, _)| stored.value() == key) {
+                    believed.get_or_insert(Some(Found::Stored(value)));
+                    row = stored.next().transpose().map_err(failed)?;
+                }
+                if let Some(Some(found)) = believed
+                    && !each(&key, found)?
+                {
+                    return Ok(());
                 }
             }
-            if let Some((_, value)) = row.take_if(|(stored, _)| stored.value() == key) {
-                believed.get_or_insert(Some(Found::Stored(value)));
-                row = stored.next().transpose().map_err(failed)?;
-            }
-            if let Some(Some(found)) = believed
-                && !each(&key, found)?
-            {
-                return Ok(());
-            }
-        }
+        })
     }
 
     /// Up to `limit` keys, without their lineage, and values.

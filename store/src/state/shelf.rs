@@ -8,11 +8,12 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
+use super::caught::Held;
 use super::error::{Poison, StoreError};
 use super::pending::{Commit, Generation, Tables, Viewed};
 use super::record::{Bytes, GROUPS, NODE, PAGES, STATE};
 
-pub(super) type Table = ReadOnlyTable<Bytes, Bytes>;
+pub(super) type Table = Held<ReadOnlyTable<Bytes, Bytes>>;
 
 /// The tables as a checkpoint left them.
 pub(super) struct Base {
@@ -24,11 +25,11 @@ pub(super) struct Base {
 
 impl Base {
     pub(super) fn open(database: &Database, poison: &Poison) -> Result<Self, StoreError> {
-        let txn = database.begin_read();
-        let txn = txn.map_err(|error| poison.database(error))?;
+        let txn = poison.ask(|| database.begin_read())?;
+        let txn = Held::new(txn, poison);
         let open = |table| {
-            txn.open_table(table)
-                .map_err(|error| poison.database(error))
+            let opened = poison.ask(|| txn.open_table(table))?;
+            Ok::<Table, StoreError>(Held::new(opened, poison))
         };
         Ok(Self {
             state: open(STATE)?,

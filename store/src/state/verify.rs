@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use polyfs_core::ids::Lineage;
 use polyfs_core::limits::CHUNK_BYTES;
 use redb::StorageBackend;
 
+use super::caught::{Held, catch};
 use super::db::FILE;
-use super::error::StoreError;
+use super::error::{Poison, StoreError};
 use super::layers::{Node, Pages, State};
 use super::record::{Tag, corrupt, split};
 use super::view::StateView;
@@ -147,24 +147,31 @@ pub fn check_database<D: Dir>(dir: &D, cache_bytes: usize) -> Result<(), StoreEr
         len: disk.len()?,
         blocks: BTreeMap::new(),
     });
-    let overlay = Overlay { disk, changed };
-    // Built with debug assertions redb walks its tables before their checksums are looked at, and a rotten name of one is
-    // a panic there.
-    let checked = catch_unwind(AssertUnwindSafe(|| integrity_of(overlay, cache_bytes)));
-    let what = match checked {
-        Ok(Ok(true)) => return Ok(()),
-        Ok(Ok(false)) => "its checksums do not hold".into(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "what it holds makes no sense".into(),
+    let corrupt = |what: String| StoreError::CorruptDatabase(format!("{FILE}: {what}"));
+    // It gets its name when it holds its tables: redb would make an empty one of it.
+    if disk.len()? == 0 {
+        return Err(corrupt("it is empty".into()));
+    }
+    let poison = Poison::default();
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(cache_bytes);
+    let open = || builder.create_with_backend(Overlay { disk, changed });
+    let opened = match catch(open) {
+        Ok(opened) => opened.map_err(|error| corrupt(error.to_string()))?,
+        Err(what) => return Err(corrupt(format!("it can't be opened: {what}"))),
     };
-    Err(StoreError::CorruptDatabase(format!("{FILE}: {what}")))
-}
-
-fn integrity_of<K: Disk>(overlay: Overlay<K>, cache_bytes: usize) -> Result<bool, redb::Error> {
-    let mut database = redb::Builder::new()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(overlay)?;
-    Ok(database.check_integrity()?)
+    let mut database = Held::new(opened, &poison);
+    let checked = catch(|| database.check_integrity());
+    match checked {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(corrupt("its checksums do not hold".into())),
+        Ok(Err(error)) => Err(corrupt(error.to_string())),
+        Err(what) => {
+            // It is not even dropped any more.
+            poison.panicked(&what);
+            Err(corrupt(format!("it can't be read: {what}")))
+        }
+    }
 }
 
 /// Compares what the page cache says of a file with what the disk holds: after a failed sync they may differ, and then

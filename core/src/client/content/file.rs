@@ -2,7 +2,7 @@
 //!
 //! Owns the parts and the questions that can be answered from them alone. What happens when is `pump`'s.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
@@ -145,6 +145,9 @@ pub(super) struct Content {
     /// With what was written here.
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
+    /// Which leaders of data regions have answered under this lease after a read index; what this mount writes there ends
+    /// it, as it may reach their successor.
+    pub(super) led: BTreeMap<GroupId, u64>,
     /// The inode has no `security.capability`.
     pub(super) no_capability: bool,
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the mount's side of them. Terms count from when a question was sent, shortened by the drift bound.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -154,6 +155,7 @@ impl Client {
             cut: grant.cut,
             size,
             mtime,
+            led: BTreeMap::new(),
             no_capability: false,
         };
         file.lease.mapping = !grant.map_complete;

@@ -57,6 +57,8 @@ pub(super) struct Cluster {
     pub lines: Vec<RegionLine>,
     pub map_for_clients: Vec<RegionLine>,
     pub executed: u64,
+    /// Of each read of data: whether it names a leadership that has answered before.
+    pub reads_led: core::cell::RefCell<Vec<bool>>,
     slots: BTreeMap<(GroupId, SessionId, u8), (u64, Answer)>,
     leases: BTreeMap<Ino, Leases>,
     locks: BTreeMap<Ino, (SessionId, crate::vfs::LockOwner)>,
@@ -709,11 +711,13 @@ impl Cluster {
             offset,
             len,
             absent_is_hole,
+            led,
             ..
         } = query
         else {
             panic!("not in this cluster: {query:?}");
         };
+        self.reads_led.borrow_mut().push(led.is_some());
         let data = self.chunks.get(chunk);
         assert!(
             data.is_some() || *absent_is_hole,
@@ -724,7 +728,11 @@ impl Cluster {
         if let Some(data) = data {
             bytes.copy_from_slice(&data[from..from + len]);
         }
-        (Answer::Data(Ok(DataReply::Done)), Bytes::from(bytes))
+        let term = 1;
+        (
+            Answer::Data(Ok(DataReply::Read { term })),
+            Bytes::from(bytes),
+        )
     }
 
     fn data_op(&mut self, op: &DataOp, payload: &Bytes) -> Answer {

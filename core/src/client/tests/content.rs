@@ -207,6 +207,31 @@ fn a_time_that_can_not_be_told_any_more_is_no_lost_write() {
     assert_eq!(read(&mut net, 0, file, 0, 10000).len(), 9000);
 }
 
+/// P8, local reads: a leader that answered need not ask the others again, until something is written or the lease is new.
+#[test]
+fn what_is_written_ends_what_leaders_have_told_before() {
+    let mut net = Net::new(2, 7);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    let led = |net: &mut Net, client, handle| {
+        net.cluster.reads_led.borrow_mut().clear();
+        assert_eq!(read(net, client, (file.0, handle), 0, 9000).len(), 9000);
+        net.cluster.reads_led.borrow().clone()
+    };
+    assert_eq!(led(&mut net, 0, file.1), [false]);
+    assert_eq!(led(&mut net, 0, file.1), [true]);
+    write(&mut net, 0, file, 0, b"new");
+    sync(&mut net, 0, file.0);
+    assert_eq!(led(&mut net, 0, file.1), [false], "written since");
+    assert_eq!(led(&mut net, 0, file.1), [true]);
+    let other = open(&mut net, 1, file.0, BOTH);
+    assert_eq!(led(&mut net, 1, other), [false], "another mount");
+    write(&mut net, 1, (file.0, other), 0, b"theirs");
+    sync(&mut net, 1, file.0);
+    assert_eq!(led(&mut net, 0, file.1), [false], "another lease");
+}
+
 #[test]
 fn a_large_file_leaves_the_inode() {
     let mut net = Net::new(1, 2);

@@ -14,7 +14,8 @@ use crate::place::Ino;
 use crate::region::kv::{KvError, KvRead};
 use crate::region::query::{self, DataFound, Miss};
 use crate::request::{
-    Answer, DataOp, DataQuery, LeaseKind, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    Answer, DataOp, DataQuery, DataReply, LeaseKind, MetaQuery, MetaReply, Refusal, Request,
+    RequestBody,
 };
 use crate::time::Now;
 use crate::txn::{TxnId, TxnRequest};
@@ -203,7 +204,16 @@ impl Leader {
         asked: &DataQuery,
     ) -> Result<(), KvError> {
         match query::data(state, asked)? {
-            DataFound::Reply(reply, payload) => self.answer_data(query.asker, Ok(reply), payload),
+            DataFound::Reply(reply, payload) => {
+                let term = self.config.term;
+                let reads = matches!(asked, DataQuery::Read { .. });
+                let reply = if reads {
+                    DataReply::Read { term }
+                } else {
+                    reply
+                };
+                self.answer_data(query.asker, Ok(reply), payload);
+            }
             DataFound::Error(error) => self.answer_data(query.asker, Err(error), Bytes::new()),
             DataFound::Refused(refusal) => self.refuse(query.asker, refusal),
             DataFound::RaiseFence { chunk, fence } => {
@@ -216,7 +226,7 @@ impl Leader {
     fn answer_data(
         &mut self,
         asker: Asker,
-        result: Result<crate::request::DataReply, crate::error::FsError>,
+        result: Result<DataReply, crate::error::FsError>,
         payload: Bytes,
     ) {
         self.outputs.push_back(Output::Answer {
