@@ -610,10 +610,12 @@ impl<R: Runtime> Node<R> {
 
     async fn checkpoint_often(self) {
         while !self.inner.stopped.load(Ordering::Acquire) {
-            // P10: every second, or when the log needs room; then not faster than it can help.
+            // P10: every second, or when log or memory need room; then not faster than it can help.
             self.runtime().sleep(CHECKPOINT_PAUSE).await;
             let rest = CHECKPOINT_EVERY.saturating_sub(CHECKPOINT_PAUSE);
-            let _ = R::Async::timeout(rest, self.inner.ground.log.needs_room()).await;
+            let ground = &self.inner.ground;
+            let early = R::Async::select2(ground.log.needs_room(), ground.state.crowded());
+            let _ = R::Async::timeout(rest, early).await;
             match self.checkpoint().await {
                 Ok(()) => self.shorten_logs().await,
                 Err(error) => self.checkpoint_failed(&error),

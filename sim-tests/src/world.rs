@@ -231,6 +231,7 @@ pub(crate) fn small() -> StoreConfig {
                 step_bytes: 1 << 20,
                 direct: true,
                 punch_bytes_min: 64 << 10,
+                fresh_bytes_max: 1 << 20,
             },
             reserve: ReserveConfig {
                 part: 1 << 30,

@@ -122,16 +122,30 @@ impl<D: Dir> KvRead for BatchKv<'_, D> {
 
 impl<D: Dir> Kv for BatchKv<'_, D> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        let replaced = self.state.get_mut().replace(key, value);
-        let replaced = replaced.map_err(|error| self.told.note(error))?;
-        self.inodes += i64::from(is_inode(key) && !replaced);
+        let state = self.state.get_mut();
+        let made = if is_inode(key) {
+            let there = state.has(key).map_err(|error| self.told.note(error))?;
+            i64::from(!there)
+        } else {
+            0
+        };
+        let put = state.put(key, value);
+        put.map_err(|error| self.told.note(error))?;
+        self.inodes += made;
         Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), KvError> {
-        let removed = self.state.get_mut().remove(key);
-        let removed = removed.map_err(|error| self.told.note(error))?;
-        self.inodes -= i64::from(is_inode(key) && removed);
+        let state = self.state.get_mut();
+        let gone = if is_inode(key) {
+            let there = state.has(key).map_err(|error| self.told.note(error))?;
+            i64::from(there)
+        } else {
+            0
+        };
+        let deleted = state.delete(key);
+        deleted.map_err(|error| self.told.note(error))?;
+        self.inodes -= gone;
         Ok(())
     }
 

@@ -17,7 +17,6 @@ use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, Lineage};
 use polyfs_core::limits::{CHUNK_BYTES, FRAME_HEADER_BYTES_MAX, PAGE_BYTES};
 use polyfs_store::disk::Dir;
-use polyfs_store::extents::PageMap;
 use polyfs_store::state::{RegionKv, StateView, StoreError};
 
 use super::network::{Network, unreachable_because};
@@ -250,7 +249,7 @@ impl Cursor {
             };
             self.from = after(&key);
             let map = view.chunk_map(lineage, &key)?;
-            for piece in map.as_ref().map_or(&[][..], PageMap::pieces) {
+            for piece in map.iter().flat_map(|map| map.pieces()) {
                 let pages = piece.pages();
                 let offset = u64::from(pages.start) * PAGE_BYTES as u64;
                 let len = usize::from(pages.end - pages.start) * PAGE_BYTES;

@@ -1,8 +1,10 @@
 //! The state of all groups on this node, and how entries reach it.
 //!
-//! Owns apply: a batch of entries is one commit, which carries the applied log id and the membership with it; and the
-//! checkpoint, which makes commits durable in the only safe order (P10, rules 2 and 4). Deliberately knows no command:
-//! a [`Machine`] does.
+//! Owns apply: a batch of entries is one commit, in memory, which carries the applied log id and the membership with it;
+//! and, in a file of its own, the checkpoint, which makes commits durable (P10, rules 2 and 4). Deliberately knows no
+//! command: a [`Machine`] does.
+
+mod checkpoint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +21,7 @@ use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
-use polyfs_store::state::{Checkpoint, GroupRecord, SpaceLevel, StateDb, StoreError};
+use polyfs_store::state::{GroupRecord, SpaceLevel, StateDb, StoreError};
 use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -34,8 +36,10 @@ use super::types::{
 };
 use crate::group::Leading;
 use crate::node::Room;
+use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
-use crate::store::LOG_SEGMENTS;
+
+pub use checkpoint::CheckpointError;
 
 /// Entries applied in one commit at most ...
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -44,6 +48,13 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Keys of an old lineage deleted in one commit, and the pause between two.
 const FORGET_AT_ONCE: usize = 512;
 const FORGET_PAUSE: Duration = Duration::from_millis(20);
+/// With so many bytes of state in memory alone a checkpoint is made at once ...
+const PENDING_BYTES_ASK: usize = 32 << 20;
+/// ... and with so many commits wait for it, by such pauses ...
+const PENDING_BYTES_MAX: usize = 4 * PENDING_BYTES_ASK;
+const PENDING_PAUSE: Duration = Duration::from_millis(10);
+/// ... but no more than so many: whatever keeps the checkpoint may be waiting for a commit.
+const PENDING_PAUSES: u32 = 100;
 /// The version of [`ReplicaRecord`]'s encoding.
 const RECORD_VERSION: u8 = 1;
 
@@ -117,17 +128,6 @@ impl ReplicaRecord {
     }
 }
 
-/// Why state could not be made durable.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CheckpointError {
-    /// The state or data files.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-}
-
 /// The state of all groups on this node. Cheap to clone.
 pub struct SharedState<R: Runtime> {
     inner: Arc<Inner<R>>,
@@ -136,8 +136,11 @@ pub struct SharedState<R: Runtime> {
 struct Inner<R: Runtime> {
     runtime: R,
     db: StateDb<R::Dir>,
-    /// Applies and checkpoints take turns; whoever waits does so without holding a thread.
+    /// Applies take turns with each other and with a checkpoint's beginning; whoever waits does so without holding a
+    /// thread.
     turn: futures::lock::Mutex<()>,
+    /// Rung when much state is in memory alone.
+    crowded: Bell,
     /// One checkpoint at a time: whoever asks for one is answered when what it means is durable, not when somebody else
     /// has begun to see to it.
     checkpointing: futures::lock::Mutex<()>,
@@ -176,6 +179,7 @@ impl<R: Runtime> SharedState<R> {
             runtime,
             db,
             turn: futures::lock::Mutex::new(()),
+            crowded: Bell::default(),
             checkpointing: futures::lock::Mutex::new(()),
             changed: AtomicBool::new(false),
             reserve_only: AtomicBool::new(false),
@@ -195,10 +199,27 @@ impl<R: Runtime> SharedState<R> {
 
     pub(super) fn mark_changed(&self) {
         self.inner.changed.store(true, Ordering::Release);
+        let db = &self.inner.db;
+        if db.pending_bytes() > PENDING_BYTES_ASK || db.pages_crowd() {
+            self.inner.crowded.ring();
+        }
     }
 
-    /// Waits for the turn to commit: at most one commit or checkpoint is made at a time.
+    /// Waits until much state is in memory alone: a checkpoint is due; for one task.
+    pub async fn crowded(&self) {
+        self.inner.crowded.rung().await;
+    }
+
+    /// Waits for the turn to commit: one commit is made at a time, and none while a checkpoint freezes what there is.
+    /// When memory holds far more than it should, the checkpoint that is due goes first.
     pub(super) async fn turn(&self) -> futures::lock::MutexGuard<'_, ()> {
+        for _ in 0..PENDING_PAUSES {
+            if self.inner.db.pending_bytes() <= PENDING_BYTES_MAX {
+                break;
+            }
+            self.inner.crowded.ring();
+            self.inner.runtime.sleep(PENDING_PAUSE).await;
+        }
         self.inner.turn.lock().await
     }
 
@@ -294,6 +315,11 @@ impl<R: Runtime> SharedState<R> {
     /// Failures of the store.
     pub async fn set_node(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let _turn = self.turn().await;
+        self.write_node(name, bytes)
+    }
+
+    /// The same for whoever has the turn.
+    fn write_node(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let mut batch = self.inner.db.begin()?;
         batch.set_node(name, bytes)?;
         batch.commit()?;
@@ -421,58 +447,6 @@ impl<R: Runtime> SharedState<R> {
         batch.commit()?;
         self.mark_changed();
         Ok(())
-    }
-
-    async fn note_segments(&self, segments: usize) -> Result<(), StoreError> {
-        if segments > self.inner.log_segments.load(Ordering::Acquire) {
-            let count = u64::try_from(segments).expect("they are counted in two digits");
-            self.set_node(LOG_SEGMENTS, &count.to_le_bytes()).await?;
-            self.inner.log_segments.store(segments, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
-    /// state. Nothing when nothing has changed.
-    ///
-    /// # Errors
-    /// Failures of log, data files or state; any but a full disk means that this node answers nothing more.
-    pub async fn checkpoint(
-        &self,
-        log: &SharedLog<R>,
-    ) -> Result<Option<Checkpoint>, CheckpointError> {
-        let _one = self.inner.checkpointing.lock().await;
-        self.note_segments(log.segments()).await?;
-        if !self.inner.changed.swap(false, Ordering::AcqRel) {
-            return Ok(None);
-        }
-        let data = Arc::clone(self.inner.db.data());
-        // Most of it while others still commit.
-        let synced = self
-            .inner
-            .runtime
-            .blocking(Lane::Checkpoint, move || data.sync());
-        synced.await.inspect_err(|_| self.mark_changed())?;
-        let _turn = self.turn().await;
-        let synced = log.synced_through().await;
-        let mut synced = synced.inspect_err(|_| self.mark_changed())?;
-        for (group, index) in &*self.inner.by_snapshot.lock() {
-            let synced = synced.entry(*group).or_default();
-            *synced = (*synced).max(*index);
-        }
-        let mut durable = BTreeMap::new();
-        for (group, record) in self.inner.db.view()?.groups()? {
-            durable.insert(group, ReplicaRecord::decode(&record)?);
-        }
-        let db = self.inner.db.clone();
-        let made = self.inner.runtime.blocking(Lane::Checkpoint, move || {
-            let plan = db.prepare_checkpoint()?;
-            plan.commit(|group| synced.get(&group).copied().unwrap_or(0))
-        });
-        // What is applied on a majority's word may still wait for room in the log here: then the next one has it.
-        let made = made.await.inspect_err(|_| self.mark_changed())?;
-        *self.inner.durable.lock() = durable;
-        Ok(Some(made))
     }
 }
 

@@ -5,12 +5,13 @@
 //!     ▲    └─────▶ pinned ──last unpin, not mapped──────────────────────────────────────────┘
 //! ```
 //! Owns the free map in memory, derived at each open from the durable page maps and the unpurged log: there is no
-//! stored free list to go stale. Every commit that drops blocks ends an *epoch*; readers and snapshots enter the
+//! stored free list to go stale. Beside it, bytes that are not on the disk yet. Every commit that drops blocks ends an *epoch*; readers and snapshots enter the
 //! current one, and what was dropped in an epoch waits for all who entered it or an earlier one. Deliberately does
 //! no I/O.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::fresh::FreshBlocks;
 use super::run::{BlockRun, RunSet};
 
 /// What one write transaction does to the blocks; settled when it commits or is dropped.
@@ -53,6 +54,10 @@ pub(crate) struct Allocator {
     unpunched: RunSet,
     /// Free blocks whose space this process has given back to the filesystem.
     holes: RunSet,
+    /// Blocks that were holes when they were taken and were not written since.
+    unbacked: RunSet,
+    /// Bytes that are not on the disk yet.
+    pub(super) fresh: FreshBlocks,
     pins: BTreeMap<(u32, u32), (u32, u32)>,
     retired: VecDeque<Retired>,
     retired_blocks: u64,
@@ -127,22 +132,46 @@ impl Allocator {
     /// Takes contiguous blocks; they are in nobody's hands until mapped or pinned.
     pub(crate) fn take(&mut self, count: u32) -> Option<BlockRun> {
         let run = self.free.take(count)?;
-        self.unpunched.remove(run);
-        self.holes.remove(run);
+        self.taken(run);
         Some(run)
     }
 
     /// Takes up to `count` blocks, as many as one run has.
     pub(crate) fn take_some(&mut self, count: u32) -> Option<BlockRun> {
         let run = self.free.take_some(count)?;
-        self.unpunched.remove(run);
-        self.holes.remove(run);
+        self.taken(run);
         Some(run)
+    }
+
+    fn taken(&mut self, run: BlockRun) {
+        assert!(
+            !self.fresh.has_any_of(run),
+            "{run:?}: what is free is not in memory"
+        );
+        self.unpunched.remove(run);
+        for hole in self.holes.common(run) {
+            self.holes.remove(hole);
+            self.unbacked.insert(hole);
+        }
+    }
+
+    /// Whether the filesystem may have to find room for some of it.
+    pub(crate) fn is_unbacked(&self, run: BlockRun) -> bool {
+        !self.unbacked.common(run).is_empty()
+    }
+
+    /// Blocks were written: the filesystem has room for them.
+    pub(crate) fn written(&mut self, run: BlockRun) {
+        self.unbacked.remove(run);
     }
 
     /// Puts blocks back that were taken and never mapped or pinned.
     pub(crate) fn put_back(&mut self, run: BlockRun) {
         self.free.insert(run);
+        for hole in self.unbacked.common(run) {
+            self.unbacked.remove(hole);
+            self.holes.insert(hole);
+        }
     }
 
     /// A page map refers to these blocks from now on.
@@ -188,6 +217,7 @@ impl Allocator {
             *word &= !bit;
         }
         self.mapped_blocks -= u64::from(run.count);
+        self.fresh.forget(run);
         self.free_unless_used(run);
     }
 
@@ -211,8 +241,11 @@ impl Allocator {
                 first: part.start,
                 count: part.end - part.start,
             };
-            self.free.insert(part);
+            self.put_back(part);
             self.unpunched.insert(part);
+            for hole in self.holes.common(part) {
+                self.unpunched.remove(hole);
+            }
         }
     }
 
@@ -242,6 +275,7 @@ impl Allocator {
         }
         let epoch = self.epoch;
         for run in changes.dropped {
+            self.fresh.dropped(run);
             self.retired_blocks += u64::from(run.count);
             self.retired.push_back(Retired { epoch, run });
         }
@@ -256,8 +290,9 @@ impl Allocator {
         }
     }
 
-    /// The epoch that a durable commit started now would end with.
-    pub(crate) fn epoch(&self) -> u64 {
+    /// A durable commit of what is visible now begins: the epoch that it ends with.
+    pub(crate) fn freeze(&mut self) -> u64 {
+        self.fresh.freeze();
         self.epoch
     }
 
@@ -402,11 +437,6 @@ impl Allocator {
             .values()
             .map(|bits| u64::from(bits.blocks))
             .sum();
-        let retired = self
-            .retired
-            .iter()
-            .map(|retired| u64::from(retired.run.count))
-            .sum();
-        (self.free.blocks(), all, retired)
+        (self.free.blocks(), all, self.retired_blocks)
     }
 }

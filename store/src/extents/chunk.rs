@@ -5,6 +5,7 @@
 //! knows neither what a chunk's key means nor where page maps are stored.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use polyfs_core::ids::Lineage;
@@ -27,7 +28,7 @@ pub trait PageMaps {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn load(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError>;
+    fn load(&self, key: &[u8]) -> Result<Option<Arc<PageMap>>, StoreError>;
 }
 
 /// Where changed page maps go, in the transaction that goes with them.
@@ -36,7 +37,7 @@ pub trait PageMapsMut: PageMaps {
     ///
     /// # Errors
     /// When it cannot be stored.
-    fn store(&mut self, key: &[u8], map: &PageMap) -> Result<(), StoreError>;
+    fn store(&mut self, key: &[u8], map: PageMap) -> Result<(), StoreError>;
     /// Removes a chunk's map.
     ///
     /// # Errors
@@ -83,7 +84,7 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn map(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError> {
+    pub fn map(&self, key: &[u8]) -> Result<Option<Arc<PageMap>>, StoreError> {
         self.maps.load(key)
     }
 
@@ -157,9 +158,9 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         bytes: &[u8],
     ) -> Result<(), StoreError> {
         let range = check_range(offset, bytes.len());
-        let mut map = self.maps.load(key)?.unwrap_or_default();
+        let mut map = self.load_mut(key)?.unwrap_or_default();
         self.overwrite(changes, key, &mut map, range, Some(bytes))?;
-        self.maps.store(key, &map)
+        self.maps.store(key, map)
     }
 
     /// Takes over a part of a log record's extent as content at `offset`. Whole pages are mapped where they lie if the
@@ -197,10 +198,10 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         let range = check_range(offset, bytes.len());
         let lies_at = extent.offset + u64::from(part.start);
         let whole = offset.next_multiple_of(BLOCK)..range.end / BLOCK * BLOCK;
-        let mut map = self.maps.load(key)?.unwrap_or_default();
+        let mut map = self.load_mut(key)?.unwrap_or_default();
         if lies_at % BLOCK != offset % BLOCK || whole.start >= whole.end {
             self.overwrite(changes, key, &mut map, range, Some(bytes))?;
-            return self.maps.store(key, &map);
+            return self.maps.store(key, map);
         }
         let (head, tail) = (within(whole.start - offset), within(whole.end - offset));
         if head > 0 {
@@ -223,7 +224,7 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         for run in mapped {
             self.files.map_pinned(run, changes);
         }
-        self.maps.store(key, &map)
+        self.maps.store(key, map)
     }
 
     /// Makes a range read as zeros; whole pages give their space back.
@@ -241,7 +242,7 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         len: usize,
     ) -> Result<(), StoreError> {
         let range = check_range(offset, len);
-        let Some(mut map) = self.maps.load(key)? else {
+        let Some(mut map) = self.load_mut(key)? else {
             return Ok(());
         };
         let whole = range.start.next_multiple_of(BLOCK)..range.end / BLOCK * BLOCK;
@@ -258,7 +259,7 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
                 self.overwrite(changes, key, &mut map, part, None)?;
             }
         }
-        self.maps.store(key, &map)
+        self.maps.store(key, map)
     }
 
     /// Forgets the chunk.
@@ -269,7 +270,7 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         let Some(map) = self.maps.load(key)? else {
             return Ok(());
         };
-        changes.dropped.extend(map.pieces().iter().map(Piece::run));
+        changes.dropped.extend(map.runs());
         self.maps.remove(key)
     }
 
@@ -284,23 +285,24 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         key: &[u8],
         pieces_max: usize,
     ) -> Result<bool, StoreError> {
-        let Some(mut map) = self.maps.load(key)? else {
+        let Some(mut map) = self.load_mut(key)? else {
             return Ok(false);
         };
-        if map.pieces().len() <= pieces_max.max(map.pieces_min()) {
+        if map.pieces_count() <= pieces_max.max(map.pieces_min()) {
             return Ok(false);
         }
         let all = 0..PAGES_PER_CHUNK;
-        let count = map.pieces().iter().map(|piece| piece.run().count).sum();
+        let old = map.pieces();
+        let count = old.iter().map(|piece| piece.run().count).sum();
         let mut bytes = vec![0; usize::from(PAGES_PER_CHUNK) * PAGE_BYTES];
         self.fill(key, &map, &all, &mut bytes)?;
         let Some(run) = self.files.take_contiguous(count, changes) else {
             return Ok(false);
         };
         let mut buffer = AlignedBuffer::new(count as usize * PAGE_BYTES);
-        let mut pieces = Vec::with_capacity(map.pieces().len());
+        let mut pieces = Vec::with_capacity(old.len());
         let mut block = run.first;
-        for old in map.pieces() {
+        for old in &old {
             let at = usize::from(old.page) * PAGE_BYTES;
             buffer.extend(&bytes[at..at + old.crcs.len() * PAGE_BYTES]);
             pieces.push(Piece {
@@ -312,8 +314,13 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         }
         self.files.write_blocks(run, buffer.as_slice())?;
         changes.dropped.extend(map.replace(&all, pieces).0);
-        self.maps.store(key, &map)?;
+        self.maps.store(key, map)?;
         Ok(true)
+    }
+
+    /// A chunk's map, to be changed.
+    fn load_mut(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError> {
+        Ok(self.maps.load(key)?.map(Arc::unwrap_or_clone))
     }
 
     /// Puts `bytes` (None: zeros) in the place of a range, on fresh pages, in the map only.
@@ -330,11 +337,9 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
         }
         let pages = pages_of(&range);
         let count = pages.end - pages.start;
-        let mut buffer = AlignedBuffer::new(usize::from(count) * PAGE_BYTES);
-        buffer.resize(usize::from(count) * PAGE_BYTES);
-        let merged = buffer.as_mut_slice();
+        let mut merged = vec![0; usize::from(count) * PAGE_BYTES];
         if !range.start.is_multiple_of(BLOCK) {
-            self.fill(key, map, &(pages.start..pages.start + 1), merged)?;
+            self.fill(key, map, &(pages.start..pages.start + 1), &mut merged)?;
         }
         if !range.end.is_multiple_of(BLOCK) && (count > 1 || range.start.is_multiple_of(BLOCK)) {
             let last = pages.end - 1..pages.end;
@@ -351,14 +356,12 @@ impl<D: Dir, M: PageMapsMut> ChunkPages<'_, D, M> {
             Some(bytes) => target.copy_from_slice(bytes),
             None => target.fill(0),
         }
-        let mut pieces = Vec::new();
-        let (mut page, mut at) = (pages.start, 0);
+        let (mut pieces, mut page, mut rest) = (Vec::new(), pages.start, Bytes::from(merged));
         for run in self.files.take_pages(u32::from(count), changes)? {
-            let end = at + run.count as usize * PAGE_BYTES;
-            self.files.write_blocks(run, &buffer.as_slice()[at..end])?;
-            pieces.push(self.piece(key, page, run, &buffer.as_slice()[at..end]));
+            let own = rest.split_to(run.count as usize * PAGE_BYTES);
+            pieces.push(self.piece(key, page, run, &own));
+            self.files.put_blocks(run, own)?;
             page += u16::try_from(run.count).expect("a run of a chunk's pages");
-            at = end;
         }
         changes.dropped.extend(map.replace(&pages, pieces).0);
         Ok(())

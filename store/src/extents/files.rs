@@ -35,6 +35,9 @@ pub struct DataConfig {
     pub direct: bool,
     /// Free runs shorter than this many bytes are not punched.
     pub punch_bytes_min: u64,
+    /// So many bytes of small overwrites wait in memory for the next checkpoint to write them; what is more is written
+    /// at once.
+    pub fresh_bytes_max: usize,
 }
 
 impl Default for DataConfig {
@@ -44,6 +47,7 @@ impl Default for DataConfig {
             step_bytes: 64 << 20,
             direct: true,
             punch_bytes_min: 1 << 20,
+            fresh_bytes_max: 16 << 20,
         }
     }
 }
@@ -269,8 +273,12 @@ impl<D: Dir> DataFiles<D> {
         Ok(pins)
     }
 
-    fn space(&self) -> MutexGuard<'_, Allocator> {
+    pub(super) fn space(&self) -> MutexGuard<'_, Allocator> {
         lock(&self.space)
+    }
+
+    pub(crate) fn fresh_bytes_max(&self) -> usize {
+        self.config.fresh_bytes_max
     }
 
     fn file(&self, file: u32) -> Option<Arc<DataFile<D::Disk>>> {
@@ -317,7 +325,7 @@ impl<D: Dir> DataFiles<D> {
         Ok(Written { pin, sequence })
     }
 
-    /// Makes every extent and page whose write has returned durable.
+    /// Makes every extent whose write has returned durable; not the pages that wait in memory for a checkpoint.
     ///
     /// # Errors
     /// Any failure poisons the store.
@@ -590,7 +598,9 @@ impl<D: Dir> DataFiles<D> {
             (written, _) => written,
         };
         file.dirty.store(true, Ordering::Release);
-        written.map_err(|error| self.poison.disk("writing file data", error))
+        written.map_err(|error| self.poison.disk("writing file data", error))?;
+        self.space().written(run);
+        Ok(())
     }
 
     /// Reads whole blocks; None when the file is shorter than that.
@@ -598,17 +608,24 @@ impl<D: Dir> DataFiles<D> {
         let Some(file) = self.file(run.file) else {
             return Ok(None);
         };
+        // Before the disk is looked at: what is not here any more by now is there.
+        let fresh = self.space().fresh.of(run);
         let bytes = run.count as usize * PAGE_BYTES;
         let mut buffer = AlignedBuffer::new(bytes);
         buffer.resize_for_read(bytes);
-        match file
-            .disk
-            .read_at(u64::from(run.first) * BLOCK, buffer.as_mut_slice())
-        {
-            Ok(()) => Ok(Some(buffer)),
-            Err(DiskError::UnexpectedEnd(_)) => Ok(None),
-            Err(error) => Err(StoreError::Disk(error)),
+        if fresh.len() < run.count as usize {
+            let offset = u64::from(run.first) * BLOCK;
+            match file.disk.read_at(offset, buffer.as_mut_slice()) {
+                Ok(()) => {}
+                Err(DiskError::UnexpectedEnd(_)) => return Ok(None),
+                Err(error) => return Err(StoreError::Disk(error)),
+            }
         }
+        for (place, bytes) in fresh {
+            let at = place * PAGE_BYTES;
+            buffer.as_mut_slice()[at..at + PAGE_BYTES].copy_from_slice(&bytes);
+        }
+        Ok(Some(buffer))
     }
 
     pub(crate) fn commit(&self, changes: Changes) {
@@ -619,8 +636,9 @@ impl<D: Dir> DataFiles<D> {
         self.space().abort(changes);
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
-        self.space().epoch()
+    /// What was put into memory is the checkpoint's to write; the epoch that it ends with.
+    pub(crate) fn freeze(&self) -> u64 {
+        self.space().freeze()
     }
 
     pub(crate) fn durable_through(&self, epoch: u64) {

@@ -3,7 +3,8 @@
 //! ```text
 //!   log append ──write_extent──▶ DataFiles ◀──fresh 4 KiB pages── ChunkPages ◀── apply
 //!                                   │  Allocator: free, mapped, pinned, retired      │
-//!                                data-0000 ...                              page maps (in redb)
+//!                                   │  FreshBlocks: in memory until a checkpoint     │
+//!                                data-0000 ...                              page maps (pending, in redb)
 //! ```
 //! Owns the rule that data is never overwritten in place, and rules 1 and 3: an extent is synced before anything
 //! durable points to it, and space is reused only when nothing can refer to it any more. Deliberately knows neither
@@ -13,6 +14,7 @@ mod allocator;
 mod checksum;
 mod chunk;
 mod files;
+mod fresh;
 mod log_pins;
 mod page_map;
 mod run;

@@ -4,7 +4,6 @@
 //! checksum of a page covers (lineage, chunk key, page number, bytes), so a page that was read from the wrong place,
 //! belongs to another chunk or is an older one of the same chunk does not pass. Deliberately does no I/O.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use polyfs_core::codec::{self, DecodeError};
@@ -52,50 +51,90 @@ impl Piece {
             count,
         }
     }
+}
 
-    /// The part of it in `pages`; None when there is none.
-    #[must_use]
-    pub fn part(&self, pages: &Range<u16>) -> Option<Self> {
-        let own = self.pages();
-        let start = own.start.max(pages.start);
-        let end = own.end.min(pages.end);
-        if start >= end {
-            return None;
-        }
-        let skip = start - own.start;
-        Some(Self {
-            page: u8::try_from(start).expect("a page lies in its chunk"),
+/// Where one page lies, and its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Page {
+    page: u8,
+    file: u32,
+    block: u32,
+    crc: [u8; 4],
+}
+
+impl Page {
+    fn run(self) -> BlockRun {
+        BlockRun {
             file: self.file,
-            block: self.block + u32::from(skip),
-            crcs: self.crcs[usize::from(skip)..usize::from(end - own.start)].to_vec(),
-        })
+            first: self.block,
+            count: 1,
+        }
     }
 
-    fn continues(&self, next: &Self) -> bool {
-        self.pages().end == u16::from(next.page)
+    fn continues(self, next: Self) -> bool {
+        u16::from(self.page) + 1 == u16::from(next.page)
             && self.file == next.file
-            && self.run().end() == next.block
+            && self.block + 1 == next.block
     }
 }
 
-/// What is known of one chunk's content.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageMap {
+/// The form that is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
     pieces: Vec<Piece>,
 }
 
+/// What is known of one chunk's content. Cheap to copy and to change in memory: pages stand one by one in it, and
+/// become pieces when they are asked for or stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageMap {
+    pages: Vec<Page>,
+}
+
 impl PageMap {
-    /// Its pieces, in order.
+    /// Its pieces, in order; neighbours that lie one behind the other are one.
     #[must_use]
-    pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    pub fn pieces(&self) -> Vec<Piece> {
+        self.parts(0..PAGES_PER_CHUNK).collect()
     }
 
     /// The parts of pieces that lie in `pages`, in order.
     pub fn parts(&self, pages: Range<u16>) -> impl Iterator<Item = Piece> {
-        self.pieces
-            .iter()
-            .filter_map(move |piece| piece.part(&pages))
+        let mut rest = &self.pages[self.places(&pages)];
+        std::iter::from_fn(move || {
+            let first = rest.first()?;
+            let joined = rest
+                .windows(2)
+                .take_while(|pair| pair[0].continues(pair[1]));
+            let (piece, behind) = rest.split_at(1 + joined.count());
+            rest = behind;
+            Some(Piece {
+                page: first.page,
+                file: first.file,
+                block: first.block,
+                crcs: piece.iter().map(|page| page.crc).collect(),
+            })
+        })
+    }
+
+    /// The blocks of its pages, in order of the pages.
+    pub fn runs(&self) -> impl Iterator<Item = BlockRun> {
+        joined(self.pages.iter().map(|page| page.run()))
+    }
+
+    /// About how many bytes it takes in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.pages.capacity() * size_of::<Page>()
+    }
+
+    /// Where the pages of a range stand.
+    fn places(&self, pages: &Range<u16>) -> Range<usize> {
+        let place = |bound| {
+            self.pages
+                .partition_point(|page| u16::from(page.page) < bound)
+        };
+        let start = place(pages.start);
+        start..place(pages.end).max(start)
     }
 
     /// Puts `new` (pieces inside `pages`, in order) in the place of whatever was there; returns the blocks that no
@@ -105,32 +144,35 @@ impl PageMap {
         pages: &Range<u16>,
         new: Vec<Piece>,
     ) -> (Vec<BlockRun>, Vec<BlockRun>) {
-        let old: Vec<Piece> = self.parts(pages.clone()).collect();
-        let before: Vec<Piece> = self.parts(0..pages.start).collect();
-        let after: Vec<Piece> = self.parts(pages.end..PAGES_PER_CHUNK).collect();
-        let change = difference(&old, &new);
-        self.pieces.clear();
-        for piece in before.into_iter().chain(new).chain(after) {
-            match self.pieces.last_mut() {
-                Some(last) if last.continues(&piece) => last.crcs.extend(piece.crcs),
-                _ => self.pieces.push(piece),
-            }
-        }
+        let new: Vec<Page> = new.iter().flat_map(pages_of).collect();
+        let places = self.places(pages);
+        let change = difference(&self.pages[places.clone()], &new);
+        self.pages.splice(places, new);
         change
+    }
+
+    /// How many pieces it has.
+    #[must_use]
+    pub fn pieces_count(&self) -> usize {
+        let breaks = |pair: &[Page]| !pair[0].continues(pair[1]);
+        usize::from(!self.pages.is_empty())
+            + self.pages.windows(2).filter(|pair| breaks(pair)).count()
     }
 
     /// How many pieces it would have if it lay in one extent.
     #[must_use]
     pub fn pieces_min(&self) -> usize {
-        let gap = |pair: &[Piece]| pair[0].pages().end != u16::from(pair[1].page);
-        usize::from(!self.pieces.is_empty())
-            + self.pieces.windows(2).filter(|pair| gap(pair)).count()
+        let gap = |pair: &[Page]| u16::from(pair[0].page) + 1 != u16::from(pair[1].page);
+        usize::from(!self.pages.is_empty()) + self.pages.windows(2).filter(|pair| gap(pair)).count()
     }
 
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode_versioned(VERSION, self)
+        let stored = Stored {
+            pieces: self.pieces(),
+        };
+        codec::encode_versioned(VERSION, &stored)
     }
 
     /// Back from the stored form.
@@ -138,9 +180,9 @@ impl PageMap {
     /// # Errors
     /// When it is no page map: bad bytes, pieces out of order or outside the chunk.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let map: Self = codec::decode_versioned("page map", VERSION, bytes)?;
+        let stored: Stored = codec::decode_versioned("page map", VERSION, bytes)?;
         let mut end = 0;
-        for piece in &map.pieces {
+        for piece in &stored.pieces {
             let fits = piece.crcs.len() <= usize::from(PAGES_PER_CHUNK) - usize::from(piece.page);
             let in_file = piece
                 .block
@@ -151,28 +193,52 @@ impl PageMap {
             }
             end = piece.pages().end;
         }
-        Ok(map)
+        Ok(Self {
+            pages: stored.pieces.iter().flat_map(pages_of).collect(),
+        })
     }
+}
+
+fn pages_of(piece: &Piece) -> impl Iterator<Item = Page> {
+    let blocks = piece.run().blocks();
+    let places = piece.pages().zip(blocks);
+    places.zip(&piece.crcs).map(|((page, block), crc)| Page {
+        page: u8::try_from(page).expect("a page lies in its chunk"),
+        file: piece.file,
+        block,
+        crc: *crc,
+    })
 }
 
 /// Blocks only in `old`, and blocks only in `new`.
-fn difference(old: &[Piece], new: &[Piece]) -> (Vec<BlockRun>, Vec<BlockRun>) {
-    let blocks = |pieces: &[Piece]| -> BTreeSet<BlockRun> {
-        pieces.iter().flat_map(|piece| piece.run().each()).collect()
+fn difference(old: &[Page], new: &[Page]) -> (Vec<BlockRun>, Vec<BlockRun>) {
+    let sorted = |pages: &[Page]| {
+        let mut blocks: Vec<BlockRun> = pages.iter().map(|page| page.run()).collect();
+        blocks.sort_unstable();
+        blocks
     };
-    let (old, new) = (blocks(old), blocks(new));
-    (join(old.difference(&new)), join(new.difference(&old)))
+    let (old, new) = (sorted(old), sorted(new));
+    let without = |from: &[BlockRun], others: &[BlockRun]| {
+        let left = from
+            .iter()
+            .filter(|block| others.binary_search(block).is_err());
+        joined(left.copied()).collect()
+    };
+    (without(&old, &new), without(&new, &old))
 }
 
-fn join<'a>(blocks: impl Iterator<Item = &'a BlockRun>) -> Vec<BlockRun> {
-    let mut runs: Vec<BlockRun> = Vec::new();
-    for block in blocks {
-        match runs.last_mut() {
-            Some(run) if run.file == block.file && run.end() == block.first => run.count += 1,
-            _ => runs.push(*block),
+/// Runs of blocks that follow each other, as fewer and longer runs.
+fn joined(blocks: impl Iterator<Item = BlockRun>) -> impl Iterator<Item = BlockRun> {
+    let mut blocks = blocks.peekable();
+    std::iter::from_fn(move || {
+        let mut run = blocks.next()?;
+        while let Some(next) =
+            blocks.next_if(|next| next.file == run.file && next.first == run.end())
+        {
+            run.count += next.count;
         }
-    }
-    runs
+        Some(run)
+    })
 }
 
 /// Makes and checks the checksums of one chunk's pages.
@@ -252,9 +318,10 @@ mod tests {
             block: 262_143 - 2 * u32::from(page),
             crcs: vec![[255; 4]],
         });
-        let map = PageMap {
-            pieces: pieces.collect(),
-        };
+        let pieces: Vec<_> = pieces.collect();
+        let mut map = PageMap::default();
+        map.replace(&(0..256), pieces.clone());
+        assert_eq!((map.pieces(), map.pieces_count()), (pieces, 256));
         assert!(
             map.encode().len() + 64 <= 4096 - 256,
             "{} bytes",
@@ -270,7 +337,8 @@ mod tests {
             vec![piece(0, u32::MAX, 1)],
             vec![piece(0, 0, 0)],
         ] {
-            assert!(PageMap::decode(&PageMap { pieces }.encode()).is_err());
+            let stored = codec::encode_versioned(VERSION, &Stored { pieces });
+            assert!(PageMap::decode(&stored).is_err());
         }
     }
 }

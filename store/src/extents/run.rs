@@ -26,6 +26,7 @@ impl BlockRun {
     }
 
     /// Its blocks one by one.
+    #[cfg(test)]
     pub(crate) fn each(self) -> impl Iterator<Item = Self> {
         self.blocks().map(move |first| Self {
             file: self.file,

@@ -85,7 +85,7 @@ fn step(dice: &mut Dice, space: &mut Allocator, oracle: &mut Oracle) {
             });
         }
         5 => {
-            let epoch = space.epoch();
+            let epoch = space.freeze();
             oracle.durable = oracle.mapped();
             space.durable_through(epoch);
         }
@@ -120,7 +120,7 @@ fn nothing_that_anybody_refers_to_is_given_out_and_all_else_comes_back() {
         for pin in std::mem::take(&mut oracle.pins) {
             space.unpin(pin);
         }
-        let epoch = space.epoch();
+        let epoch = space.freeze();
         space.durable_through(epoch);
         let used = oracle.mapped().len() as u64;
         assert_eq!(space.counts(), (60 - used, 60, 0), "seed {seed}");

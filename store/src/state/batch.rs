@@ -1,109 +1,92 @@
 //! One write transaction over the state of any number of groups.
 //!
-//! Owns atomicity: state, page maps, group records and the fate of blocks are committed together or not at all. A
-//! commit here is visible at once and durable with the next checkpoint. Deliberately knows no rule of ordering: those
-//! are the checkpoint's.
+//! Owns atomicity: state, page maps, group records and the fate of blocks are committed together or not at all. What
+//! a batch sets stays with it until its commit, which is visible at once, in memory, and durable with the next
+//! checkpoint. Deliberately knows no rule of ordering: those are the checkpoint's.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes as Content;
 use polyfs_core::ids::{GroupId, Lineage};
-use redb::{Durability, Table, WriteTransaction};
 
-use super::caught::Held;
 use super::db::Inner;
 use super::error::StoreError;
 use super::kv::{RegionKv, Rows};
-use super::record::{
-    self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join, seal, unseal,
-};
+use super::layers::{Groups, Kept, Layers, Node, Pages, State};
+use super::pending::{Tables, Viewed};
+use super::record::{GroupRecord, join};
+use super::shelf::{Sight, Turn};
 use crate::disk::Dir;
 use crate::extent_ref::ExtentRef;
 use crate::extents::{Changes, ChunkPages, PageMap, PageMaps, PageMapsMut};
 
 /// A write transaction; dropped, it never was.
 pub struct StateBatch<'a, D: Dir> {
-    pub(super) inner: &'a Inner<D>,
-    pub(super) txn: Option<Held<WriteTransaction>>,
+    inner: &'a Inner<D>,
+    sight: Sight,
+    own: Tables,
     changes: Changes,
     failed: bool,
+    // Ends after what the batch took was given back.
+    _turn: Turn,
+}
+
+/// Sets a key in a batch's own rows; they have one commit only, which nobody looks at yet.
+fn set<K: Kept>(own: &mut Tables, key: &[u8], value: Option<K::Value>) {
+    K::layer_mut(own).set(key.into(), value, 0, &Viewed::new());
 }
 
 impl<'a, D: Dir> StateBatch<'a, D> {
     pub(super) fn begin(inner: &'a Inner<D>) -> Result<Self, StoreError> {
         inner.poison.check()?;
-        let txn = inner.ask(|| inner.database.begin_write())?;
-        let mut txn = Held::new(txn, &inner.poison);
-        inner.ask(|| txn.set_durability(Durability::None))?;
+        let turn = inner.writing.take();
         Ok(Self {
             inner,
-            txn: Some(txn),
+            sight: inner.shelf().newest(),
+            own: Tables::default(),
             changes: Changes::default(),
             failed: false,
+            _turn: turn,
         })
     }
 
-    fn open(
-        &self,
-        table: redb::TableDefinition<'_, Bytes, Bytes>,
-    ) -> Result<Held<Table<'_, Bytes, Bytes>>, StoreError> {
-        let txn = self
-            .txn
-            .as_ref()
-            .expect("a transaction lives until it is committed");
-        let opened = self.inner.ask(|| txn.open_table(table))?;
-        Ok(Held::new(opened, &self.inner.poison))
+    fn layers(&self) -> Layers<'_, D> {
+        Layers {
+            inner: self.inner,
+            own: Some(&self.own),
+            sight: &self.sight,
+        }
     }
 
-    /// The state and chunks of one lineage. Open it once for as many operations as follow each other.
+    /// The state and chunks of one lineage.
     ///
     /// # Errors
-    /// Failures of the disk.
+    /// None today.
     pub fn lineage(&mut self, lineage: Lineage) -> Result<LineageState<'_, D>, StoreError> {
-        let txn = self
-            .txn
-            .as_ref()
-            .expect("a transaction lives until it is committed");
-        let inner = self.inner;
-        let open = |table| {
-            let opened = inner.ask(|| txn.open_table(table))?;
-            Ok::<_, StoreError>(Held::new(opened, &inner.poison))
-        };
-        let (state, pages) = (open(STATE)?, open(PAGES)?);
-        let (changes, failed) = (&mut self.changes, &mut self.failed);
         Ok(LineageState {
-            inner,
+            inner: self.inner,
+            sight: &self.sight,
             lineage,
-            state,
-            pages,
-            changes,
-            failed,
+            own: &mut self.own,
+            changes: &mut self.changes,
+            failed: &mut self.failed,
         })
     }
 
     /// Sets what is kept of a group; `applied` is the index of the last entry that its state contains now.
     ///
     /// # Errors
-    /// Failures of the disk.
+    /// None today.
     pub fn set_group(
         &mut self,
         group: GroupId,
         applied: u64,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        let value = GroupRecord::seal(group, applied, bytes);
-        self.put(GROUPS, &GroupRecord::key(group), &value)
-    }
-
-    /// The applied index of every group.
-    pub(super) fn applied(&self) -> Result<BTreeMap<GroupId, u64>, StoreError> {
-        let table = self.open(GROUPS)?;
-        let groups = record::groups(self.inner, &*table)?;
-        Ok(groups
-            .into_iter()
-            .map(|(group, record)| (group, record.applied))
-            .collect())
+        let value = GroupRecord::encode(applied, bytes);
+        set::<Groups>(&mut self.own, &GroupRecord::key(group), Some(value.into()));
+        Ok(())
     }
 
     /// What is kept of a group.
@@ -111,27 +94,25 @@ impl<'a, D: Dir> StateBatch<'a, D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_group(&self, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
-        record::group(self.inner, &*self.open(GROUPS)?, group)
+        self.layers().group(group)
     }
 
     /// Forgets a group; its lineage's keys stay until deleted.
     ///
     /// # Errors
-    /// Failures of the disk.
+    /// None today.
     pub fn delete_group(&mut self, group: GroupId) -> Result<(), StoreError> {
-        self.remove(GROUPS, &GroupRecord::key(group))
+        set::<Groups>(&mut self.own, &GroupRecord::key(group), None);
+        Ok(())
     }
 
     /// Sets a record of the node itself.
     ///
     /// # Errors
-    /// Failures of the disk.
+    /// None today.
     pub fn set_node(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put(
-            NODE,
-            name.as_bytes(),
-            &seal(Tag::Node, name.as_bytes(), bytes),
-        )
+        set::<Node>(&mut self.own, name.as_bytes(), Some(bytes.into()));
+        Ok(())
     }
 
     /// A record of the node itself.
@@ -139,15 +120,16 @@ impl<'a, D: Dir> StateBatch<'a, D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(self.inner, &*self.open(NODE)?, Tag::Node, name.as_bytes())
+        self.layers().node(name)
     }
 
     /// Removes a record of the node itself.
     ///
     /// # Errors
-    /// Failures of the disk.
+    /// None today.
     pub fn delete_node(&mut self, name: &str) -> Result<(), StoreError> {
-        self.remove(NODE, name.as_bytes())
+        set::<Node>(&mut self.own, name.as_bytes(), None);
+        Ok(())
     }
 
     /// Deletes up to `limit` keys and page maps of a lineage; true when nothing is left of it (P5: at leisure).
@@ -161,45 +143,29 @@ impl<'a, D: Dir> StateBatch<'a, D> {
         Ok(deleted < left)
     }
 
-    fn put(
-        &mut self,
-        table: redb::TableDefinition<'_, Bytes, Bytes>,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), StoreError> {
-        let mut table = self.open(table)?;
-        self.inner.ask(|| table.insert(key, value).map(drop))
-    }
-
-    fn remove(
-        &mut self,
-        table: redb::TableDefinition<'_, Bytes, Bytes>,
-        key: &[u8],
-    ) -> Result<(), StoreError> {
-        let mut table = self.open(table)?;
-        self.inner.ask(|| table.remove(key).map(drop))
-    }
-
     /// Makes everything visible at once; durable with the next checkpoint.
     ///
     /// # Errors
-    /// `BatchFailed` when an operation of it failed half way; failures of the disk. Nothing of it is visible then.
+    /// `BatchFailed` when an operation of it failed half way; `Poisoned`. Nothing of it is visible then.
     pub fn commit(mut self) -> Result<(), StoreError> {
         self.inner.poison.check()?;
         if self.failed {
             return Err(StoreError::BatchFailed);
         }
-        let txn = self.txn.take().expect("a batch is committed once");
-        self.inner.ask(|| txn.into_inner().commit())?;
+        let (own, changes) = (
+            std::mem::take(&mut self.own),
+            std::mem::take(&mut self.changes),
+        );
+        let mut shelf = self.inner.shelf();
+        shelf.commit(own);
         // Readers that enter from here on see this commit, so what it dropped is retired only now.
-        self.inner.data.commit(std::mem::take(&mut self.changes));
+        self.inner.data.commit(changes);
         Ok(())
     }
 }
 
 impl<D: Dir> Drop for StateBatch<'_, D> {
     fn drop(&mut self) {
-        drop(self.txn.take());
         if std::thread::panicking() {
             return;
         }
@@ -210,106 +176,108 @@ impl<D: Dir> Drop for StateBatch<'_, D> {
 /// The keys and chunks of one lineage inside a batch.
 pub struct LineageState<'b, D: Dir> {
     inner: &'b Inner<D>,
+    sight: &'b Sight,
     lineage: Lineage,
-    state: Held<Table<'b, Bytes, Bytes>>,
-    pages: Held<Table<'b, Bytes, Bytes>>,
+    own: &'b mut Tables,
     changes: &'b mut Changes,
     failed: &'b mut bool,
 }
 
 impl<D: Dir> RegionKv for LineageState<'_, D> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(
-            self.inner,
-            &*self.state,
-            Tag::State,
-            &join(self.lineage, key),
-        )
+        let found = self.layers().get::<State>(&join(self.lineage, key))?;
+        Ok(found.map(|value| value.to_vec()))
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.replace(key, value).map(drop)
+        set::<State>(self.own, &join(self.lineage, key), Some(value.into()));
+        Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        self.remove(key).map(drop)
+        set::<State>(self.own, &join(self.lineage, key), None);
+        Ok(())
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, StoreError> {
-        let range = (self.lineage, from, Some(to));
-        record::scan(self.inner, &*self.state, Tag::State, range, limit)
+        self.layers().scan((self.lineage, from, Some(to)), limit)
     }
 }
 
-/// The page maps of a batch's table.
-struct BatchMaps<'p, 'b, D: Dir> {
+/// The page maps that a batch sees.
+struct BatchMaps<'p, D: Dir> {
     inner: &'p Inner<D>,
+    sight: &'p Sight,
     lineage: Lineage,
-    pages: &'p mut Table<'b, Bytes, Bytes>,
+    own: &'p mut Tables,
 }
 
-impl<D: Dir> PageMaps for BatchMaps<'_, '_, D> {
+impl<D: Dir> PageMaps for BatchMaps<'_, D> {
     fn lineage(&self) -> Lineage {
         self.lineage
     }
 
-    fn load(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError> {
-        record::load_map(self.inner, &*self.pages, self.lineage, key)
+    fn load(&self, key: &[u8]) -> Result<Option<Arc<PageMap>>, StoreError> {
+        let layers = Layers {
+            inner: self.inner,
+            own: Some(self.own),
+            sight: self.sight,
+        };
+        layers.load_map(self.lineage, key)
     }
 }
 
-impl<D: Dir> PageMapsMut for BatchMaps<'_, '_, D> {
-    fn store(&mut self, key: &[u8], map: &PageMap) -> Result<(), StoreError> {
-        let key = join(self.lineage, key);
-        let value = seal(Tag::Pages, &key, &map.encode());
-        let pages = &mut *self.pages;
-        self.inner
-            .ask(|| pages.insert(&key[..], &value[..]).map(drop))
+impl<D: Dir> PageMapsMut for BatchMaps<'_, D> {
+    fn store(&mut self, key: &[u8], map: PageMap) -> Result<(), StoreError> {
+        set::<Pages>(self.own, &join(self.lineage, key), Some(Arc::new(map)));
+        Ok(())
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        let key = join(self.lineage, key);
-        let pages = &mut *self.pages;
-        self.inner.ask(|| pages.remove(&key[..]).map(drop))
+        set::<Pages>(self.own, &join(self.lineage, key), None);
+        Ok(())
     }
 }
 
-impl<'b, D: Dir> LineageState<'b, D> {
-    /// Sets the value of a key; whether it had one before.
-    ///
-    /// # Errors
-    /// Failures of the disk.
-    pub fn replace(&mut self, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
-        let key = join(self.lineage, key);
-        let value = seal(Tag::State, &key, value);
-        let state = &mut self.state;
-        self.inner
-            .ask(|| Ok::<_, redb::StorageError>(state.insert(&key[..], &value[..])?.is_some()))
+impl<D: Dir> LineageState<'_, D> {
+    fn layers(&self) -> Layers<'_, D> {
+        Layers {
+            inner: self.inner,
+            own: Some(self.own),
+            sight: self.sight,
+        }
     }
 
-    /// Removes a key; whether it was there.
+    /// Whether a key is there.
     ///
     /// # Errors
     /// Failures of the disk.
-    pub fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
-        let key = join(self.lineage, key);
-        let state = &mut self.state;
-        self.inner
-            .ask(|| Ok::<_, redb::StorageError>(state.remove(&key[..])?.is_some()))
+    pub fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.layers().has::<State>(&join(self.lineage, key))
+    }
+
+    fn maps(&mut self) -> BatchMaps<'_, D> {
+        BatchMaps {
+            inner: self.inner,
+            sight: self.sight,
+            lineage: self.lineage,
+            own: self.own,
+        }
     }
 
     /// Runs a change of a chunk; one that fails half way fails the batch.
     fn change<T>(
         &mut self,
         change: impl FnOnce(
-            &mut ChunkPages<'_, D, BatchMaps<'_, 'b, D>>,
+            &mut ChunkPages<'_, D, BatchMaps<'_, D>>,
             &mut Changes,
         ) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let maps = BatchMaps {
             inner: self.inner,
+            sight: self.sight,
             lineage: self.lineage,
-            pages: &mut self.pages,
+            own: self.own,
         };
         let mut chunks = ChunkPages {
             files: &*self.inner.data,
@@ -403,14 +371,9 @@ impl<'b, D: Dir> LineageState<'b, D> {
         offset: u64,
         len: usize,
     ) -> Result<Content, StoreError> {
-        let maps = BatchMaps {
-            inner: self.inner,
-            lineage: self.lineage,
-            pages: &mut self.pages,
-        };
         ChunkPages {
             files: &*self.inner.data,
-            maps,
+            maps: self.maps(),
         }
         .read(chunk, offset, len)
     }
@@ -425,7 +388,9 @@ impl<'b, D: Dir> LineageState<'b, D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let keys = record::keys(self.inner, &*self.state, (self.lineage, from, to), limit)?;
+        let keys = self
+            .layers()
+            .keys::<State>((self.lineage, from, to), limit)?;
         for key in &keys {
             self.delete(key)?;
         }
@@ -443,21 +408,20 @@ impl<'b, D: Dir> LineageState<'b, D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let keys = record::keys(self.inner, &*self.pages, (self.lineage, from, to), limit)?;
+        let keys = self
+            .layers()
+            .keys::<Pages>((self.lineage, from, to), limit)?;
         for key in &keys {
             let stored = join(self.lineage, key);
-            let pages = &mut self.pages;
-            let map = self.inner.ask(|| {
-                let removed = pages.remove(&stored[..])?;
-                Ok::<_, redb::StorageError>(removed.and_then(|value| {
-                    let bytes = unseal(Tag::Pages, &stored, value.value()).ok()?;
-                    PageMap::decode(bytes).ok()
-                }))
-            })?;
-            let runs = map
-                .iter()
-                .flat_map(|map| map.pieces().iter().map(|piece| piece.run()));
-            self.changes.dropped.extend(runs);
+            match self.layers().get::<Pages>(&stored) {
+                Ok(map) => {
+                    let runs = map.iter().flat_map(|map| map.runs());
+                    self.changes.dropped.extend(runs);
+                }
+                Err(StoreError::Corrupt { .. } | StoreError::Decode(_)) => {}
+                Err(error) => return Err(error),
+            }
+            set::<Pages>(self.own, &stored, None);
         }
         Ok(keys.len())
     }

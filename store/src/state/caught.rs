@@ -55,6 +55,14 @@ fn words(payload: &(dyn Any + Send)) -> String {
 }
 
 impl Poison {
+    /// Makes a call of the database: its error, or its panic, as ours.
+    pub(super) fn ask<T, E: Into<redb::Error>>(
+        &self,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StoreError> {
+        self.catch(|| call().map_err(|error| self.database(error)))
+    }
+
     /// Runs calls of the database. One that panics poisons the store.
     pub(super) fn catch<T>(
         &self,

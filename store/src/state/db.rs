@@ -4,11 +4,11 @@
 //! that may be written. Deliberately knows no log: its references are handed in.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use polyfs_core::ids::Lineage;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+use redb::{Database, Durability, ReadableTable};
 
 use super::backend::Backend;
 use super::batch::StateBatch;
@@ -17,6 +17,7 @@ use super::checkpoint::CheckpointPlan;
 use super::error::{Poison, StoreError};
 use super::record::{GROUPS, NODE, PAGES, STATE, Tag, corrupt, split, unseal};
 use super::reserve::{Reserve, ReserveConfig, SpaceLevel};
+use super::shelf::{Base, Shelf, Turns};
 use super::view::StateView;
 use crate::disk::{Dir, DiskError, OpenMode};
 use crate::extent_ref::ExtentRef;
@@ -80,6 +81,12 @@ impl<D: Dir> fmt::Debug for StateDb<D> {
 }
 
 pub(super) struct Inner<D: Dir> {
+    // Its tables are dropped before the database they belong to.
+    shelf: Mutex<Shelf>,
+    /// One batch at a time.
+    pub(super) writing: Turns,
+    /// One checkpoint at a time.
+    pub(super) checkpointing: Turns,
     pub(super) database: Held<Database>,
     sealed: Arc<AtomicBool>,
     pub(super) data: Arc<DataFiles<D>>,
@@ -89,7 +96,10 @@ pub(super) struct Inner<D: Dir> {
 
 impl<D: Dir> Drop for Inner<D> {
     fn drop(&mut self) {
-        // Rule 5: the database is dropped after this, and must not write its last commits out then.
+        if cfg!(planted = "redb_durable_behind_our_back") {
+            self.spill();
+        }
+        // Rule 5: the database is dropped after this, and must not write anything out then.
         if !cfg!(planted = "redb_durable_behind_our_back") {
             self.sealed.store(true, Ordering::Release);
         }
@@ -97,13 +107,16 @@ impl<D: Dir> Drop for Inner<D> {
 }
 
 impl<D: Dir> Inner<D> {
+    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().expect("nothing panics under this lock")
+    }
+
     /// Makes a call of the database: its error, or its panic, as ours.
     pub(super) fn ask<T, E: Into<redb::Error>>(
         &self,
         call: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, StoreError> {
-        self.poison
-            .catch(|| call().map_err(|error| self.poison.database(error)))
+        self.poison.ask(call)
     }
 
     /// The same for several calls of which each translates its own errors.
@@ -149,23 +162,23 @@ impl<D: Dir> StateDb<D> {
         );
         let mut builder = redb::Builder::new();
         builder.set_cache_size(config.cache_bytes);
-        let database = poison.catch(|| {
-            builder
-                .create_with_backend(backend)
-                .map_err(|error| poison.database(error))
-        })?;
+        let database = poison.ask(|| builder.create_with_backend(backend))?;
+        let database = Held::new(database, &poison);
+        if new {
+            poison.ask(|| make_tables(&database))?;
+            dir.rename(FILE_NEW, FILE)?;
+            dir.sync()?;
+        }
         let inner = Inner {
-            database: Held::new(database, &poison),
+            shelf: Mutex::new(Shelf::new(Base::open(&database, &poison)?)),
+            writing: Turns::default(),
+            checkpointing: Turns::default(),
+            database,
             sealed,
             data,
             reserve,
             poison,
         };
-        if new {
-            inner.make_tables()?;
-            dir.rename(FILE_NEW, FILE)?;
-            dir.sync()?;
-        }
         let damaged = inner.derive_space()?;
         let pins = inner.data.finish_open(log, !damaged.is_empty())?;
         Ok(Opened {
@@ -177,7 +190,7 @@ impl<D: Dir> StateDb<D> {
         })
     }
 
-    /// Begins the one write transaction there can be; waits for an earlier one to end.
+    /// Begins the one batch there can be; waits for an earlier one to end.
     ///
     /// # Errors
     /// `Poisoned`, failures of the disk.
@@ -194,13 +207,25 @@ impl<D: Dir> StateDb<D> {
         StateView::new(Arc::clone(&self.inner))
     }
 
-    /// Begins a durable commit: data files are synced (rule 2), and nobody else writes until the plan is committed or
-    /// dropped.
+    /// Begins a durable commit of what is committed now; waits for an earlier one to end, and for a batch. Commits go on
+    /// meanwhile.
     ///
     /// # Errors
-    /// `Poisoned`, failures of the disk.
-    pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<'_, D>, StoreError> {
-        CheckpointPlan::prepare(&self.inner)
+    /// `Poisoned`, `CorruptRecord`, failures of the disk.
+    pub fn prepare_checkpoint(&self) -> Result<CheckpointPlan<D>, StoreError> {
+        CheckpointPlan::prepare(Arc::clone(&self.inner))
+    }
+
+    /// About how many bytes of state are in memory alone, since the last checkpoint began.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.inner.shelf().pending_bytes()
+    }
+
+    /// Whether half the room is taken that small overwrites have in memory until a checkpoint writes them.
+    #[must_use]
+    pub fn pages_crowd(&self) -> bool {
+        self.inner.data.fresh_bytes() > self.inner.data.fresh_bytes_max() / 2
     }
 
     /// Why nothing more is to be believed of this store, once a failed write or sync has made that so (P10).
@@ -282,30 +307,22 @@ fn open_file<D: Dir>(dir: &D) -> Result<(D::Disk, bool), DiskError> {
     }
 }
 
-impl<D: Dir> Inner<D> {
-    fn make_tables(&self) -> Result<(), StoreError> {
-        self.ask_all(|| {
-            let mut txn = self
-                .database
-                .begin_write()
-                .map_err(|error| self.failed(error))?;
-            txn.set_durability(Durability::Immediate)
-                .map_err(|error| self.failed(error))?;
-            txn.set_quick_repair(true);
-            for table in [STATE, PAGES, GROUPS, NODE] {
-                txn.open_table(table).map_err(|error| self.failed(error))?;
-            }
-            txn.commit().map_err(|error| self.failed(error))
-        })
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let mut txn = database.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    txn.set_quick_repair(true);
+    for table in [STATE, PAGES, GROUPS, NODE] {
+        txn.open_table(table)?;
     }
+    Ok(txn.commit()?)
+}
 
+impl<D: Dir> Inner<D> {
     /// Marks what the durable page maps refer to; returns the lineages of those that make no sense.
     fn derive_space(&self) -> Result<Vec<Lineage>, StoreError> {
+        let sight = self.shelf().newest();
+        let table = &sight.base.pages;
         let mut damaged = Vec::new();
-        let txn = self.ask(|| self.database.begin_read())?;
-        let txn = Held::new(txn, &self.poison);
-        let table = self.ask(|| txn.open_table(PAGES))?;
-        let table = Held::new(table, &self.poison);
         self.ask_all(|| {
             for row in table.iter().map_err(|error| self.failed(error))? {
                 let (key, value) = row.map_err(|error| self.failed(error))?;
@@ -315,7 +332,7 @@ impl<D: Dir> Inner<D> {
                 let map = unseal(Tag::Pages, key.value(), value.value())
                     .and_then(|bytes| Ok(PageMap::decode(bytes)?));
                 let good = map.is_ok_and(|map| {
-                    let mut runs = map.pieces().iter().map(|piece| piece.run());
+                    let mut runs = map.runs();
                     runs.all(|run| self.data.found_in_page_map(run))
                 });
                 if !good && damaged.last() != Some(&lineage) {

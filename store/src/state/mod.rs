@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   begin ─▶ StateBatch ─ lineage(l) ─▶ LineageState: RegionKv + chunk operations
-//!              │ commit (not durable)
-//!   prepare_checkpoint ─▶ CheckpointPlan ─(caller syncs the log)─▶ commit (durable)
-//!   view ─▶ StateView: the last commit, pinned
+//!              │ commit: pending, in memory
+//!   prepare_checkpoint: freeze ─▶ CheckpointPlan ─(caller syncs the log)─▶ commit: pending ─▶ redb, durable
+//!   view ─▶ StateView: the last commit, pending over redb, pinned
 //! ```
 //! Owns the tables, the checksum of every value, lineages (P5), and rules 2, 4 and 5: what must be on stable storage
-//! before redb becomes durable, and that it never does behind our back. Deliberately knows neither what keys and
-//! records mean nor the log.
+//! before redb becomes durable, and that it never does behind our back. Nothing but a checkpoint writes to redb.
+//! Deliberately knows neither what keys and records mean nor the log.
 
 mod backend;
 mod batch;
@@ -17,8 +17,11 @@ mod checkpoint;
 mod db;
 mod error;
 mod kv;
+mod layers;
+mod pending;
 mod record;
 mod reserve;
+mod shelf;
 mod verify;
 mod view;
 

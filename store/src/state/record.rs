@@ -2,18 +2,16 @@
 //!
 //! Owns the tables' names and both encodings. A value is `CRC32C (4, little endian) | bytes`, the checksum over (table,
 //! key, bytes): redb does not verify what it reads, so a rotten value, or one found under another key, must be seen
-//! here. Deliberately knows no transaction: it reads any table that is handed to it.
+//! here. Deliberately knows no transaction, and reads no table.
 
 use std::ops::Bound;
 
 use polyfs_core::ids::{GroupId, Lineage};
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 
-use super::db::Inner;
 use super::error::StoreError;
-use super::kv::Rows;
-use crate::disk::Dir;
-use crate::extents::{Crc, PageMap};
+use super::layers::Span;
+use crate::extents::Crc;
 
 pub(super) type Bytes = &'static [u8];
 
@@ -93,10 +91,8 @@ pub(super) fn split(stored: &[u8]) -> Option<(Lineage, &[u8])> {
 /// A part of one lineage: its keys from the second up to the third, exclusive; None is the lineage's end.
 pub(super) type LineageRange<'a> = (Lineage, &'a [u8], Option<&'a [u8]>);
 
-type StoredBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
 /// The stored keys of a range; None when it is empty, which redb would take for a mistake.
-fn bounds((lineage, from, to): LineageRange<'_>) -> Option<StoredBounds> {
+pub(super) fn bounds((lineage, from, to): LineageRange<'_>) -> Option<Span> {
     let start = join(lineage, from);
     let end = match (to, lineage.0.checked_add(1)) {
         (Some(to), _) => Bound::Excluded(join(lineage, to)),
@@ -105,122 +101,6 @@ fn bounds((lineage, from, to): LineageRange<'_>) -> Option<StoredBounds> {
     };
     let empty = matches!(&end, Bound::Excluded(end) if *end <= start);
     (!empty).then_some((Bound::Included(start), end))
-}
-
-fn visit<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    range: LineageRange<'_>,
-    limit: usize,
-    mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let Some((start, end)) = bounds(range) else {
-        return Ok(());
-    };
-    let range = (
-        start.as_ref().map(Vec::as_slice),
-        end.as_ref().map(Vec::as_slice),
-    );
-    inner.ask_all(|| {
-        let rows = table
-            .range::<&[u8]>(range)
-            .map_err(|error| inner.failed(error))?;
-        for row in rows.take(limit) {
-            let (key, value) = row.map_err(|error| inner.failed(error))?;
-            each(key.value(), value.value())?;
-        }
-        Ok(())
-    })
-}
-
-/// The value of a stored key.
-pub(super) fn get<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    tag: Tag,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, StoreError> {
-    inner.ask_all(|| {
-        let found = table.get(key).map_err(|error| inner.failed(error))?;
-        found
-            .map(|stored| Ok(unseal(tag, key, stored.value())?.to_vec()))
-            .transpose()
-    })
-}
-
-/// Up to `limit` keys, without their lineage, and values.
-pub(super) fn scan<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    tag: Tag,
-    range: LineageRange<'_>,
-    limit: usize,
-) -> Result<Rows, StoreError> {
-    let mut rows = Vec::new();
-    visit(inner, table, range, limit, |stored, value| {
-        let (_, key) = split(stored).ok_or_else(|| corrupt(tag, stored))?;
-        rows.push((key.to_vec(), unseal(tag, stored, value)?.to_vec()));
-        Ok(())
-    })?;
-    Ok(rows)
-}
-
-/// Up to `limit` keys, without their lineage; values are not looked at.
-pub(super) fn keys<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    range: LineageRange<'_>,
-    limit: usize,
-) -> Result<Vec<Vec<u8>>, StoreError> {
-    let mut keys = Vec::new();
-    visit(inner, table, range, limit, |stored, _| {
-        keys.extend(split(stored).map(|(_, key)| key.to_vec()));
-        Ok(())
-    })?;
-    Ok(keys)
-}
-
-/// The page map of a chunk.
-pub(super) fn load_map<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    lineage: Lineage,
-    key: &[u8],
-) -> Result<Option<PageMap>, StoreError> {
-    let key = join(lineage, key);
-    let found = get(inner, table, Tag::Pages, &key)?;
-    Ok(found.map(|bytes| PageMap::decode(&bytes)).transpose()?)
-}
-
-/// All groups, in order.
-pub(super) fn groups<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-) -> Result<Vec<(GroupId, GroupRecord)>, StoreError> {
-    inner.ask_all(|| {
-        let mut groups = Vec::new();
-        for row in table.iter().map_err(|error| inner.failed(error))? {
-            let (key, value) = row.map_err(|error| inner.failed(error))?;
-            let record = GroupRecord::unseal(key.value(), value.value())?;
-            groups.push((GroupRecord::group(key.value())?, record));
-        }
-        Ok(groups)
-    })
-}
-
-/// What is kept of one group.
-pub(super) fn group<D: Dir>(
-    inner: &Inner<D>,
-    table: &impl ReadableTable<Bytes, Bytes>,
-    group: GroupId,
-) -> Result<Option<GroupRecord>, StoreError> {
-    let key = GroupRecord::key(group);
-    inner.ask_all(|| {
-        let found = table.get(&key[..]).map_err(|error| inner.failed(error))?;
-        found
-            .map(|stored| GroupRecord::unseal(&key, stored.value()))
-            .transpose()
-    })
 }
 
 /// What is kept of a group.
@@ -237,14 +117,15 @@ impl GroupRecord {
         group.0.to_be_bytes()
     }
 
-    pub(super) fn seal(group: GroupId, applied: u64, bytes: &[u8]) -> Vec<u8> {
-        let mut value = applied.to_le_bytes().to_vec();
+    /// What is stored of it, before its checksum.
+    pub(super) fn encode(applied: u64, bytes: &[u8]) -> Vec<u8> {
+        let mut value = Vec::with_capacity(8 + bytes.len());
+        value.extend_from_slice(&applied.to_le_bytes());
         value.extend_from_slice(bytes);
-        seal(Tag::Group, &Self::key(group), &value)
+        value
     }
 
-    pub(super) fn unseal(key: &[u8], stored: &[u8]) -> Result<Self, StoreError> {
-        let value = unseal(Tag::Group, key, stored)?;
+    pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
         let (applied, bytes) = value
             .split_first_chunk::<8>()
             .ok_or_else(|| corrupt(Tag::Group, key))?;

@@ -3,6 +3,8 @@
 mod basics;
 mod corruption;
 mod crash;
+mod merged;
+mod speed;
 mod threads;
 mod toy_log;
 
@@ -21,6 +23,8 @@ const CONFIG: StateConfig = StateConfig {
         step_bytes: 64 << 10,
         direct: true,
         punch_bytes_min: 8 << 10,
+        // Some small overwrites wait in memory, some do not.
+        fresh_bytes_max: 96 << 10,
     },
     reserve: ReserveConfig {
         part: 20,

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Bound;
 use std::sync::Mutex;
 
 use polyfs_core::ids::Lineage;
 use polyfs_core::limits::CHUNK_BYTES;
-use redb::{ReadableTable, StorageBackend};
+use redb::StorageBackend;
 
 use super::caught::{Held, catch};
 use super::db::FILE;
 use super::error::{Poison, StoreError};
-use super::record::{Tag, split, unseal};
+use super::layers::{Node, Pages, State};
+use super::record::{Tag, corrupt, split};
 use super::view::StateView;
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
@@ -221,23 +223,21 @@ impl<D: Dir> StateView<D> {
             }
             Err(other) => Err(other),
         };
-        let failed = |error| self.inner.failed(error);
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let layers = self.layers();
+        layers.visit::<State>(&all, usize::MAX, |key, found| {
+            judge(found.value(key).map(drop))?;
+            Ok(true)
+        })?;
+        layers.visit::<Node>(&all, usize::MAX, |key, found| {
+            judge(found.value(key).map(drop))?;
+            Ok(true)
+        })?;
         let chunk = usize::try_from(CHUNK_BYTES).expect("usize has at least 32 bits");
-        self.inner.ask_all(|| {
-            for (tag, table) in [(Tag::State, &self.state), (Tag::Node, &self.node)] {
-                for row in table.iter().map_err(failed)? {
-                    let (key, value) = row.map_err(failed)?;
-                    judge(unseal(tag, key.value(), value.value()).map(drop))?;
-                }
-            }
-            for row in self.pages.iter().map_err(failed)? {
-                let (key, _) = row.map_err(failed)?;
-                let Some((lineage, chunk_key)) = split(key.value()) else {
-                    return Err(super::record::corrupt(Tag::Pages, key.value()));
-                };
-                judge(self.read_chunk(lineage, chunk_key, 0, chunk).map(drop))?;
-            }
-            Ok(())
+        layers.visit::<Pages>(&all, usize::MAX, |key, _| {
+            let (lineage, chunk_key) = split(key).ok_or_else(|| corrupt(Tag::Pages, key))?;
+            judge(self.read_chunk(lineage, chunk_key, 0, chunk).map(drop))?;
+            Ok(true)
         })?;
         Ok(damaged)
     }

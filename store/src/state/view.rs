@@ -8,48 +8,53 @@ use std::sync::Arc;
 
 use bytes::Bytes as Content;
 use polyfs_core::ids::{GroupId, Lineage};
-use redb::{ReadOnlyTable, ReadableDatabase};
 
-use super::caught::Held;
 use super::db::Inner;
 use super::error::StoreError;
 use super::kv::Rows;
-use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, join, split};
+use super::layers::{Layers, Pages, State};
+use super::record::{GroupRecord, join};
+use super::shelf::Sight;
 use crate::disk::Dir;
 use crate::extents::{ChunkPages, PageMap, PageMaps, ReadGuard};
 
-type Table = Held<ReadOnlyTable<Bytes, Bytes>>;
-
-/// A read-only snapshot of the whole state. Hold it no longer than needed: dropped space waits for it.
+/// A read-only snapshot of the whole state. Hold it no longer than needed: dropped space waits for it, and what it
+/// shows stays in memory or in the database.
 pub struct StateView<D: Dir> {
     // Dropped in this order: the snapshot before the space it refers to.
-    pub(super) state: Table,
-    pub(super) pages: Table,
-    groups: Table,
-    pub(super) node: Table,
+    sight: Sight,
     _guard: ReadGuard,
-    pub(super) inner: Arc<Inner<D>>,
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Dir> Drop for StateView<D> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.inner.shelf().leave(self.sight.at);
+        }
+    }
 }
 
 impl<D: Dir> StateView<D> {
     pub(super) fn new(inner: Arc<Inner<D>>) -> Result<Self, StoreError> {
         inner.poison.check()?;
-        // Entered before the snapshot is taken: what it shows cannot have been reused.
-        let guard = inner.data.enter();
-        let txn = inner.ask(|| inner.database.begin_read())?;
-        let txn = Held::new(txn, &inner.poison);
-        let open = |table| {
-            let opened = inner.ask(|| txn.open_table(table))?;
-            Ok::<Table, StoreError>(Held::new(opened, &inner.poison))
-        };
+        // No commit comes between: what the view shows cannot have been retired before it entered.
+        let mut shelf = inner.shelf();
+        let (guard, sight) = (inner.data.enter(), shelf.enter());
+        drop(shelf);
         Ok(Self {
-            state: open(STATE)?,
-            pages: open(PAGES)?,
-            groups: open(GROUPS)?,
-            node: open(NODE)?,
+            sight,
             _guard: guard,
             inner,
         })
+    }
+
+    pub(super) fn layers(&self) -> Layers<'_, D> {
+        Layers {
+            inner: &self.inner,
+            own: None,
+            sight: &self.sight,
+        }
     }
 
     /// The value of a key.
@@ -57,7 +62,8 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `Corrupt`, failures of the disk.
     pub fn get(&self, lineage: Lineage, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(&self.inner, &*self.state, Tag::State, &join(lineage, key))
+        let found = self.layers().get::<State>(&join(lineage, key))?;
+        Ok(found.map(|value| value.to_vec()))
     }
 
     /// Up to `limit` keys from `from` on and below `to` (None: the lineage's end) with their values, in order. Go on
@@ -72,13 +78,7 @@ impl<D: Dir> StateView<D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Rows, StoreError> {
-        record::scan(
-            &self.inner,
-            &*self.state,
-            Tag::State,
-            (lineage, from, to),
-            limit,
-        )
+        self.layers().scan((lineage, from, to), limit)
     }
 
     /// The lineages that have keys or chunks here.
@@ -86,23 +86,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// Failures of the disk.
     pub fn lineages(&self) -> Result<BTreeSet<Lineage>, StoreError> {
-        let mut all = BTreeSet::new();
-        for table in [&self.state, &self.pages] {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                let start = join(Lineage(from), &[]);
-                let found = self.inner.ask(|| {
-                    let Some(row) = table.range(&start[..]..)?.next() else {
-                        return Ok::<_, redb::StorageError>(None);
-                    };
-                    let (key, _) = row?;
-                    Ok(split(key.value()).map(|(lineage, _)| lineage))
-                })?;
-                all.extend(found);
-                next = found.and_then(|lineage| lineage.0.checked_add(1));
-            }
-        }
-        Ok(all)
+        self.layers().lineages()
     }
 
     /// Up to `limit` keys of chunks from `from` on and below `to` (None: the lineage's end).
@@ -116,15 +100,19 @@ impl<D: Dir> StateView<D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
-        record::keys(&self.inner, &*self.pages, (lineage, from, to), limit)
+        self.layers().keys::<Pages>((lineage, from, to), limit)
     }
 
     /// The page map of a chunk: which of its pages were ever written.
     ///
     /// # Errors
     /// `Corrupt`, failures of the disk.
-    pub fn chunk_map(&self, lineage: Lineage, chunk: &[u8]) -> Result<Option<PageMap>, StoreError> {
-        record::load_map(&self.inner, &*self.pages, lineage, chunk)
+    pub fn chunk_map(
+        &self,
+        lineage: Lineage,
+        chunk: &[u8],
+    ) -> Result<Option<Arc<PageMap>>, StoreError> {
+        self.layers().load_map(lineage, chunk)
     }
 
     /// Bytes of a chunk, zeros where nothing was written.
@@ -157,7 +145,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_group(&self, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
-        record::group(&self.inner, &*self.groups, group)
+        self.layers().group(group)
     }
 
     /// All groups, in order.
@@ -165,7 +153,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn groups(&self) -> Result<Vec<(GroupId, GroupRecord)>, StoreError> {
-        record::groups(&self.inner, &*self.groups)
+        self.layers().groups()
     }
 
     /// A record of the node itself.
@@ -173,7 +161,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(&self.inner, &*self.node, Tag::Node, name.as_bytes())
+        self.layers().node(name)
     }
 }
 
@@ -187,7 +175,7 @@ impl<D: Dir> PageMaps for ViewMaps<'_, D> {
         self.lineage
     }
 
-    fn load(&self, key: &[u8]) -> Result<Option<PageMap>, StoreError> {
+    fn load(&self, key: &[u8]) -> Result<Option<Arc<PageMap>>, StoreError> {
         self.view.chunk_map(self.lineage, key)
     }
 }

@@ -52,7 +52,6 @@ fn a_batch_sees_its_own_writes_and_others_see_them_after_the_commit() {
         &state.read_chunk(b"chunk", 3, 9).unwrap()[..],
         b"\0\0bytes\0\0"
     );
-    drop(state);
     assert_eq!(
         batch.lineage(TWO).unwrap().get(b"a").unwrap(),
         None,
@@ -112,7 +111,6 @@ fn a_payload_is_mapped_where_it_lies_and_its_space_goes_with_the_last_who_holds_
             .unwrap(),
         bytes
     );
-    drop(state);
     batch.commit().unwrap();
     assert_eq!(
         db.data().usage().used,
@@ -173,6 +171,80 @@ fn dropped_space_waits_for_a_durable_commit() {
 }
 
 #[test]
+fn small_overwrites_reach_the_disk_with_the_checkpoint_and_the_last_of_a_page_alone() {
+    let (dir, db) = fresh();
+    put(&db, ONE, b"chunk", 0, &[b'a'; 4096]);
+    checkpoint(&db);
+    let before = dir.operations();
+    for letter in b'b'..=b'e' {
+        put(&db, ONE, b"chunk", 0, &[letter; 4096]);
+    }
+    let view = db.view().unwrap();
+    put(&db, ONE, b"chunk", 0, &[b'f'; 4096]);
+    assert_eq!(
+        dir.operations(),
+        before,
+        "a commit asks nothing of the disk"
+    );
+    let shown = |view: &crate::state::StateView<MemoryDir>| {
+        view.read_chunk(ONE, b"chunk", 0, 4096).unwrap()
+    };
+    assert_eq!(shown(&view)[..], [b'e'; 4096]);
+    checkpoint(&db);
+    assert_eq!(shown(&view)[..], [b'e'; 4096], "in memory still");
+    let image = dir.image("data-0000");
+    let on_disk = |letter: u8| image.chunks(4096).any(|page| page == [letter; 4096]);
+    let letters: Vec<u8> = (b'a'..=b'f').filter(|letter| on_disk(*letter)).collect();
+    assert_eq!(letters, b"af");
+    drop((view, db));
+    let db = open(&dir.restart(1), &[]).unwrap().db;
+    assert_eq!(shown(&db.view().unwrap())[..], [b'f'; 4096]);
+}
+
+#[test]
+fn what_lies_in_a_hole_is_written_at_once() {
+    let (dir, db) = fresh();
+    put(&db, ONE, b"chunk", 0, &[1; 4096]);
+    // The rest of the file, so that all that is free later was in use before.
+    put(&db, TWO, b"chunk", 0, &[9; 15 * 4096]);
+    let mut batch = db.begin().unwrap();
+    assert!(batch.delete_lineage(TWO, 9).unwrap());
+    batch.commit().unwrap();
+    checkpoint(&db);
+    assert_eq!(db.data().punch_free(u64::MAX).unwrap(), 15 * 4096);
+    let holes = db.data().usage().holes;
+    let before = dir.operations();
+    put(&db, ONE, b"chunk", 0, &[2; 4096]);
+    assert_eq!(dir.operations(), before + 1);
+    assert_eq!(db.data().usage().holes, holes - 4096);
+    checkpoint(&db);
+    put(&db, ONE, b"chunk", 0, &[3; 4096]);
+    assert_eq!(db.data().usage().used, 2 * 4096);
+    let read = db.view().unwrap().read_chunk(ONE, b"chunk", 0, 4096);
+    assert_eq!(read.unwrap()[..], [3; 4096]);
+}
+
+#[test]
+fn a_refused_checkpoint_keeps_everything_for_the_next() {
+    let (dir, db) = fresh();
+    put(&db, ONE, b"a", 0, b"one");
+    let plan = db.prepare_checkpoint().unwrap();
+    put(&db, ONE, b"a", 1, b"two");
+    put(&db, ONE, b"b", 0, b"two");
+    drop(plan);
+    let view = db.view().unwrap();
+    assert_eq!(&view.read_chunk(ONE, b"a", 0, 5).unwrap()[..], b"otwo\0");
+    drop(view);
+    checkpoint(&db);
+    drop(db);
+    let db = open(&dir.restart(1), &[]).unwrap().db;
+    let view = db.view().unwrap();
+    assert_eq!(&view.read_chunk(ONE, b"a", 0, 5).unwrap()[..], b"otwo\0");
+    assert_eq!(&view.read_chunk(ONE, b"b", 0, 3).unwrap()[..], b"two");
+    assert_eq!(db.data().usage().used, 2 * 4096);
+}
+
+#[test]
 fn zeros_give_whole_pages_back_and_a_fragmented_chunk_becomes_one_piece() {
     let (_dir, db) = fresh();
     for page in (0..8).rev() {
@@ -191,7 +263,6 @@ fn zeros_give_whole_pages_back_and_a_fragmented_chunk_becomes_one_piece() {
     assert!(state.rewrite_when_fragmented(b"chunk", 2).unwrap());
     assert!(!state.rewrite_when_fragmented(b"chunk", 2).unwrap());
     let found = state.read_chunk(b"chunk", 0, 8 * 4096).unwrap();
-    drop(state);
     batch.commit().unwrap();
     let mut expected: Vec<u8> = (1..=8).flat_map(|page| [page; 4096]).collect();
     expected[4196..4196 + 8192].fill(0);
@@ -217,7 +288,6 @@ fn a_lineage_is_deleted_in_bounded_steps_and_alone() {
             state.put(&[key], b"value").unwrap();
             state.write_small(&[key], 0, b"content").unwrap();
         }
-        drop(state);
         batch.commit().unwrap();
     }
     let mut batch = db.begin().unwrap();
@@ -274,7 +344,7 @@ fn a_checkpoint_ahead_of_a_log_is_refused_and_harmless() {
     batch.set_group(GroupId(2), 8, b"").unwrap();
     batch.commit().unwrap();
     let plan = db.prepare_checkpoint().unwrap();
-    assert_eq!(plan.groups()[&GroupId(2)], 8);
+    assert_eq!(plan.groups()[&GroupId(2)].applied, 8);
     let refused = StoreError::CheckpointAheadOfLog {
         group: GroupId(2),
         applied: 8,
@@ -397,7 +467,6 @@ fn a_full_disk_says_so_and_can_still_be_emptied() {
         let mut batch = db.begin().unwrap();
         let mut state = batch.lineage(ONE).unwrap();
         let written = state.write_small(&chunks.to_be_bytes(), 0, &[1; 60_000]);
-        drop(state);
         match written {
             Ok(()) => batch.commit().unwrap(),
             Err(error) => {
@@ -434,7 +503,6 @@ fn a_full_disk_says_so_and_can_still_be_emptied() {
     for key in 0..1500_u32 {
         state.put(&key.to_be_bytes(), &[3; 1000]).unwrap();
     }
-    drop(state);
     batch.commit().unwrap();
     checkpoint(&db);
     let mut batch = db.begin().unwrap();

@@ -21,7 +21,6 @@ fn stored() -> MemoryDir {
             .unwrap();
     }
     state.put(b"state key", &[b'V'; 300]).unwrap();
-    drop(state);
     batch.set_group(GroupId(1), 3, &[b'G'; 200]).unwrap();
     batch.commit().unwrap();
     checkpoint(&db);
@@ -69,7 +68,6 @@ fn any_rotten_byte_of_a_page_is_reported() {
             matches!(merged, Err(StoreError::Corrupt { .. })),
             "nor merged into a new page"
         );
-        drop(state);
         assert_eq!(batch.commit(), Err(StoreError::BatchFailed));
     }
 }

@@ -444,7 +444,6 @@ impl Life {
                     .map_err(power)?;
                 let chunk = u8::try_from(world.dice.below(CHUNKS)).unwrap();
                 state.rewrite_when_fragmented(&[chunk], 2).map_err(power)?;
-                drop(state);
                 batch.commit().map_err(power)?;
             }
             3 => self.compare("now")?,

@@ -22,7 +22,7 @@ fn everything_can_be_handed_to_another_thread() {
     shared::<LogPins>();
     shared::<Written>();
     movable::<StateBatch<'_, MemoryDir>>();
-    movable::<CheckpointPlan<'_, MemoryDir>>();
+    movable::<CheckpointPlan<MemoryDir>>();
 }
 
 /// A writer fills a chunk with one byte at a time while others read, log extents and checkpoint: a reader only ever
