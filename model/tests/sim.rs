@@ -150,7 +150,9 @@ fn tell(world: &World) {
 }
 
 /// What each part of the usual range must have exercised.
-const CALM_MARKS: [&str; 10] = [
+const CALM_MARKS: [&str; 12] = [
+    "view granted",
+    "answered from a view",
     "inline to chunks",
     "cut carried out",
     "truncated",
@@ -163,7 +165,10 @@ const CALM_MARKS: [&str; 10] = [
     "lock in the way",
 ];
 /// The same, where mounts meet.
-const CROWDED_MARKS: [&str; 10] = [
+const CROWDED_MARKS: [&str; 13] = [
+    "view recalled",
+    "view forgotten",
+    "change waited for a view",
     "flush recalled",
     "flush answered",
     "lease recalled to be shared",
@@ -177,7 +182,10 @@ const CROWDED_MARKS: [&str; 10] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 8] = [
+const ROUGH_MARKS: [&str; 11] = [
+    "recall of a view lost",
+    "change waited for assertions",
+    "change waited for a term",
     "request late",
     "mount died after fsync",
     "mount paused",

@@ -23,7 +23,7 @@ use crate::request::{
 use crate::time::Instant;
 
 /// Until when what was confirmed by an answer to a question sent then may be used.
-pub(super) fn term_end(sent: Instant) -> Instant {
+pub(in super::super) fn term_end(sent: Instant) -> Instant {
     sent + (LEASE_TERM - LEASE_TERM * CLOCK_DRIFT_PPM / 1_000_000)
 }
 
@@ -79,7 +79,11 @@ impl Client {
                 }
                 self.pump(ino);
             }
-            Answer::Meta(Ok(_)) | Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_) => {
+            Answer::Meta(Ok(_))
+            | Answer::Data(_)
+            | Answer::Txn(_)
+            | Answer::Refused(_)
+            | Answer::Viewed(..) => {
                 self.not_acquired(ino, FsError::Io);
             }
             Answer::Meta(Err(error)) => {
@@ -245,7 +249,7 @@ impl Client {
     }
 
     /// Tells the leader about a lease.
-    pub(super) fn lease_done(&mut self, done: LeaseDone) {
+    pub(in super::super) fn lease_done(&mut self, done: LeaseDone) {
         self.ask(Owner::Nobody, RequestBody::LeaseDone(done), Bytes::new());
     }
 
@@ -253,6 +257,9 @@ impl Client {
     pub(in super::super) fn recalled(&mut self, node: NodeId, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
         let now = self.now.mono;
+        if recall.want == RecallKind::View {
+            return self.view_recalled(recall.group, ino, serial);
+        }
         // Its successor knows, or will know, what is held here, and recalls it anew.
         if self.files.leaders.is_deposed(recall.group, serial.term) {
             return;
@@ -363,6 +370,7 @@ impl Client {
             return self.lease_done(LeaseDone::Released(ino, recall.serial));
         }
         let done = match recall.want {
+            RecallKind::View => panic!("no content lease is concerned when a view is recalled"),
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);
                 if file.back.committed < recall.target {

@@ -19,7 +19,8 @@ use crate::region::command::{Applied, CommandBody};
 use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
-    Answer, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
+    Answer, Aside, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal,
+    RequestBody,
 };
 use crate::time::{Instant, Now};
 
@@ -154,6 +155,10 @@ impl Leader {
         if self.leases.taking_over.contains(&(ino, session)) {
             return Ok(None);
         }
+        let holds = self.leases.table.holds(ino, session, kind);
+        if !holds && self.is_viewed(now, ino, session, kind) {
+            return Ok(None);
+        }
         let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
@@ -204,6 +209,7 @@ impl Leader {
         if let Some((_, former)) = former.and_then(|former| self.leases.waiting.remove(&former)) {
             self.refuse(former.asker, Refusal::Busy);
         }
+        self.clear_views(now, ino);
         Ok(Wish::Waits)
     }
 
@@ -246,10 +252,16 @@ impl Leader {
         waiters.extend(query);
         if begins {
             let dead = SessionId::CLUSTER;
-            let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
-            let command = self.own_command(now, None, body);
-            self.propose(Job::Settle { ino }, command, Bytes::new());
+            self.propose_takeover(now, Job::Settle { ino }, ino, dead);
         }
+    }
+
+    /// A takeover is a change: it may cut what lies beyond the end.
+    fn propose_takeover(&mut self, now: Now, job: Job, ino: Ino, dead: SessionId) {
+        let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
+        let command = self.own_command(now, None, body);
+        let change = (command, Bytes::new());
+        self.propose_change(now, job, change, alloc::vec![ino], &Aside::default());
     }
 
     pub(super) fn settled(&mut self, ino: Ino) {
@@ -266,9 +278,18 @@ impl Leader {
     }
 
     pub(super) fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
-        let waiters = self.leases.admitting.entry(session).or_default();
-        waiters.push(query);
-        if waiters.len() == 1 {
+        self.begin_admission(now, session);
+        self.leases
+            .admitting
+            .entry(session)
+            .or_default()
+            .push(query);
+    }
+
+    /// Sees to it that a session is among those that the next leader waits for.
+    pub(super) fn begin_admission(&mut self, now: Now, session: SessionId) {
+        if !self.leases.admitting.contains_key(&session) {
+            self.leases.admitting.insert(session, Vec::new());
             let body = CommandBody::Meta(MetaOp::AdmitSession { session });
             let command = self.own_command(now, None, body);
             self.propose(Job::Admit { session }, command, Bytes::new());
@@ -297,9 +318,10 @@ impl Leader {
 
     /// A mount reports of a lease.
     pub(super) fn lease_done(&mut self, now: Now, session: SessionId, done: LeaseDone) {
-        let (LeaseDone::Released(ino, serial)
-        | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial, _)) = done;
+        let (ino, serial) = (done.ino(), done.serial());
+        if matches!(done, LeaseDone::Forgot(..)) {
+            return self.forgot(now, (ino, session), serial);
+        }
         if !self.leases.table.is_current(ino, session, serial) {
             return;
         }
@@ -307,6 +329,7 @@ impl Leader {
             LeaseDone::Released(..) => self.gave_back(now, ino, session, None),
             LeaseDone::Downgraded(..) => self.gave_back(now, ino, session, Some(LeaseKind::Shared)),
             LeaseDone::Flushed(_, _, round) => self.flushed(ino, session, round),
+            LeaseDone::Forgot(..) => {}
         }
     }
 
@@ -324,11 +347,30 @@ impl Leader {
 
     /// Lets those whose turn has come go on. They hold the lease already; running their query again after a fresh
     /// read index confirms that this leader still leads when it says so.
-    fn next_turns(&mut self, now: Now, ino: Ino) {
-        let (turns, recalls) = self.leases.table.turns(ino, now.mono + LEASE_TERM);
+    pub(super) fn next_turns(&mut self, now: Now, ino: Ino) {
+        let views = &self.views;
+        let viewed = |session, kind| {
+            kind == LeaseKind::Exclusive && views.seen_elsewhere(now.mono, ino, session)
+        };
+        let until = now.mono + LEASE_TERM;
+        let (turns, recalls) = self.leases.table.turns(ino, until, viewed);
         self.send_recalls(recalls);
         for ticket in turns {
             self.run_again(ticket);
+        }
+        self.clear_views(now, ino);
+    }
+
+    /// Whether somebody else may show attributes that a lease of this kind would let its holder change.
+    fn is_viewed(&self, now: Now, ino: Ino, session: SessionId, kind: LeaseKind) -> bool {
+        kind == LeaseKind::Exclusive && self.views.seen_elsewhere(now.mono, ino, session)
+    }
+
+    /// Recalls the views in the way of who waits first for a lease. When the last is gone it is its turn.
+    fn clear_views(&mut self, now: Now, ino: Ino) {
+        if let Some((session, LeaseKind::Exclusive)) = self.leases.table.first_waiting(ino) {
+            let recalls = self.views.recall_others(now.mono, ino, session);
+            self.send_view_recalls(recalls);
         }
     }
 
@@ -367,16 +409,14 @@ impl Leader {
             .is_some_and(|until| until <= now.mono)
         {
             self.leases.inherited_until = None;
-            self.all_wait_again();
+            self.all_wait_again(now);
         }
         if now.mono < self.leases.takeovers_at {
             return;
         }
         for (ino, dead) in self.leases.table.overdue(now.mono) {
             if self.leases.taking_over.insert((ino, dead)) {
-                let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
-                let command = self.own_command(now, None, body);
-                self.propose(Job::Takeover { ino, dead }, command, Bytes::new());
+                self.propose_takeover(now, Job::Takeover { ino, dead }, ino, dead);
             }
         }
     }
@@ -395,8 +435,11 @@ impl Leader {
                     self.answer(query.asker, Answer::Refused(Refusal::SessionEnded));
                 }
             }
+            self.next_turns(now, ino);
         }
         self.leases.table.condemn(session);
+        self.views.end(session);
+        self.expire_views(now);
         self.take_over_the_dead(now);
     }
 }

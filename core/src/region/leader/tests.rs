@@ -15,7 +15,7 @@ use crate::region::command::{Command, CommandBody, Descriptor};
 use crate::region::key;
 use crate::region::mem::MemKv;
 use crate::request::{
-    Answer, Header, LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    Answer, Aside, Header, LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
     SlotUse, Space,
 };
 use crate::time::{Instant, Now, Timestamp};
@@ -159,6 +159,7 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
         renewal: Renewal(0),
         slot: None,
         time: Timestamp::default(),
+        unseen: Vec::new(),
         body: CommandBody::Meta(body),
     };
     let end = own(MetaOp::EndSession { session: dead });
@@ -177,6 +178,7 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
         renewal: Renewal(1),
         slot: None,
         seen: Timestamp::default(),
+        aside: Aside::default(),
     };
     let request = Request {
         header,
