@@ -189,7 +189,13 @@ impl Client {
     /// Asks the region, unless what this mount was shown before is the answer.
     fn ask_for_task(&mut self, id: TaskId, body: RequestBody) {
         match self.answer_from_views(&body) {
-            Some(answer) => self.task_answer(id, answer, None),
+            Some(answer) => {
+                // As from any answer, or a machine that waits to know would ask again.
+                if let Answer::Meta(Ok(reply)) = &answer {
+                    self.caches.learn_reply(reply);
+                }
+                self.task_answer(id, answer, None);
+            }
             None => self.ask(Owner::Task(id), body, Bytes::new()),
         }
     }
