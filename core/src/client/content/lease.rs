@@ -282,11 +282,16 @@ impl Client {
             return self.recalled_unheld(recall);
         };
         let file = self.file(ino);
-        // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours.
-        if held.serial < serial && recall.want != RecallKind::Flush {
-            file.lease.revoked = file.lease.revoked.max(serial);
+        // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours. A
+        // flush leaves it to come: a recall of it may follow before it does.
+        if recall.want == RecallKind::Flush {
+            file.lease.held = Some(held);
+        } else {
+            if held.serial < serial {
+                file.lease.revoked = file.lease.revoked.max(serial);
+            }
+            file.lease.held = Some(Held { serial, ..held });
         }
-        file.lease.held = Some(Held { serial, ..held });
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
