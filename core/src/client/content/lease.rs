@@ -146,15 +146,11 @@ impl Client {
             size = size.max(file.content.size);
             mtime = mtime.max(file.content.mtime);
         }
-        let mut map = ChunkMap::default();
-        for run in &grant.map {
-            map.set(*run);
-        }
         file.content = Content {
             attr: Some(grant.attr),
             number: grant.content,
             inline: grant.inline,
-            map,
+            map: ChunkMap::of(&grant.map),
             cut: grant.cut,
             size,
             mtime,
@@ -182,14 +178,24 @@ impl Client {
                 until: held.until.max(term_end(route.sent)),
             };
         }
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
         let known = file.content.attr.as_ref().map(|attr| attr.change);
         if known < Some(grant.attr.change) {
             file.content.attr = Some(grant.attr.clone());
         } else if let Some(attr) = &mut file.content.attr {
-            // Who shared the lease may have been shut out meanwhile: that changes nothing but the fence.
             attr.fence = attr.fence.max(grant.attr.fence);
         }
+        // Who shared the lease has been shut out meanwhile: names beyond the end are gone, a cut is noted.
+        let others = fence < Some(grant.attr.fence) && file.job.is_none() && !file.lease.mapping;
+        if others {
+            file.content.map = ChunkMap::of(&grant.map);
+            file.content.cut = grant.cut;
+            file.lease.mapping = !grant.map_complete;
+        }
         self.overtake_recall(ino, grant.serial);
+        if others && !grant.map_complete {
+            self.ask_map(ino);
+        }
         self.drive_leases();
     }
 
