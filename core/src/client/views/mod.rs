@@ -158,12 +158,12 @@ impl Views {
     pub(super) fn led(&mut self, by: Leadership) {
         let standing = self.standing(by);
         if standing.term < by.term {
-            let kept = cfg!(planted = "view_kept_by_assertion");
-            let age = standing.age + u64::from(!kept);
-            *standing = Standing {
-                until: if kept { standing.until } else { Instant(0) },
-                ..Standing::new(by.term, age)
-            };
+            let age = standing.age + 1;
+            if cfg!(planted = "view_kept_by_assertion") {
+                (standing.term, standing.floor) = (by.term, 0);
+            } else {
+                *standing = Standing::new(by.term, age);
+            }
         }
     }
 

@@ -1,17 +1,25 @@
 //! What a mount may show again, step by step.
 
 use alloc::vec;
+use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
 
 use super::{Views, What};
-use crate::attr::{Attr, FileKind};
-use crate::client::port::MessageId;
+use crate::attr::{Attr, FileKind, NewInode};
+use crate::client::port::{
+    CallId, Input, MasterReply, MasterRequest, MessageId, Output, RegionLine, ReplicaPlace,
+};
 use crate::client::questions::Route;
-use crate::ids::{Epoch, Fence, GroupId, NodeId, VolumeId};
+use crate::client::{Client, ClientConfig};
+use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId, VolumeId};
 use crate::place::{Ino, Place, Places, Salt};
-use crate::request::{self, Leadership, LeaseSerial, NameView};
-use crate::time::{Instant, Timestamp};
+use crate::request::{
+    self, Answer, Leadership, LeaseSerial, MetaOp, MetaReply, NameView, Refusal, Request,
+    RequestBody, Space,
+};
+use crate::time::{Instant, Now, Timestamp};
+use crate::vfs::Call;
 
 const GROUP: GroupId = GroupId(3);
 
@@ -171,4 +179,136 @@ fn a_later_epoch_ends_all_views_of_the_region() {
     assert_eq!(mode(&views, at(2)), None);
     views.granted(&route(2, at(1)), grant(4, 2, 7), at(3));
     assert_eq!(mode(&views, at(3)), None, "that was of the earlier epoch");
+}
+
+/// What a mount sends, with the master's and the regions' part played by hand.
+struct Mount {
+    client: Client,
+    now: Instant,
+    sent: Vec<(MessageId, Request)>,
+}
+
+impl Mount {
+    fn new() -> Self {
+        let config = ClientConfig {
+            volume: "v".into(),
+            read_only: false,
+            write_back_bytes_max: 1 << 20,
+        };
+        let mut mount = Self {
+            client: Client::new(config, 1, Now::default()),
+            now: at(0),
+            sent: Vec::new(),
+        };
+        mount.drain();
+        mount
+    }
+
+    fn give(&mut self, input: Input) {
+        let mono = self.now;
+        let wall = Timestamp::default();
+        self.client.handle_input(Now { mono, wall }, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let mut replies = Vec::new();
+        while let Some(output) = self.client.poll_output() {
+            match output {
+                Output::Send {
+                    message, request, ..
+                } => self.sent.push((message, request)),
+                Output::SendMaster { message, request } => {
+                    let reply = match request {
+                        MasterRequest::OpenSession { .. } => MasterReply::Opened {
+                            session: SessionId(1),
+                            renewal: Renewal(1),
+                            root: dir(),
+                        },
+                        MasterRequest::Map => MasterReply::Map(vec![line()]),
+                        _ => MasterReply::Renewed(Renewal(1)),
+                    };
+                    replies.push(Input::MasterAnswer { message, reply });
+                }
+                _ => {}
+            }
+        }
+        for reply in replies {
+            self.give(reply);
+        }
+    }
+
+    /// Answers the latest request that was sent.
+    fn answer(&mut self, answer: Answer) {
+        let (message, _) = self.sent.last().expect("something was asked");
+        let message = *message;
+        let payload = Bytes::new();
+        self.give(Input::Answer {
+            message,
+            answer,
+            payload,
+        });
+    }
+
+    fn make(&mut self, name: &[u8]) {
+        let new = NewInode {
+            kind: FileKind::Symlink,
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Bytes::new(),
+        };
+        let call = Call::Make {
+            dir: dir(),
+            name: name.to_vec(),
+            new,
+        };
+        let id = CallId(self.sent.len() as u64);
+        self.give(Input::Call { id, call });
+    }
+}
+
+fn line() -> RegionLine {
+    RegionLine {
+        group: GROUP,
+        space: Space::Meta,
+        places: Places::ALL,
+        epoch: Epoch(1),
+        replicas: vec![ReplicaPlace {
+            replica: ReplicaId(1),
+            node: NodeId(1),
+        }],
+        leader: Some(NodeId(1)),
+    }
+}
+
+/// P8: a change whose end is not known may come later: from then on its sender is one of those who must forget first.
+#[test]
+fn a_change_that_was_given_up_raises_the_generation() {
+    let mut mount = Mount::new();
+    mount.make(b"n");
+    let salt = Answer::Meta(Ok(MetaReply::Inode {
+        attr: attr(7),
+        grant: None,
+    }));
+    mount.answer(salt);
+    let (_, asked) = mount.sent.last().expect("it is made");
+    assert!(matches!(
+        asked.body,
+        RequestBody::MetaOp(MetaOp::Make { .. })
+    ));
+    assert_eq!(asked.header.aside.generation, 1);
+    assert_eq!(asked.header.aside.inos, [dir()]);
+    // A refusal of the only copy that was sent leaves nothing behind.
+    mount.answer(Answer::Refused(Refusal::Changed));
+    let (_, asked) = mount.sent.last().expect("it is tried again");
+    assert_eq!(asked.header.aside.generation, 1);
+    for seconds in 1..=40 {
+        mount.now = at(seconds * 1000);
+        mount.give(Input::Tick);
+    }
+    mount.make(b"m");
+    let (_, asked) = mount.sent.last().expect("the next is asked for");
+    assert_eq!(asked.header.aside.generation, 2);
 }
