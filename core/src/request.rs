@@ -553,7 +553,7 @@ pub enum Answer {
     /// Nothing was done: do what the refusal says.
     Refused(Refusal),
     /// One of the others, with views that hold from now on.
-    Viewed(Box<Answer>, Views),
+    Viewed(Box<Self>, Views),
 }
 
 /// What a meta region answers to a query or operation that succeeded.

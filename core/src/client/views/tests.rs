@@ -226,11 +226,21 @@ impl Mount {
                             root: dir(),
                         },
                         MasterRequest::Map => MasterReply::Map(vec![line()]),
-                        _ => MasterReply::Renewed(Renewal(1)),
+                        MasterRequest::Renew { .. }
+                        | MasterRequest::CloseSession { .. }
+                        | MasterRequest::Stats
+                        | MasterRequest::Status
+                        | MasterRequest::Join(_) => MasterReply::Renewed(Renewal(1)),
                     };
                     replies.push(Input::MasterAnswer { message, reply });
                 }
-                _ => {}
+                Output::Reply { .. }
+                | Output::RenewLeases { .. }
+                | Output::Invalidate { .. }
+                | Output::Lost { .. }
+                | Output::Mounted { .. }
+                | Output::Refused { .. }
+                | Output::Gone => {}
             }
         }
         for reply in replies {

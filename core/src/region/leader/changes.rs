@@ -41,6 +41,9 @@ impl Leader {
         mut inos: Vec<Ino>,
         aside: &Aside,
     ) {
+        if inos.is_empty() {
+            return self.propose(job, command, payload);
+        }
         inos.sort_unstable();
         inos.dedup();
         let token = self.begin(job);
@@ -50,7 +53,7 @@ impl Leader {
         };
         let (recalled, recalls) = self.views.bar(now.mono, token, &inos, by);
         self.send_view_recalls(recalls);
-        let inherits = !inos.is_empty() && self.leases.views_inherited();
+        let inherits = self.leases.views_inherited();
         command.unseen = inos;
         let change = Change {
             command,

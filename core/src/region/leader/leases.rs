@@ -3,6 +3,7 @@
 //! Owns what surrounds the lease table: which sessions may hold leases at all (replicated), and the entries that shut a
 //! dead holder out. Who conflicts with whom is the table's business, what came before this leadership `inherit`'s.
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -288,8 +289,8 @@ impl Leader {
 
     /// Sees to it that a session is among those that the next leader waits for.
     pub(super) fn begin_admission(&mut self, now: Now, session: SessionId) {
-        if !self.leases.admitting.contains_key(&session) {
-            self.leases.admitting.insert(session, Vec::new());
+        if let Entry::Vacant(unasked) = self.leases.admitting.entry(session) {
+            unasked.insert(Vec::new());
             let body = CommandBody::Meta(MetaOp::AdmitSession { session });
             let command = self.own_command(now, None, body);
             self.propose(Job::Admit { session }, command, Bytes::new());
