@@ -134,6 +134,13 @@ impl LeaseTable {
         *term = (*term).max(until);
     }
 
+    /// Nobody's leases run out before `until`.
+    pub(super) fn all_alive(&mut self, until: Instant) {
+        for term in self.terms.values_mut() {
+            *term = (*term).max(until);
+        }
+    }
+
     /// Takes the lease if nobody holds or awaits one in conflict; what is then held.
     pub(super) fn try_take(
         &mut self,

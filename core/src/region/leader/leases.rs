@@ -14,7 +14,7 @@ use super::port::{Asker, Output};
 use super::queries::Query;
 use super::{Job, Leader};
 use crate::ids::SessionId;
-use crate::limits::{LEASE_TERM, RAFT_HEARTBEAT};
+use crate::limits::{LEASE_RENEWAL, LEASE_TERM, RAFT_HEARTBEAT};
 use crate::place::Ino;
 use crate::region::command::{Applied, CommandBody};
 use crate::region::inode;
@@ -28,6 +28,9 @@ use crate::time::{Instant, Now};
 /// A takeover that could not be ordered is tried again after this: a leader past openraft's lease is refused at once, for
 /// as long as it is cut off.
 const TAKEOVER_PAUSE: Duration = RAFT_HEARTBEAT;
+
+/// A leader that was not confirmed for so long, by whoever asks or renews, may have been cut off from everybody.
+const GAP_MAX: Duration = LEASE_RENEWAL.saturating_mul(2);
 
 /// The leader's side of all leases of a region.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub(super) struct Leases {
     taking_over: BTreeSet<(Ino, SessionId)>,
     /// None is begun before.
     takeovers_at: Instant,
+    /// When this leadership was confirmed last.
+    confirmed: Instant,
 }
 
 impl Leases {
@@ -85,12 +90,14 @@ impl Leases {
             next_ticket: 0,
             taking_over: BTreeSet::new(),
             takeovers_at: now,
+            confirmed: now,
         }
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         let inherited = self.inherited_until.filter(|_| !self.inheriting.is_empty());
         let overdue = self.table.next_overdue(&self.taking_over);
+        let overdue = overdue.filter(|at| *at <= self.sure_until());
         [inherited, overdue.map(|at| at.max(self.takeovers_at))]
             .into_iter()
             .flatten()
@@ -100,6 +107,20 @@ impl Leases {
     pub(super) fn takeover_failed(&mut self, now: Instant, ino: Ino, dead: SessionId) {
         self.taking_over.remove(&(ino, dead));
         self.takeovers_at = now + TAKEOVER_PAUSE;
+    }
+
+    /// Terms that end by then do so because their holder was silent, not because this leader was cut off.
+    fn sure_until(&self) -> Instant {
+        self.confirmed + LEASE_RENEWAL
+    }
+
+    /// This leader leads. One that could not be sure of that for a while has heard nobody: it holds nobody's silence
+    /// against them.
+    pub(super) fn confirmed(&mut self, now: Instant) {
+        if now.since(self.confirmed) >= GAP_MAX {
+            self.table.all_alive(now + LEASE_TERM);
+        }
+        self.confirmed = now;
     }
 
     /// The query waits until nothing is inherited any more that stands against it.
@@ -415,7 +436,11 @@ impl Leader {
         if now.mono < self.leases.takeovers_at {
             return;
         }
-        for (ino, dead) in self.leases.table.overdue(now.mono) {
+        for (ino, dead) in self
+            .leases
+            .table
+            .overdue(now.mono.min(self.leases.sure_until()))
+        {
             if self.leases.taking_over.insert((ino, dead)) {
                 self.propose_takeover(now, Job::Takeover { ino, dead }, ino, dead);
             }

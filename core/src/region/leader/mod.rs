@@ -352,6 +352,7 @@ impl Leader {
     }
 
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {
+        self.leases.confirmed(now.mono);
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
             Some(Job::Unleased(operation)) => self.unleased(now, state, operation),
