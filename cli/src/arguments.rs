@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::configuration;
+use crate::{configuration, values};
 
 /// What was asked for.
 #[derive(Parser, Debug)]
@@ -77,27 +77,28 @@ pub(crate) struct NodeOptions {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Where to listen, host:port.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = values::listening)]
     pub(crate) listen: String,
-    /// Where others reach this node [default: where it listens].
-    #[arg(long, value_name = "ADDR")]
+    /// Where others reach this node, host:port [default: where it listens].
+    #[arg(long, value_name = "ADDR", value_parser = values::dialled)]
     pub(crate) advertise: Option<String>,
     /// The waypoints of the cluster, host:port each; a node that is a member already can do without.
     #[arg(
         long,
         value_name = "ADDR",
         env = "POLYFS_WAYPOINT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::dialled
     )]
     pub(crate) waypoint: Vec<String>,
     /// What fails together with this machine: a rack, a room. Replicas are kept in different zones.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = values::zone)]
     pub(crate) zone: Option<String>,
-    /// How much of the disk to offer, such as 500GB or 2TiB [default: all of it].
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// How much of the disk to offer, such as 500GB or 2TiB, at least 256MiB [default: all of it].
+    #[arg(long, value_name = "SIZE", value_parser = values::capacity)]
     pub(crate) capacity: Option<u64>,
     /// Found a new cluster only when so many fresh nodes are there.
-    #[arg(long, value_name = "N", conflicts_with = "join_only")]
+    #[arg(long, value_name = "N", conflicts_with = "join_only", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) expect: Option<u32>,
     /// Never found a new cluster.
     #[arg(long)]
@@ -107,18 +108,12 @@ pub(crate) struct NodeOptions {
     pub(crate) mount: Option<PathBuf>,
 }
 
-/// Bytes, as people write them.
-fn size(text: &str) -> Result<u64, String> {
-    let size: bytesize::ByteSize = text.parse()?;
-    Ok(size.as_u64())
-}
-
 /// `polyfs waypoint`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct WaypointOptions {
     /// Where to listen, host:port.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = values::listening)]
     pub(crate) listen: Option<String>,
     /// Remember in this file which cluster was here, so that after a restart nobody founds a second one.
     #[arg(long, value_name = "FILE")]
@@ -143,7 +138,8 @@ pub(crate) struct Forget {
         long,
         value_name = "ADDR",
         env = "POLYFS_WAYPOINT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::dialled
     )]
     pub(crate) waypoint: Vec<String>,
 }
@@ -156,11 +152,12 @@ pub(crate) struct Cluster {
         long,
         value_name = "ADDR",
         env = "POLYFS_WAYPOINT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::dialled
     )]
     pub(crate) waypoint: Vec<String>,
     /// A node of the cluster, to be asked instead of a waypoint.
-    #[arg(long, value_name = "ADDR", hide = true, value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR", hide = true, value_delimiter = ',', value_parser = values::dialled)]
     pub(crate) node: Vec<String>,
 }
 
@@ -224,9 +221,12 @@ pub(crate) fn parse(typed: Vec<OsString>) -> Result<Invocation, clap::Error> {
     Invocation::try_parse_from(&all)
 }
 
-pub(crate) fn completions(shell: Shell) {
+/// The script for a shell.
+pub(crate) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
     let mut command = Invocation::command();
-    clap_complete::generate(shell, &mut command, "polyfs", &mut std::io::stdout());
+    clap_complete::generate(shell, &mut command, "polyfs", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 #[cfg(test)]
@@ -246,6 +246,39 @@ mod tests {
     fn a_missing_mountpoint_is_wrong_usage() {
         let error = parse_words(&["polyfs", "up"]).expect_err("no mountpoint");
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn wrong_values_are_wrong_usage_and_the_flag_is_named() {
+        let node = [
+            "polyfs",
+            "node",
+            "--data",
+            "/d",
+            "--listen",
+            "10.0.0.1:7791",
+        ];
+        for (flag, value) in [
+            ("--advertise", "foo"),
+            ("--advertise", "foo:0"),
+            ("--advertise", "0.0.0.0:7791"),
+            ("--waypoint", ""),
+            ("--waypoint", "w1"),
+            ("--waypoint", "w1:7790,"),
+            ("--zone", "a\tb"),
+            ("--capacity", "0"),
+            ("--capacity", "9999999EB"),
+            ("--expect", "0"),
+        ] {
+            let mut words = node.to_vec();
+            words.extend([flag, value]);
+            let error = parse_words(&words).expect_err(flag);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(flag), "{flag} {value}: {error}");
+        }
+        let listen = ["polyfs", "node", "--data", "/d", "--listen", "7791"];
+        let error = parse_words(&listen).expect_err("no host");
+        assert!(error.to_string().contains("--listen"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! Owns the progress bar, both presentations and the exit code: 1 when something is wrong. The checks are core's.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +10,7 @@ use polyfs_node::fsck::{self, Progress, Report};
 use serde_json::{Value, json};
 
 use crate::arguments::Ask;
-use crate::cluster;
+use crate::{cluster, output};
 
 /// Audits and prints.
 pub(crate) fn run(options: &Ask) -> anyhow::Result<ExitCode> {
@@ -31,9 +30,7 @@ pub(crate) fn run(options: &Ask) -> anyhow::Result<ExitCode> {
     } else {
         for_people(&report)
     };
-    let mut out = std::io::stdout();
-    writeln!(out, "{text}")?;
-    out.flush()?;
+    output::print(&text)?;
     Ok(if report.findings.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -1,4 +1,8 @@
 //! Logs: `tracing` events as lines on stderr, or in a file.
+//!
+//! Owns where they go, and that a warning which repeats itself is not all that can be read: see [`sparing`].
+
+mod sparing;
 
 use std::fs::File;
 use std::path::Path;
@@ -6,6 +10,8 @@ use std::sync::Mutex;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
+
+use sparing::Sparing;
 
 /// What is logged unless asked otherwise.
 const DEFAULT: &str = "warn,openraft=error";
@@ -17,14 +23,19 @@ pub(crate) fn start(filter: Option<&str>, file: Option<&Path>) -> anyhow::Result
     let bad = parsed.is_err();
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    let format = Sparing::new(tracing_subscriber::fmt::format());
     match file {
-        None => lines.with_writer(std::io::stderr).init(),
+        None => lines
+            .event_format(format)
+            .with_writer(std::io::stderr)
+            .init(),
         Some(path) => {
             let opened = File::options().create(true).append(true).open(path);
             let opened = opened
                 .with_context(|| format!("the log file {} can't be opened", path.display()))?;
             lines
                 .with_ansi(false)
+                .event_format(format)
                 .with_writer(Mutex::new(opened))
                 .init();
         }

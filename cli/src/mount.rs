@@ -4,7 +4,7 @@
 //! it is mounted.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use polyfs_node::client;
 
 use crate::arguments::Mount;
+use crate::output::{self, USAGE};
 use crate::{cluster, up};
 
 /// A master that does not answer by then is not there.
@@ -89,16 +90,17 @@ fn wait_mounted(mut child: Child, said: &Path) -> anyhow::Result<()> {
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     if line.starts_with("mounted ") {
-        let mut out = std::io::stdout();
-        write!(out, "{line}")?;
-        return Ok(out.flush()?);
+        return output::print(line.trim_end());
     }
     let status = child.wait()?;
     let text = std::fs::read_to_string(said).unwrap_or_default();
     let text = text.trim();
-    match text.strip_prefix("polyfs: ") {
-        _ if text.is_empty() => bail!("the mount's process ended: {status}"),
-        Some(reason) => bail!("{reason}"),
-        None => bail!("{text}"),
+    let text = text.strip_prefix("polyfs: ").unwrap_or(text);
+    if text.is_empty() {
+        bail!("the mount's process ended: {status}; run it without --daemon to see why");
     }
+    if status.code() == Some(i32::from(USAGE)) {
+        return Err(output::usage(text));
+    }
+    bail!("{text}")
 }

@@ -9,14 +9,22 @@ use polyfs_node::join::JoinConfig;
 use polyfs_runtime_tokio::TokioRuntime;
 
 use crate::arguments::NodeOptions;
-use crate::serving::{Ground, Serving, warn_if_open};
-use crate::{cluster, signals, up};
+use crate::output::usage;
+use crate::serving::{Ground, Serving, is_unspecified, warn_if_open};
+use crate::{apart, cluster, signals, up};
 
 /// Runs until told to stop.
 pub(crate) fn run(options: &NodeOptions) -> anyhow::Result<()> {
+    if is_unspecified(&options.listen) && options.advertise.is_none() {
+        return Err(usage(format!(
+            "--listen {} is no address that others can dial: add --advertise HOST:PORT with this machine's own",
+            options.listen
+        )));
+    }
     if let Some(mountpoint) = &options.mount {
         // What is wrong with the mountpoint is said before anything is started.
         polyfs_fuse::check(mountpoint)?;
+        apart::check(&options.data, mountpoint)?;
     }
     cluster::block_on(serve(options))
 }

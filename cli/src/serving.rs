@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use polyfs_core::ids::{ClusterId, NodeId};
 use polyfs_node::founding::{self, Founding};
 use polyfs_node::join::{Broken, JoinConfig, Joined, join};
@@ -15,6 +15,10 @@ use polyfs_node::runtime::{Listener as _, Net};
 use polyfs_node::store::{Store, StoreConfig};
 use polyfs_node::{Runtime as _, identity, machines};
 use polyfs_runtime_tokio::{DataDirLock, TokioDir, TokioRuntime, lock_data_dir};
+use polyfs_store::disk::Dir as _;
+
+/// What a new node writes at once: the log's first files and the reserve, bytes.
+const ROOM_MIN: u64 = 768 << 20;
 
 type TokioListener = <<TokioRuntime as polyfs_node::Runtime>::Net as Net>::Listener;
 
@@ -47,11 +51,15 @@ impl Ground {
         listen: &str,
         advertise: Option<&str>,
     ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(data)
-            .with_context(|| format!("the data directory {} can't be made", data.display()))?;
+        std::fs::create_dir_all(data).with_context(|| {
+            format!(
+                "the data directory {} can't be made; name another with --data DIR",
+                data.display()
+            )
+        })?;
         let lock = lock_data_dir(data)?;
-        let listener = runtime.net().listen(listen).await.with_context(|| {
-            format!("can't listen at {listen}: is the address this machine's, and the port free?")
+        let listener = runtime.net().listen(listen).await.map_err(|error| {
+            anyhow!("{error}; is the address this machine's, and the port free?")
         })?;
         let bound = listener.address();
         let address = match advertise {
@@ -66,7 +74,7 @@ impl Ground {
         let dir = Arc::new(dir);
         let store = Store::open(runtime, Arc::clone(&dir), StoreConfig::default())
             .await
-            .with_context(|| format!("the data in {}", data.display()))?;
+            .with_context(|| what_of(data))?;
         Ok(Self {
             runtime: runtime.clone(),
             data: data.to_path_buf(),
@@ -103,6 +111,13 @@ impl Ground {
         let at = (self.listener, self.address);
         let node = Node::start_on(self.runtime, self.store, at, machines).await?;
         if capacity > 0 {
+            let has = node.room().total;
+            if capacity > has {
+                tracing::warn!(
+                    "--capacity is {capacity} bytes, and the disk of {} has room for {has}: that much is offered",
+                    self.data.display()
+                );
+            }
             node.offer_at_most(capacity);
         }
         if joined.node == NodeId(1) {
@@ -148,8 +163,22 @@ impl Serving {
     }
 }
 
+/// What an error about the data of a node is about; where a disk is full, how much it takes.
+fn what_of(data: &Path) -> String {
+    let free = TokioDir::open(data).and_then(|dir| dir.space());
+    match free {
+        Ok(space) if space.free < ROOM_MIN => format!(
+            "the data in {}, on a disk with {} MiB free (a new node needs {} MiB)",
+            data.display(),
+            space.free >> 20,
+            ROOM_MIN >> 20
+        ),
+        _ => format!("the data in {}", data.display()),
+    }
+}
+
 /// `0.0.0.0` and `[::]` name every address of this machine and none that can be dialled.
-fn is_unspecified(address: &str) -> bool {
+pub(crate) fn is_unspecified(address: &str) -> bool {
     let parsed = address.parse::<std::net::SocketAddr>();
     parsed.is_ok_and(|address| address.ip().is_unspecified())
 }

@@ -2,9 +2,9 @@
 //!
 //! Owns the two signals that end it, Ctrl-C and SIGTERM.
 
-use std::io::Write as _;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::output;
 
 /// The signals that end a command.
 pub(crate) struct End {
@@ -32,7 +32,5 @@ impl End {
 
 /// A line on stdout that programs wait for.
 pub(crate) fn say(word: &str, what: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "{word} {what}")?;
-    Ok(out.flush()?)
+    output::print(&format!("{word} {what}"))
 }

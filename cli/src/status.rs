@@ -2,7 +2,6 @@
 //!
 //! Owns both presentations and the exit code: 0 when it is served, 1 when it is not. The verdict is the master's.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -13,7 +12,7 @@ use polyfs_node::status::{Headless, Known, look};
 use serde_json::{Value, json};
 
 use crate::arguments::Ask;
-use crate::cluster;
+use crate::{cluster, output};
 
 /// Asks and prints.
 pub(crate) fn run(options: &Ask) -> anyhow::Result<ExitCode> {
@@ -41,9 +40,7 @@ pub(crate) fn run(options: &Ask) -> anyhow::Result<ExitCode> {
     } else {
         for_people(&known)
     };
-    let mut out = std::io::stdout();
-    writeln!(out, "{text}")?;
-    out.flush()?;
+    output::print(&text)?;
     Ok(match &known {
         Known::Cluster(status) if status.health != Verdict::Unavailable => ExitCode::SUCCESS,
         Known::Cluster(_) | Known::Headless(_) => ExitCode::FAILURE,

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use polyfs_core::client::ClientConfig;
 use polyfs_core::limits::WRITE_BACK_BYTES_MAX;
 use polyfs_fuse::Mounted;
@@ -19,8 +19,9 @@ use polyfs_runtime_tokio::TokioRuntime;
 use tokio::task::spawn_blocking;
 
 use crate::arguments::Up;
+use crate::output::usage;
 use crate::serving::{Ground, Serving, warn_if_open};
-use crate::{cluster, signals};
+use crate::{apart, cluster, signals};
 
 /// The volume that every cluster is founded with.
 const VOLUME: &str = "default";
@@ -29,15 +30,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until told to stop.
 pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
+    // What is wrong with the command is said before anything is asked of the machine.
+    let addresses = Addresses::of(options)?;
+    addresses.node(options.nodes - 1)?;
     polyfs_fuse::check(&options.mountpoint)?;
     let data = data_dir(options.data.as_deref())?;
+    apart::check(&data, &options.mountpoint)?;
     // Raft, the peers and the client share one thread: two were slower.
-    cluster::block_on(up(options, &data))
+    cluster::block_on(up(options, &addresses, &data))
 }
 
-async fn up(options: &Up, data: &Path) -> anyhow::Result<()> {
+async fn up(options: &Up, addresses: &Addresses, data: &Path) -> anyhow::Result<()> {
     let runtime = TokioRuntime::new();
-    let mut nodes = start_nodes(&runtime, options, data).await?;
+    let mut nodes = start_nodes(&runtime, options, addresses, data).await?;
     let result = mount_and_serve(&mut nodes, &options.mountpoint).await;
     for serving in nodes {
         serving.stop().await;
@@ -56,9 +61,9 @@ async fn mount_and_serve(nodes: &mut [Serving], mountpoint: &Path) -> anyhow::Re
 async fn start_nodes(
     runtime: &TokioRuntime,
     options: &Up,
+    addresses: &Addresses,
     data: &Path,
 ) -> anyhow::Result<Vec<Serving>> {
-    let addresses = Addresses::of(options)?;
     let mut first = Ground::open(runtime, data, &addresses.node(0)?, None).await?;
     // Nobody else can be founding: the only waypoint of this cluster does not answer yet.
     if !first.is_member() {
@@ -104,10 +109,10 @@ struct Addresses {
 impl Addresses {
     fn of(options: &Up) -> anyhow::Result<Self> {
         if let Some(listen) = options.listen {
-            if listen.ip().is_unspecified() {
-                bail!(
-                    "--listen {listen}: give an address of this machine that other machines can dial"
-                );
+            if listen.ip().is_unspecified() || listen.port() == 0 {
+                return Err(usage(format!(
+                    "--listen {listen}: give an address of this machine that other machines can dial, with a port from 1 to 65535"
+                )));
             }
             warn_if_open(&listen.to_string());
         }
@@ -131,8 +136,9 @@ impl Addresses {
             return Ok("127.0.0.1:0".into());
         };
         let port = listen.port().checked_add(number + 1);
-        let port =
-            port.context("--listen: the nodes' ports come after this one, and there is none")?;
+        let port = port.ok_or_else(|| {
+            usage("--listen: the nodes' ports come after this one, and there are too few: choose a lower one")
+        })?;
         Ok(SocketAddr::new(listen.ip(), port).to_string())
     }
 }
@@ -209,8 +215,8 @@ fn data_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     let xdg = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
     match xdg.filter(|path| path.is_absolute()).or_else(home) {
         Some(base) => Ok(base.join("polyfs")),
-        None => {
-            bail!("no place to keep data: neither XDG_DATA_HOME nor HOME is set; give --data DIR")
-        }
+        None => Err(usage(
+            "no place to keep data: neither XDG_DATA_HOME nor HOME is set; give --data DIR",
+        )),
     }
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use polyfs_core::ids::ClusterId;
 use polyfs_core::waypoint::Request;
 use polyfs_node::waypoint::{WaypointConfig, ask, serve};
 use polyfs_runtime_tokio::{TokioDir, TokioRuntime};
 
 use crate::arguments::{Forget, WaypointCommand, WaypointOptions};
+use crate::output::usage;
 use crate::serving::warn_if_open;
 use crate::{cluster, signals};
 
@@ -18,7 +19,9 @@ pub(crate) fn run(options: &WaypointOptions) -> anyhow::Result<()> {
     match (&options.command, &options.listen) {
         (Some(WaypointCommand::Forget(forget)), _) => cluster::block_on(forget_at(forget)),
         (None, Some(listen)) => cluster::block_on(run_at(listen, options.state.as_deref())),
-        (None, None) => bail!("--listen ADDR is missing: where should the waypoint listen?"),
+        (None, None) => Err(usage(
+            "--listen HOST:PORT is missing: where should the waypoint listen?",
+        )),
     }
 }
 
@@ -54,14 +57,16 @@ fn state_file(path: &Path) -> anyhow::Result<(Arc<TokioDir>, String)> {
 
 async fn forget_at(options: &Forget) -> anyhow::Result<()> {
     let drawn = u128::from_str_radix(options.cluster.trim_start_matches("0x"), 16);
-    let cluster = drawn.with_context(|| {
-        format!(
+    let cluster = drawn.map_err(|_| {
+        usage(format!(
             "{} is no cluster id: it is the hexadecimal number that messages name",
             options.cluster
-        )
+        ))
     })?;
     if options.waypoint.is_empty() {
-        bail!("no waypoint is known: give --waypoint HOST:PORT, or set POLYFS_WAYPOINT");
+        return Err(usage(
+            "no waypoint is known: give --waypoint HOST:PORT, or set POLYFS_WAYPOINT",
+        ));
     }
     let runtime = TokioRuntime::new();
     for waypoint in &options.waypoint {

@@ -51,6 +51,9 @@ pub const STALLED_DISK: Duration = Duration::from_secs(1);
 pub const INTENT_LIFE: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this at the latest (P9).
 pub const WRITE_BACK_AGE: Duration = Duration::from_secs(1);
+/// When fsync has been answered, a file's committed times are older than its committed bytes by this at most, as with the
+/// coarse clock of a kernel that ticks 100 times a second. Only a mount that dies shows it.
+pub const TIMES_BEHIND: Duration = Duration::from_millis(10);
 
 /// A file's content is cut into chunks of this many bytes.
 pub const CHUNK_BYTES: u64 = 1 << 20;
@@ -66,6 +69,10 @@ pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 pub const FRAME_HEADER_BYTES_MAX: usize = 2 << 20;
 /// The payload of one frame is at most this large.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// The first frame of a connection, by which a stranger says who it is, is at most this large.
+pub const GREETING_BYTES_MAX: usize = 16 << 10;
+/// Connections whose greeting is awaited, at one node or waypoint; more are closed at once.
+pub const GREETINGS_MAX: usize = 1024;
 /// Requests that one session may have outstanding (P6).
 pub const SLOTS_PER_SESSION: u8 = 64;
 /// A mount's dirty data in memory is at most this much.
@@ -135,4 +142,8 @@ const _: () = {
         "an entry fits one frame"
     );
     assert!(INLINE_BYTES_MAX <= XATTR_VALUE_BYTES_MAX);
+    assert!(
+        GREETING_BYTES_MAX <= FRAME_HEADER_BYTES_MAX,
+        "a greeting is a frame"
+    );
 };

@@ -372,6 +372,8 @@ pub enum ContentOp {
         size: u64,
         mtime: Timestamp,
     },
+    /// The time of overwrites that are committed already: raises mtime and ctime to it, and no further.
+    Times { mtime: Timestamp },
     /// The whole content, at most `limits::INLINE_BYTES_MAX` bytes, of a file that has no chunks.
     WriteInline { content: Bytes, mtime: Timestamp },
     /// Inline content has been copied to chunk 0: forget the inline bytes, mark chunk 0 written.
@@ -500,13 +502,16 @@ pub enum RecallKind {
 #[expect(missing_docs, reason = "the fields are explained at each")]
 pub enum DataQuery {
     /// Bytes of a chunk. A fence higher than the chunk has seen is committed first. `absent_is_hole` is true for an
-    /// unwritten name: then what is not there reads as zeros; else it is corruption.
+    /// unwritten name: then what is not there reads as zeros; else it is corruption. `led` names the leadership that has
+    /// answered the asker after a read index under this very lease, and that it has written nothing to since: this one
+    /// answers from its state at once (P8, "Local reads").
     Read {
         chunk: ChunkName,
         fence: Fence,
         offset: u32,
         len: u32,
         absent_is_hole: bool,
+        led: Option<Leadership>,
     },
     /// The names this region holds after one, at most `limit`: for audit and scrub.
     List {
@@ -597,8 +602,13 @@ pub enum MetaReply {
 /// What a data region answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DataReply {
-    /// Nothing more to say; of a read, the bytes are the payload.
+    /// Nothing more to say.
     Done,
+    /// The bytes read are the payload; after a read index of this leadership, or under one that was asked for before.
+    Read {
+        /// Of which term.
+        term: u64,
+    },
     /// Names held.
     Chunks(Vec<ChunkName>),
     /// How the chunks asked are, as far as they were looked at.

@@ -18,7 +18,7 @@ use fuser::{
 use polyfs_core::attr::{FileKind, NewInode, SetAttr};
 use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::vfs::{Call, DirEntry, Handle, Reply, SeekWhat};
+use polyfs_core::vfs::{AllocateMode, Call, DirEntry, Handle, Reply, SeekWhat};
 
 use crate::calls::{Adapter, KEEP, add_plus, failure, handle, is_acl, new_inode, owner, too_long};
 use crate::convert;
@@ -634,16 +634,20 @@ impl Filesystem for Adapter {
             return reply.error(errno(FsError::Unsupported));
         };
         let ino = self.numbers.ino(ino);
-        self.empty(
-            Call::Allocate {
-                ino,
-                handle: handle(fh),
-                offset,
-                len: length,
-                mode,
-            },
-            reply,
-        );
+        let call = Call::Allocate {
+            ino,
+            handle: handle(fh),
+            offset,
+            len: length,
+            mode,
+        };
+        match mode {
+            AllocateMode::Punch => self.empty(call, reply),
+            AllocateMode::Extend
+            | AllocateMode::KeepSize
+            | AllocateMode::Zero
+            | AllocateMode::ZeroKeepSize => self.allocate(ino, length, call, reply),
+        }
     }
 
     fn lseek(

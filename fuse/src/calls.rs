@@ -14,9 +14,10 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyXattr, Request,
 };
 use polyfs_core::attr::{FileKind, NewInode};
+use polyfs_core::error::FsError;
 use polyfs_core::limits::NAME_BYTES_MAX;
-use polyfs_core::place::Cookie;
-use polyfs_core::vfs::{self, Call, DirEntry, Handle, Outcome, Reply};
+use polyfs_core::place::{Cookie, Ino};
+use polyfs_core::vfs::{self, Call, DirEntry, FsStats, Handle, Outcome, Reply};
 use polyfs_node::client::ClientHandle;
 
 use crate::convert::{self, Numbers};
@@ -83,6 +84,33 @@ impl Adapter {
         });
     }
 
+    /// A call that allocates up to `len` bytes of a file: ENOSPC at once when the cluster has less free than what the
+    /// file lacks of them. Chunks are only named when they are allocated, so nothing else would say so before the writes.
+    pub(crate) fn allocate(&self, ino: Ino, len: u64, call: Call, reply: ReplyEmpty) {
+        let client = self.client.clone();
+        self.call(Call::GetAttr { ino }, move |outcome| {
+            let held = match outcome {
+                Ok(Reply::Attr(attr)) => attr.allocated,
+                other => return reply.error(failure(other)),
+            };
+            let then = client.clone();
+            let asked = move |outcome| match outcome {
+                Ok(Reply::Stats(stats)) if lacks(len, held, stats) => {
+                    reply.error(errno(FsError::NoSpace));
+                }
+                Ok(Reply::Stats(_)) => {
+                    let done = move |outcome: Outcome| match outcome {
+                        Ok(_) => reply.ok(),
+                        Err(error) => reply.error(errno(error)),
+                    };
+                    then.call(call, Box::new(done));
+                }
+                other => reply.error(failure(other)),
+            };
+            client.call(Call::StatFs, Box::new(asked));
+        });
+    }
+
     /// A call that is answered with bytes.
     pub(crate) fn data(&self, call: Call, reply: ReplyData) {
         self.call(call, move |outcome| match outcome {
@@ -143,6 +171,11 @@ impl Adapter {
             self.waits.add(id, tid);
         }
     }
+}
+
+/// Whether `len` bytes of a file that holds `held`, perhaps among them, can't fit.
+fn lacks(len: u64, held: u64, stats: FsStats) -> bool {
+    len.saturating_sub(held) > stats.bytes_free
 }
 
 /// The number for a call that failed, or for an outcome that does not belong to it.
@@ -221,4 +254,23 @@ pub(crate) fn new_inode(request: &Request, kind: FileKind, mode: u16) -> NewInod
 /// POSIX ACLs are not kept: they would look as if they protected something.
 pub(crate) fn is_acl(name: &OsStr) -> bool {
     name == "system.posix_acl_access" || name == "system.posix_acl_default"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_holds_already_needs_no_room() {
+        let stats = FsStats {
+            bytes_total: 100,
+            bytes_free: 10,
+            inodes_used: 0,
+        };
+        assert!(!lacks(10, 0, stats));
+        assert!(lacks(11, 0, stats));
+        assert!(!lacks(60, 50, stats));
+        assert!(!lacks(5, 50, stats));
+        assert!(lacks(u64::MAX, 0, stats));
+    }
 }

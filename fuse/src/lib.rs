@@ -9,6 +9,7 @@ mod convert;
 mod errno;
 mod lock_waits;
 mod mountpoint;
+mod probe;
 mod session;
 
 pub use mountpoint::{MountError, check, unmount};

@@ -1,16 +1,21 @@
 //! Mountpoints: what must hold before mounting, dead mounts left behind, unmounting.
 //!
-//! Owns the messages a user sees when a mountpoint can't be used. Deliberately asks nothing of the filesystem below a
-//! mountpoint that might hang: the kernel's mount table answers.
+//! Owns the messages a user sees when a mountpoint can't be used. Deliberately asks nothing of what is mounted there before
+//! a child process has found that it answers, and nothing at all to unmount it: the kernel's mount table says enough.
 
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::probe;
+
+/// What is mounted somewhere must answer within this.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What a mount of ours names as its source in the mount table.
 const SOURCE: &str = "polyfs";
 
@@ -30,12 +35,21 @@ pub enum MountError {
     #[error("{0} has a filesystem mounted already; unmount it first: polyfs umount {0}")]
     InUse(PathBuf),
     /// No FUSE here.
-    #[error(
-        "/dev/fuse can't be opened ({0}); load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
-    )]
+    #[error("/dev/fuse can't be opened ({0}); {advice}", advice = advice_on_device(.0))]
     NoFuse(io::Error),
+    /// What is mounted there does not answer.
+    #[error(
+        "{path} does not answer within {} s: what is mounted there hangs; end or continue its process, or detach it: {advice} {path}",
+        PATIENCE.as_secs()
+    )]
+    Hangs {
+        /// Where.
+        path: PathBuf,
+        /// The command that detaches it.
+        advice: &'static str,
+    },
     /// Nothing of ours is mounted there.
-    #[error("{0} is no polyfs mount")]
+    #[error("{0} is no polyfs mount; mount | grep polyfs shows those there are")]
     NotMounted(PathBuf),
     /// Somebody uses it.
     #[error(
@@ -47,14 +61,27 @@ pub enum MountError {
         /// By whom: process ids and names.
         users: String,
     },
+    /// Who is not root needs the setuid helper.
+    #[error(
+        "{0} can't be mounted by this user without fusermount3; install the package fuse3, or run polyfs as root"
+    )]
+    NoHelper(PathBuf),
     /// The host says no.
-    #[error("{path} can't be mounted: {source}")]
+    #[error("{path} can't be mounted or unmounted: {source}")]
     Failed {
         /// Where.
         path: PathBuf,
         /// What it says.
         source: io::Error,
     },
+}
+
+fn advice_on_device(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "let this user open it (chmod 666 /dev/fuse, as most systems have it), or run polyfs as root"
+    } else {
+        "load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+    }
 }
 
 impl MountError {
@@ -72,6 +99,7 @@ pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     if let Err(error) = fs::File::open("/dev/fuse") {
         return Err(MountError::NoFuse(error));
     }
+    must_answer(path)?;
     detach_dead(path)?;
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
@@ -108,9 +136,51 @@ fn detach_dead(path: &Path) -> Result<(), MountError> {
     let dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
     if fs::metadata(path).is_err_and(dead) {
         tracing::warn!(path = %path.display(), "detaching a mount whose process is gone");
-        umount(path, libc::MNT_DETACH).map_err(|error| MountError::failed(path, error))?;
+        let path = locate(path)?;
+        match umount(&path, libc::MNT_DETACH) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => fusermount(&path, true)?,
+            Err(error) => return Err(MountError::failed(&path, error)),
+        }
     }
     Ok(())
+}
+
+fn hangs(path: &Path) -> MountError {
+    let path = plain(path);
+    let advice = if is_ours(&path) {
+        "polyfs umount --lazy"
+    } else {
+        "umount --lazy"
+    };
+    MountError::Hangs { path, advice }
+}
+
+/// Refuses what does not answer in time.
+fn must_answer(path: &Path) -> Result<(), MountError> {
+    match probe::answers(path, PATIENCE) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(hangs(path)),
+        Err(error) => Err(MountError::failed(path, error)),
+    }
+}
+
+/// A path from the root on, without a slash at its end and without single dots; nothing is asked of what is there.
+fn plain(path: &Path) -> PathBuf {
+    let short: PathBuf = path.components().collect();
+    std::path::absolute(&short).unwrap_or(short)
+}
+
+/// The path by which the mount table knows what is mounted at `path`: the real path of its directory, and its own name.
+/// Only that directory is asked.
+fn locate(path: &Path) -> Result<PathBuf, MountError> {
+    let path = plain(path);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(path);
+    };
+    must_answer(parent)?;
+    let real = fs::canonicalize(parent);
+    Ok(real.map_or(path.clone(), |parent| parent.join(name)))
 }
 
 /// One line of the mount table.
@@ -172,8 +242,16 @@ fn escape(path: &Path) -> Vec<u8> {
 /// # Errors
 /// When nothing of ours is mounted there, or when it is in use: then those who use it are named.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
-    // A dead mount can't be canonicalised through; take the path as it is then.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut found = plain(path);
+    if !is_ours(&found) {
+        found = locate(path)?;
+    }
+    if !is_ours(&found) {
+        // A link to a mount, or a path that ends in "..".
+        must_answer(path)?;
+        found = fs::canonicalize(path).unwrap_or(found);
+    }
+    let path = found;
     if !is_ours(&path) {
         return Err(MountError::NotMounted(path));
     }
@@ -206,9 +284,13 @@ fn fusermount(path: &Path, lazy: bool) -> Result<(), MountError> {
         command.arg("-z");
     }
     let output = command
+        .arg("--")
         .arg(path)
         .output()
-        .map_err(|error| MountError::failed(path, error))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => MountError::NoHelper(path.to_path_buf()),
+            _ => MountError::failed(path, error),
+        })?;
     if output.status.success() {
         return Ok(());
     }
@@ -258,6 +340,21 @@ mod tests {
     #[test]
     fn paths_are_escaped_as_the_mount_table_does() {
         assert_eq!(escape(Path::new("/mnt/a b\\c")), b"/mnt/a\\040b\\134c");
+    }
+
+    #[test]
+    fn a_path_is_found_however_it_is_written() {
+        let here = fs::canonicalize(".").expect("there is a directory");
+        let there = here.join("m");
+        for written in ["m", "m/", "./m/", "m/.", "m//", "src/../m/"] {
+            let found = locate(Path::new(written)).expect("it answers");
+            assert_eq!(found, there, "{written}");
+        }
+        assert_eq!(locate(Path::new("/")).expect("it answers"), Path::new("/"));
+        assert_eq!(
+            locate(Path::new("/tmp/")).expect("it answers"),
+            Path::new("/tmp")
+        );
     }
 
     #[test]

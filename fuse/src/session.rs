@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use polyfs_core::place::Ino;
@@ -50,8 +50,8 @@ impl Mounted {
         let failed = |error: io::Error| MountError::failed(&path, error);
         let numbers = Numbers { root };
         let waits = LockWaits::start(client.clone()).map_err(failed)?;
-        let adapter = Adapter::new(client.clone(), numbers, waits);
-        let session = Session::new(adapter, &path, &config(options)).map_err(failed)?;
+        let adapter = || Adapter::new(client.clone(), numbers, Arc::clone(&waits));
+        let session = mount(adapter, &path, options)?;
         let session = session.spawn().map_err(failed)?;
         let drop_pages =
             invalidator(session.notifier(), numbers, client.clone()).map_err(failed)?;
@@ -101,19 +101,62 @@ impl Mounted {
     }
 }
 
-fn config(options: &Options) -> Config {
+/// Mounts for all users of this machine, or for this one alone where only root may do the first.
+fn mount(
+    adapter: impl Fn() -> Adapter,
+    path: &Path,
+    options: &Options,
+) -> Result<Session<Adapter>, MountError> {
+    match Session::new(adapter(), path, &config(options, SessionACL::All)) {
+        Err(error) if is_about_others(&error) => {
+            tracing::warn!(
+                path = %path.display(),
+                "only this user can use the mount: for all users, add the line user_allow_other to /etc/fuse.conf, or run polyfs as root"
+            );
+            let config = config(options, SessionACL::Owner);
+            Session::new(adapter(), path, &config).map_err(|error| failed(path, error))
+        }
+        mounted => mounted.map_err(|error| failed(path, error)),
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> MountError {
+    // The only program that is started to mount.
+    if error.kind() == io::ErrorKind::NotFound && !is_root() {
+        return MountError::NoHelper(path.to_path_buf());
+    }
+    MountError::failed(path, error)
+}
+
+/// Whether fusermount3 refused to let others in.
+fn is_about_others(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        && error.to_string().contains("user_allow_other")
+}
+
+#[expect(unsafe_code, reason = "geteuid(2) has no safe wrapper in std")]
+fn is_root() -> bool {
+    // SAFETY: it takes nothing and always succeeds.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn config(options: &Options, acl: SessionACL) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("polyfs".into()),
         MountOption::Subtype("polyfs".into()),
         MountOption::DefaultPermissions,
-        MountOption::Dev,
-        MountOption::Suid,
     ];
+    // Only root can mount what devices and set-user-ID programs work on.
+    config.mount_options.extend(if is_root() {
+        [MountOption::Dev, MountOption::Suid]
+    } else {
+        [MountOption::NoDev, MountOption::NoSuid]
+    });
     if options.read_only {
         config.mount_options.push(MountOption::RO);
     }
-    config.acl = SessionACL::All;
+    config.acl = acl;
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     config
@@ -155,5 +198,19 @@ fn raise_read_ahead(path: &Path) {
     let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(setting, %error, "the kernel's read-ahead stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_others_is_told_from_other_refusals() {
+        let said = "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        let refused = io::Error::new(io::ErrorKind::PermissionDenied, said);
+        assert!(is_about_others(&refused));
+        let other = io::Error::new(io::ErrorKind::PermissionDenied, "no");
+        assert!(!is_about_others(&other));
     }
 }

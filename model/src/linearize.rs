@@ -35,7 +35,7 @@ pub enum Verdict {
 }
 
 /// States to try before giving up.
-const STATES_MAX: usize = 100_000;
+const STATES_MAX: usize = 1_000_000;
 
 struct Search<'a> {
     events: &'a [Event],

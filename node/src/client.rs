@@ -84,7 +84,7 @@ impl ClientHandle {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenClientError {
     /// The cluster has no such volume.
-    #[error("there is no volume {0}; see the cluster's volumes with polyfs status")]
+    #[error("the cluster has no volume {0}; look whether it is the right cluster: polyfs status")]
     NoVolume(String),
     /// The node stopped meanwhile.
     #[error("the node stopped before the mount was made")]

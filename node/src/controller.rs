@@ -49,8 +49,9 @@ impl Steering {
     fn stats(&self, now: Now, state: &MasterState) -> Option<FsStats> {
         let alive = |node: &NodeId| self.controller.liveness(now.mono, *node) == Liveness::Alive;
         let heard = self.vitals.iter().filter(|(node, _)| alive(node));
-        let (mut total, mut used) = (0, 0);
+        let (mut total, mut used, mut inodes) = (0, 0, 0);
         for (_, vitals) in heard {
+            inodes += vitals.inodes;
             total += vitals.capacity_bytes;
             used += vitals.used_bytes.min(vitals.capacity_bytes);
         }
@@ -58,7 +59,7 @@ impl Steering {
         (total > 0).then(|| FsStats {
             bytes_total: total / copies.max(1),
             bytes_free: (total - used) / copies.max(1),
-            inodes_used: 0,
+            inodes_used: inodes,
         })
     }
 }
@@ -109,11 +110,14 @@ impl<R: Runtime> Master<R> {
         self.steering(|steering, now| steering.stats(now, &state))?
     }
 
-    pub(crate) fn cluster_status(&self) -> Option<ClusterStatus> {
+    pub(crate) fn cluster_status(&self, commits: bool) -> Option<ClusterStatus> {
         let state = self.state()?;
         let me = self.node.identity().node;
         self.steering(|steering, now| {
-            ClusterStatus::new(me, &state, &steering.controller, &steering.vitals, now.mono)
+            let Steering {
+                controller, vitals, ..
+            } = steering;
+            ClusterStatus::new(me, &state, controller, vitals, commits, now.mono)
         })
     }
 

@@ -32,6 +32,9 @@ pub enum FrameError {
     /// The payload is, or claims to be, longer than `FRAME_PAYLOAD_BYTES_MAX`.
     #[error("its payload is too long")]
     PayloadLength,
+    /// It is longer than a greeting may be.
+    #[error("it is too long for a greeting")]
+    TooLarge,
     /// Header or lengths do not match their checksum.
     #[error("its header is damaged")]
     HeaderChecksum,
@@ -46,6 +49,7 @@ impl From<FrameError> for NetError {
             FrameError::Magic => "it does not begin with the magic number",
             FrameError::HeaderLength => "its header is too long",
             FrameError::PayloadLength => "its payload is too long",
+            FrameError::TooLarge => "it is too long for a greeting",
             FrameError::HeaderChecksum => "its header is damaged",
             FrameError::PayloadChecksum => "its payload is damaged",
         })
@@ -203,9 +207,22 @@ pub fn encode(frame: &Frame) -> Result<Bytes, FrameError> {
 pub struct Decoder {
     prefix: Option<Prefix>,
     header: Option<Bytes>,
+    /// The next frame may have so many bytes, if it comes from a stranger.
+    small: Option<usize>,
 }
 
 impl Decoder {
+    /// The next frame may have at most `bytes`, prefix included.
+    pub fn expect_small(&mut self, bytes: usize) {
+        self.small = Some(bytes);
+    }
+
+    /// Whether the next frame comes from a stranger.
+    #[must_use]
+    pub fn expects_small(&self) -> bool {
+        self.small.is_some()
+    }
+
     /// Takes the next frame from the front of `bytes`, or `None` when it is not all there yet. What it took apart
     /// already (prefix, header) is gone from `bytes` and kept here.
     ///
@@ -219,6 +236,9 @@ impl Decoder {
                     return Ok(None);
                 };
                 let prefix = Prefix::decode(first)?;
+                if self.small.is_some_and(|max| prefix.frame_len() > max) {
+                    return Err(FrameError::TooLarge);
+                }
                 bytes.advance(PREFIX_BYTES);
                 *self.prefix.insert(prefix)
             }
@@ -242,6 +262,7 @@ impl Decoder {
         }
         let header = self.header.take().expect("the header was taken above");
         self.prefix = None;
+        self.small = None;
         let payload = if payload.is_empty() {
             Vec::new()
         } else {
@@ -394,6 +415,22 @@ mod tests {
             payload: vec![half.clone(), half],
         };
         assert_eq!(encode(&frame), Err(FrameError::PayloadLength));
+    }
+
+    #[test]
+    fn a_strangers_first_frame_is_small_and_later_ones_need_not_be() {
+        let bytes = encode(&sample()).unwrap();
+        let mut decoder = Decoder::default();
+        decoder.expect_small(bytes.len());
+        let mut buffer = BytesMut::from(&[&bytes[..], &bytes[..]].concat()[..]);
+        assert!(decoder.next(&mut buffer).unwrap().is_some());
+        assert!(!decoder.expects_small());
+        assert!(decoder.next(&mut buffer).unwrap().is_some());
+        let mut decoder = Decoder::default();
+        decoder.expect_small(bytes.len() - 1);
+        // Found with the prefix: nothing is awaited.
+        let mut buffer = BytesMut::from(&bytes[..PREFIX_BYTES]);
+        assert_eq!(decoder.next(&mut buffer), Err(FrameError::TooLarge));
     }
 
     #[test]

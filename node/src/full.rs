@@ -35,6 +35,7 @@ fn meta(op: &MetaOp) -> bool {
                 false
             }
             ContentOp::Commit { .. }
+            | ContentOp::Times { .. }
             | ContentOp::Truncate { .. }
             | ContentOp::CutDone { .. }
             | ContentOp::Free { .. } => true,

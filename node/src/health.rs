@@ -104,11 +104,13 @@ impl Health {
     /// Files a failure of state or data files that concerns the node.
     pub fn node_failed(&self, error: &StoreError) {
         match error {
+            StoreError::CorruptDatabase(what) => {
+                self.end(NodeEnd::Corrupt(format!("the state database: {what}")));
+            }
             StoreError::Corrupt { .. }
             | StoreError::CorruptExtent(_)
             | StoreError::ExtentGone(_)
-            | StoreError::CorruptRecord(_)
-            | StoreError::CorruptDatabase(_) => self.end(NodeEnd::Corrupt(error.to_string())),
+            | StoreError::CorruptRecord(_) => self.end(NodeEnd::Corrupt(error.to_string())),
             StoreError::Poisoned(why) => self.end(NodeEnd::Poisoned(why.clone())),
             StoreError::Disk(DiskError::Full) => {}
             StoreError::Disk(error) => self.end(NodeEnd::Poisoned(error.to_string())),

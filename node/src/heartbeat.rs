@@ -20,6 +20,7 @@ use polyfs_core::master::entry::Role;
 use polyfs_core::master::status::Vitals;
 use serde::{Deserialize, Serialize};
 
+use crate::group::Group;
 use crate::node::{Node, Peers};
 use crate::raft::replica::Replica;
 use crate::runtime::Runtime;
@@ -122,6 +123,9 @@ impl<R: Runtime> Node<R> {
             replica: group.replica().id(),
             leader: leader_report(group.replica()),
         });
+        let led = groups.iter().map(Group::replica);
+        let led = led.filter(|replica| replica.raft().is_leader());
+        let inodes = led.filter_map(|replica| replica.state().inodes()).sum();
         let (status, room) = (self.status(), self.room());
         Heartbeat {
             report: NodeReport {
@@ -134,6 +138,7 @@ impl<R: Runtime> Node<R> {
                 used_bytes: room.total - room.free.min(room.total),
                 capacity_bytes: room.total,
                 log_stalled: status.log_stalled,
+                inodes,
             },
             knows: self.known().version(),
         }

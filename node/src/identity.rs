@@ -33,9 +33,21 @@ pub enum IdentityError {
     Disk(#[from] DiskError),
     /// The file is damaged.
     #[error(
-        "the file identity can't be used ({0}): if it is damaged, this node must come back empty"
+        "the file identity is damaged ({0}): keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
     )]
-    Damaged(#[from] DecodeError),
+    Damaged(DecodeError),
+    /// The file is sound, and not for this version.
+    #[error("the data directory was made by a newer polyfs ({0})")]
+    Newer(DecodeError),
+}
+
+impl From<DecodeError> for IdentityError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer { .. } => Self::Newer(error),
+            DecodeError::Invalid(_) | DecodeError::Trailing(..) => Self::Damaged(error),
+        }
+    }
 }
 
 /// Reads the identity, or draws one for an empty directory; raises the boot number, synced.

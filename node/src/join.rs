@@ -66,7 +66,10 @@ pub enum JoinError {
     Disk(#[from] DiskError),
     /// The founding record is damaged.
     #[error("the founding record is damaged ({0}): start with an empty data directory")]
-    Damaged(#[from] DecodeError),
+    Damaged(DecodeError),
+    /// The founding record is sound, and not for this version.
+    #[error("the founding record was made by a newer polyfs ({0})")]
+    Newer(DecodeError),
     /// Nobody to ask, and no cluster known.
     #[error("this data directory belongs to no cluster yet: give --waypoint HOST:PORT")]
     NoWaypoint,
@@ -75,6 +78,15 @@ pub enum JoinError {
         "this data directory is a copy, or older than what the cluster has seen of it: move it away and start with an empty one"
     )]
     ComeBackEmpty,
+}
+
+impl From<DecodeError> for JoinError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer { .. } => Self::Newer(error),
+            DecodeError::Invalid(_) | DecodeError::Trailing(..) => Self::Damaged(error),
+        }
+    }
 }
 
 /// A store that has found its cluster.

@@ -12,7 +12,7 @@ use futures::channel::oneshot;
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
-use polyfs_core::limits::REQUEST_DEADLINE;
+use polyfs_core::limits::{GREETING_BYTES_MAX, GREETINGS_MAX, REQUEST_DEADLINE};
 use polyfs_core::time::Instant;
 
 use crate::conn::{Conn, Incoming, Peer};
@@ -265,10 +265,16 @@ impl<R: Runtime> Links<R> {
     pub fn serve(&self, mut listener: <R::Net as Net>::Listener) {
         let links = self.clone();
         self.inner.runtime.spawn(async move {
+            let waiting = Arc::new(());
             while !links.inner.stopped.load(Ordering::Acquire) {
                 match listener.accept().await {
+                    Ok(_) if Arc::strong_count(&waiting) > GREETINGS_MAX => {
+                        tracing::warn!(
+                            "too many connections have yet to say who they are: one is closed"
+                        );
+                    }
                     Ok((sender, receiver, from)) => {
-                        let links = links.clone();
+                        let (links, waiting) = (links.clone(), Arc::clone(&waiting));
                         let runtime = links.inner.runtime.clone();
                         runtime.spawn(async move {
                             let greeted = links.greet(sender, receiver);
@@ -279,6 +285,7 @@ impl<R: Runtime> Links<R> {
                                 }
                                 Err(_) => tracing::debug!(from, "no greeting in time"),
                             }
+                            drop(waiting);
                         });
                     }
                     Err(error) => {
@@ -295,6 +302,7 @@ impl<R: Runtime> Links<R> {
         mut sender: impl FrameSender,
         mut receiver: impl FrameReceiver,
     ) -> Result<(), NetError> {
+        receiver.expect_small(GREETING_BYTES_MAX);
         let hello = match Message::of(receiver.receive().await?) {
             Ok((Message::Hello(hello), _)) => hello,
             Ok((Message::Ask { .. }, _)) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::ReadPolicy;
+use openraft_rt::AsyncRuntime;
 use openraft_rt::watch::WatchReceiver;
 use parking_lot::Mutex;
 use polyfs_core::client::port::{Joiner, MasterReply, MasterRequest, RegionLine};
@@ -30,6 +31,9 @@ use crate::wire::Reply;
 
 /// How often lives are looked at.
 const LOOK_EVERY: core::time::Duration = core::time::Duration::from_millis(500);
+
+/// A commit that takes longer, when somebody asks how the cluster is, is none. Well below the asker's own patience.
+const COMMIT_PATIENCE: core::time::Duration = core::time::Duration::from_millis(600);
 
 /// The lives are looked at several times a second. Who has not done so for this long was away: asleep or stopped.
 const AWAY: core::time::Duration = core::time::Duration::from_secs(3);
@@ -136,7 +140,8 @@ impl<R: Runtime> Master<R> {
             MasterRequest::Stats => Some(MasterReply::Stats(self.stats())),
             MasterRequest::Status => {
                 self.read_index().await?;
-                Some(MasterReply::Status(self.cluster_status()?))
+                let commits = self.commits().await;
+                Some(MasterReply::Status(self.cluster_status(commits)?))
             }
             MasterRequest::Join(joiner) => self.join(joiner).await,
         }
@@ -181,7 +186,7 @@ impl<R: Runtime> Master<R> {
             FsStats {
                 bytes_total: room.total,
                 bytes_free: room.free,
-                inodes_used: 0,
+                inodes_used: self.node.heartbeat().vitals.inodes,
             }
         })
     }
@@ -224,6 +229,16 @@ impl<R: Runtime> Master<R> {
             GroupApplied::Master(reply) => codec::decode("master reply", &reply).ok(),
             GroupApplied::Nothing | GroupApplied::Region(_) => None,
         }
+    }
+
+    /// Whether group 0 commits an entry, one that changes nothing, in time. That the others hear this leader does not say
+    /// that they can write.
+    async fn commits(&self) -> bool {
+        let nobody = Entry::ForgetSession {
+            session: SessionId::CLUSTER,
+        };
+        let committed = R::Async::timeout(COMMIT_PATIENCE, self.propose(nobody)).await;
+        matches!(committed, Ok(Some(_)))
     }
 
     async fn read_index(&self) -> Option<()> {

@@ -538,7 +538,7 @@ impl<R: Runtime> Node<R> {
                 continue;
             }
             let machine = (self.inner.machines)(group);
-            let mut opened = Replica::open(
+            let opened = Replica::open(
                 &self.inner.ground,
                 group,
                 record,
@@ -551,7 +551,7 @@ impl<R: Runtime> Node<R> {
                 continue;
             }
             if torn && !opened.was_alone() {
-                self.hold_back(&mut opened);
+                self.hold_back(&opened);
             }
             self.take_in(opened, machine);
         }
@@ -559,13 +559,12 @@ impl<R: Runtime> Node<R> {
     }
 
     /// P10: a replica that may have lost what it acknowledged grants no vote and starts no election for a while.
-    fn hold_back(&self, replica: &mut Replica<R>) {
-        replica.silent_until(self.runtime().now().mono + TORN_SILENCE);
-        replica.raft().runtime_config().elect(false);
+    fn hold_back(&self, replica: &Replica<R>) {
+        replica.hold_back();
         let (replica, runtime) = (replica.clone(), self.runtime().clone());
         self.runtime().spawn(async move {
             runtime.sleep(TORN_SILENCE).await;
-            replica.raft().runtime_config().elect(true);
+            replica.let_go();
         });
     }
 
@@ -663,6 +662,9 @@ impl<R: Runtime> Node<R> {
             self.runtime().sleep(RAFT_HEARTBEAT).await;
             if let Err(error) = self.inner.ground.state.look_at_space().await {
                 tracing::debug!(%error, "how full the disk is can't be told");
+            }
+            if let Some(why) = self.inner.ground.state.poisoned() {
+                self.health().end(NodeEnd::Poisoned(why));
             }
             let well = !self.inner.ground.log.stalled() && self.failure().is_none();
             let beat = well || cfg!(planted = "heartbeats_without_disk");

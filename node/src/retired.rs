@@ -32,8 +32,22 @@ pub enum MarkError {
     #[error("the file {RETIRED} or {POISON}: {0}")]
     Disk(#[from] DiskError),
     /// The file is damaged: which replicas may speak is unknown.
-    #[error("the file {RETIRED} can't be used ({0}): this node must come back empty")]
-    Damaged(#[from] DecodeError),
+    #[error(
+        "the file {RETIRED} is damaged ({0}): keep the directory, and start this node with an empty one to be filled by the others"
+    )]
+    Damaged(DecodeError),
+    /// The file is sound, and not for this version.
+    #[error("the data directory was used by a newer polyfs ({0})")]
+    Newer(DecodeError),
+}
+
+impl From<DecodeError> for MarkError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer { .. } => Self::Newer(error),
+            DecodeError::Invalid(_) | DecodeError::Trailing(..) => Self::Damaged(error),
+        }
+    }
 }
 
 impl Retired {

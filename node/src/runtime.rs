@@ -118,6 +118,12 @@ pub trait FrameReceiver: Send + 'static {
     /// # Errors
     /// `Closed` after the last frame when the other side closed it in order; anything else otherwise.
     fn receive(&mut self) -> impl Future<Output = Result<Frame, NetError>> + Send;
+
+    /// The next frame may have at most `bytes`, and no more memory is held for it: it comes from a stranger. The frames
+    /// after it are as large as others. A network that holds no memory for what strangers send may ignore it.
+    fn expect_small(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
 }
 
 /// Why a connection could not be made or has ended.

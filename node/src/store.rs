@@ -19,6 +19,10 @@ use crate::runtime::{Lane, Runtime};
 
 /// What the state database is called.
 const STATE_FILE: &str = "state.redb";
+/// What one of them is called in errors.
+const LOG_FILE: &str = "a file of the log (log-*)";
+/// The name, among the node's records, of the number of the log's files.
+pub(crate) const LOG_SEGMENTS: &str = "log segments";
 
 /// Sizes of what is on disk.
 #[derive(Clone, Debug, Default)]
@@ -148,11 +152,20 @@ impl<R: Runtime> Store<R> {
                 wal::recover(&*dir, &config.log)?.ok_or(LogError::Corrupt)?
             }
         };
+        // The first start of all has left its mark in the log, and only then a node becomes a member.
+        if member && recovery.report.boot == 0 {
+            return Err(StoreOpenError::Missing {
+                file: "what the log (log-*) held",
+            });
+        }
         let torn = match &recovery.report.verdict {
             Verdict::Clean => false,
             Verdict::TornTail => true,
             Verdict::Corrupt { sequence, affected } => {
                 let Affected::Groups(groups) = affected else {
+                    if misses_a_file(&dir.list()?) {
+                        return Err(StoreOpenError::Missing { file: LOG_FILE });
+                    }
                     return Err(StoreOpenError::LogBroken(*sequence));
                 };
                 let what = format!("its records in the log (log-*), batch {sequence}");
@@ -162,6 +175,9 @@ impl<R: Runtime> Store<R> {
             }
         };
         let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents)?;
+        if recovery.report.segments < log_segments(&opened.db)? {
+            return Err(StoreOpenError::Missing { file: LOG_FILE });
+        }
         let what = |lineage| (lineage, "a page map in state.redb".to_owned());
         found.lineages = opened.damaged.into_iter().map(what).collect();
         if found.poisoned.is_some() {
@@ -178,6 +194,22 @@ impl<R: Runtime> Store<R> {
             found,
         })
     }
+}
+
+/// Whether a number is left out below the highest of the log's files.
+fn misses_a_file(names: &[String]) -> bool {
+    let numbers = names.iter().filter_map(|name| name.strip_prefix("log-"));
+    let numbers: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
+    let highest = numbers.iter().max().copied().unwrap_or(0);
+    usize::try_from(highest).is_ok_and(|highest| highest > numbers.len())
+}
+
+/// How many files the log had, as far as the state remembers: the last one is missed by nothing in the others.
+fn log_segments<D: Dir>(db: &StateDb<D>) -> Result<usize, StoreError> {
+    let noted = db.view()?.get_node(LOG_SEGMENTS)?;
+    let bytes = noted.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+    let count = bytes.map_or(0, u64::from_le_bytes);
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// P10: nothing trusts the page cache after a failed sync. The log and the data files are read past it anyway, where the

@@ -14,6 +14,7 @@ use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::GroupCommand;
 use polyfs_node::store::Store;
 use polyfs_store::memory::{Dice, MemoryDir};
+use polyfs_store::wal::LogConfig;
 
 use crate::support::world::*;
 use crate::support::{Fabric, Machine as Host};
@@ -261,6 +262,57 @@ async fn a_failed_sync_poisons_a_lone_node_and_the_next_start_verifies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_read_its_snapshot_retires_and_another_sends_it() {
+    let log = LogConfig {
+        segment_bytes: 256 << 10,
+        segments_initial: 2,
+        batch_bytes_max: 128 << 10,
+        cache_bytes_max: 256 << 10,
+        ..LogConfig::default()
+    };
+    let mut world = World::with_log(8, log).await;
+    world.put(1000, 1, Bytes::new()).await;
+    let leader = world.leader().expect("somebody leads");
+    let behind = 1 + leader % NODES;
+    let third = 1 + behind % NODES;
+    world.kill(behind).await;
+    // Several times what the log holds: what `behind` lacks is purged.
+    for key in 0..200 {
+        world.put(key, key, vec![b'R'; 60_000].into()).await;
+    }
+    let victim = world.leader().expect("somebody leads");
+    world.nodes[&victim].checkpoint().await.expect("it works");
+    let image = world.dirs[&victim].image("data-0000");
+    for (page, bytes) in image.chunks(4096).enumerate() {
+        if bytes[..64] == [b'R'; 64] {
+            world.dirs[&victim].flip("data-0000", page * 4096 + 10, 1);
+        }
+    }
+    world.start(behind).await;
+    let other = if victim == leader { third } else { leader };
+    for _ in 0..3000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let replica = world.nodes[&behind].replica(GROUP).expect("it runs");
+        let there = replica.state().read(|kv| kv.get(&put_key(199)));
+        if there.expect("it can be read").is_some() {
+            break;
+        }
+    }
+    let status = world.nodes[&victim].status();
+    assert_eq!(status.lost.len(), 1, "the source says what it lost");
+    assert!(status.replicas.is_empty() && status.failure.is_none());
+    for key in 200..220 {
+        world.put(key, key, Bytes::new()).await;
+    }
+    assert_eq!(world.get(219).await, Some(219));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        world.content(behind) == world.content(other),
+        "no damaged byte was passed on, and nothing is missing"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poisoned_replica_of_three_stays_silent_and_the_others_serve() {
     let mut world = World::new(6).await;
     for key in 0..20 {
@@ -388,5 +440,60 @@ async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {
         }
         let error = open(&dir, seed).await.err().expect("it does not start");
         assert!(error.contains(file) && error.contains("missing"), "{error}");
+    }
+}
+
+/// One file of several is as much a loss, wherever it stood (P1).
+#[tokio::test(start_paused = true)]
+async fn any_one_file_of_the_log_is_missed() {
+    use polyfs_store::disk::Dir as _;
+    let (dir, node) = alone(72).await;
+    let dir = stopped(&dir, node, 72).await;
+    let mut names = dir.list().expect("it lists");
+    names.retain(|name| name.starts_with("log-"));
+    assert!(names.len() > 2, "{names:?}");
+    for name in names {
+        let image = dir.image(&name);
+        dir.remove(&name).expect("it is there");
+        let error = open(&dir, 73).await.err().expect("it does not start");
+        assert!(error.contains("log-"), "without {name}: {error}");
+        assert!(error.contains("empty one"), "without {name}: {error}");
+        dir.put_image(&name, image);
+    }
+    let node = open(&dir, 74).await.expect("everything is back");
+    check(&node).await.expect("nothing is lost");
+    node.stop().await;
+}
+
+/// redb panics over some of these: a node that does not start says why all the same.
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_cut_or_overwritten_is_said_to_be_damaged() {
+    let (dir, node) = alone(75).await;
+    let dir = stopped(&dir, node, 75).await;
+    let image = dir.image("state.redb");
+    let mut dice = Dice::new(75);
+    for round in 0..40 {
+        let mut bad = image.clone();
+        let at = dice.below_len(image.len());
+        match round % 4 {
+            0 => bad.truncate(at),
+            1 => bad[at..].fill(0),
+            2 => bad[..at.min(4096)].fill(0xff),
+            _ => bad[at..].iter_mut().for_each(|byte| *byte ^= 0x5a),
+        }
+        dir.put_image("state.redb", bad);
+        match open(&dir, 76 + round).await {
+            Ok(node) => {
+                // What was overwritten was free.
+                let _ = check(&node).await;
+                node.stop().await;
+            }
+            Err(error) => {
+                assert!(
+                    error.contains("damaged") || error.contains("log"),
+                    "{error}"
+                );
+            }
+        }
     }
 }

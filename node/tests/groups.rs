@@ -314,6 +314,7 @@ async fn regions_keep_names_and_data_across_power_cuts() {
                     offset: 0,
                     len: u32::try_from(content.len()).expect("below a chunk"),
                     absent_is_hole: false,
+                    led: None,
                 };
                 let read = replica.state().read(|state| query::data(state, &ask));
                 let read = read.expect("the state can be read");

@@ -160,3 +160,29 @@ async fn what_waits_can_be_read_and_truncated_and_keeps_its_order() {
     assert_eq!(state.last_purged_log_id, Some(log_id(1, 99)));
     assert_eq!(state.last_log_id, Some(log_id(1, 99)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_not_durable_though_a_vote_is() {
+    let dir = MemoryDir::new(5);
+    let (shared, mut busy, mut quiet) = full(&dir).await;
+    quiet
+        .save_vote(&Vote::new(2, 1))
+        .await
+        .expect("votes are taken");
+    let waits = shared.is_durable(QUIET, log_id(1, 3));
+    let early = tokio::time::timeout(Duration::from_secs(5), waits).await;
+    assert!(early.is_err(), "it still waits for room");
+    let gone = shared.is_durable(QUIET, log_id(9, 3)).await;
+    assert_eq!(gone, Ok(false), "another term's was never there");
+    busy.purge(log_id(1, 99)).await.expect("purges are taken");
+    assert_eq!(shared.is_durable(QUIET, log_id(1, 3)).await, Ok(true));
+    assert_eq!(shared.is_durable(BUSY, log_id(1, 99)).await, Ok(true));
+    let dir = dir.restart(6);
+    shared.stop();
+    let mut quiet = GroupLog::new(open(&dir, 2), QUIET);
+    assert_eq!(
+        terms(&mut quiet).await,
+        [(0, 1), (1, 1), (2, 1), (3, 1)],
+        "what is said to be durable is"
+    );
+}

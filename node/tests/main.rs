@@ -21,4 +21,5 @@ mod outside;
 mod refusals;
 mod room;
 mod space;
+mod torn;
 mod votes;

@@ -5,6 +5,7 @@ use polyfs_core::ids::GroupId;
 use polyfs_core::request::Space;
 use polyfs_store::wal::LogConfig;
 
+use crate::support::seeds;
 use crate::support::world::*;
 
 /// Sixteen segments of a quarter of a mebibyte: four mebibytes are full soon.
@@ -30,10 +31,9 @@ fn all_run(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "a full log sometimes takes no write for ever: a node that applied what a majority holds, and has it not in its own log, can make no checkpoint"]
 async fn a_full_log_delays_a_busy_group_and_stops_nobody() {
     // In 15 a node died whose log said that more was committed than it held.
-    for seed in [1, 2, 3, 15] {
+    for seed in seeds(1..4).chain([15]) {
         let mut world = World::with_log(seed, small()).await;
         // Six groups that are written once, in what will be the oldest segment, and then hardly ever.
         for quiet in 20..26 {

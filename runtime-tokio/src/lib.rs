@@ -8,6 +8,7 @@
 mod clock;
 mod disk;
 mod errno;
+mod executor;
 mod lanes;
 mod lock;
 mod net;
@@ -15,6 +16,7 @@ mod runtime;
 mod tcp;
 
 pub use disk::{FileDisk, TokioDir};
+pub use executor::Executor;
 pub use lock::{DataDirLock, LockError, lock_data_dir};
 pub use net::{TcpFrameReceiver, TcpFrameSender, TcpFrames, TokioListener};
 pub use runtime::TokioRuntime;

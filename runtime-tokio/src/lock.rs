@@ -24,7 +24,7 @@ pub enum LockError {
     )]
     InUse(PathBuf),
     /// The lock file can't be created or locked.
-    #[error("data directory {path} can't be locked")]
+    #[error("data directory {path} can't be locked; may this user write there?")]
     Failed {
         /// The data directory.
         path: PathBuf,

@@ -22,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PIECES_MAX: usize = 64;
 /// Room to read into while the length of the next frame is not known.
 const READ_BYTES: usize = 64 << 10;
+/// The same while a stranger's greeting is awaited.
+const READ_BYTES_SMALL: usize = 1 << 10;
 
 /// The network of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -188,7 +190,12 @@ impl TcpFrameReceiver {
     /// Reads some bytes; `false` at the end of the stream.
     async fn read_more(&mut self) -> Result<bool, NetError> {
         let missing = self.decoder.wants().saturating_sub(self.buffer.len());
-        self.buffer.reserve(missing.max(READ_BYTES));
+        let ahead = if self.decoder.expects_small() {
+            READ_BYTES_SMALL
+        } else {
+            READ_BYTES
+        };
+        self.buffer.reserve(missing.max(ahead));
         loop {
             match self.stream.try_read_buf(&mut self.buffer) {
                 Ok(bytes) => return Ok(bytes > 0),
@@ -229,5 +236,9 @@ impl FrameReceiver for TcpFrameReceiver {
         let result = self.next_frame().await;
         self.ended = result.is_err();
         result
+    }
+
+    fn expect_small(&mut self, bytes: usize) {
+        self.decoder.expect_small(bytes);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft_rt_tokio::TokioRuntime as Executor;
+use crate::executor::Executor;
 use polyfs_core::time::Now;
 use polyfs_node::runtime::{Lane, Runtime};
 use tokio::runtime::Handle;

@@ -255,7 +255,7 @@ impl Client {
                 self.release_handle(handle);
                 self.free_locks(id, ino, owner, Ok(Reply::Done));
             }
-            Call::Sync { ino, .. } => self.sync_call(id, ino),
+            Call::Sync { ino, data_only } => self.sync_call(id, ino, data_only),
             Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
             Call::Allocate {
                 ino,

@@ -4,6 +4,7 @@
 //! [`health`](super::controller::health)'s.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -103,19 +104,42 @@ pub struct Vitals {
     pub capacity_bytes: u64,
     /// Its disk keeps the log waiting.
     pub log_stalled: bool,
+    /// Inodes in the regions that it leads, as far as they are counted.
+    pub inodes: u64,
 }
 
 impl ClusterStatus {
-    /// The status as the master `me` sees it; `vitals` are the last heard of each node.
+    /// The status as the master `me` sees it; `vitals` are the last heard of each node. `commits` says whether group 0 has
+    /// just committed an entry: a leader that is one, and can write nothing, is none.
     #[must_use]
     pub fn new(
         me: NodeId,
         state: &MasterState,
         controller: &Controller,
         vitals: &BTreeMap<NodeId, Vitals>,
+        commits: bool,
         now: Instant,
     ) -> Self {
-        let health = controller.health(now, state);
+        let mut health = controller.health(now, state);
+        let stalled = state.nodes.iter().filter(|(id, _)| {
+            let heard = vitals.get(id).is_some_and(|vitals| vitals.log_stalled);
+            heard && controller.liveness(now, **id) == Liveness::Alive
+        });
+        for (id, node) in stalled {
+            health.verdict = health.verdict.max(Verdict::Degraded);
+            health.why.push(format!(
+                "the disk of node {id} at {} keeps its log waiting: look at that disk",
+                node.address
+            ));
+        }
+        if !commits {
+            health.verdict = Verdict::Unavailable;
+            health.unavailable = health.unavailable.max(1);
+            health.why.push(
+                "the master can't commit: no majority of its group writes its log; look at the disks and the network of its members"
+                    .into(),
+            );
+        }
         let mut regions = RegionCounts {
             under_replicated: health.under_replicated,
             unavailable: health.unavailable,
@@ -184,4 +208,53 @@ fn mrg_members(state: &MasterState, controller: &Controller, now: Instant) -> Ve
         .filter(|(id, placed)| votes(**id, placed.role))
         .map(|(_, placed)| placed.node)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{BootNumber, StoreId};
+    use crate::master::controller::{Input, NodeReport};
+    use crate::master::state::Founder;
+    use crate::place::Ino;
+    use crate::time::Now;
+
+    #[test]
+    fn a_master_that_can_not_commit_is_never_ok_and_a_stalled_disk_is_named() {
+        let founder = Founder {
+            store: StoreId(1),
+            boot: BootNumber(1),
+            process: 1,
+            address: "a:1".into(),
+            zone: String::new(),
+            capacity: 0,
+        };
+        let state = MasterState::found(ClusterId(1), founder, Ino(1 << 32));
+        let (now, mut vitals) = (Now::default(), BTreeMap::new());
+        let mut controller = Controller::new(now);
+        let report = NodeReport {
+            node: NodeId(1),
+            replicas: Vec::new(),
+        };
+        controller.handle_input(now, &state, Input::Report(report));
+        let status = |vitals: &BTreeMap<_, _>, commits| {
+            ClusterStatus::new(NodeId(1), &state, &controller, vitals, commits, now.mono)
+        };
+        let says = |status: &ClusterStatus, what: &str| {
+            status.why.iter().filter(|why| why.contains(what)).count()
+        };
+        assert_eq!(says(&status(&vitals, true), "commit"), 0);
+        let stuck = status(&vitals, false);
+        assert_eq!(stuck.health, Verdict::Unavailable);
+        assert_eq!(says(&stuck, "can't commit"), 1);
+        assert!(stuck.regions.unavailable > 0);
+        let stalled = Vitals {
+            log_stalled: true,
+            ..Vitals::default()
+        };
+        vitals.insert(NodeId(1), stalled);
+        let stalled = status(&vitals, true);
+        assert!(stalled.health >= Verdict::Degraded);
+        assert_eq!(says(&stalled, "a:1 keeps its log waiting"), 1);
+    }
 }

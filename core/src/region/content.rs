@@ -43,7 +43,11 @@ pub(super) fn change(
         // What lies beyond the cut would come back as content: the holder carries the cut out first.
         return Ok(Answer::Refused(Refusal::NoLease));
     }
-    inode.touch(here.time);
+    if let ContentOp::Times { mtime } = change {
+        inode.overwritten(*mtime);
+    } else {
+        inode.touch(here.time);
+    }
     inode.content = inode.change;
     let shown = match carry_out(state, here, ino, &mut inode, change)? {
         Ok(shown) => shown,
@@ -60,6 +64,7 @@ fn grows(inode: &Inode, change: &ContentOp) -> bool {
         ContentOp::Commit { size, .. } | ContentOp::Truncate { size } => *size > inode.size,
         ContentOp::WriteInline { .. }
         | ContentOp::ToChunks
+        | ContentOp::Times { .. }
         | ContentOp::CutDone { .. }
         | ContentOp::Free { .. } => false,
     }
@@ -103,6 +108,7 @@ fn carry_out(
             wrote(inode, here.time.max(*mtime));
             Ok(Ok(Vec::new()))
         }
+        ContentOp::Times { .. } => Ok(Ok(Vec::new())),
         ContentOp::WriteInline { content, mtime } => {
             if content.len() > INLINE_BYTES_MAX || inode.mapped > 0 {
                 return Ok(Err(FsError::Invalid));

@@ -73,6 +73,13 @@ impl Inode {
         }
     }
 
+    /// Its bytes were overwritten at a time that is told only now.
+    pub(super) fn overwritten(&mut self, time: Timestamp) {
+        self.change += 1;
+        self.mtime = self.mtime.max(time);
+        self.ctime = self.ctime.max(time);
+    }
+
     /// Something about it changed, at `time`.
     pub(super) fn touch(&mut self, time: Timestamp) {
         self.change += 1;

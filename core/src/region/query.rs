@@ -348,6 +348,7 @@ pub fn data(state: &dyn KvRead, query: &DataQuery) -> Result<DataFound, KvError>
             offset,
             len,
             absent_is_hole,
+            led: _,
         } => {
             let places = super::descriptor(state)?.places;
             if !places.contains(chunk.place()) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use polyfs_core::region::command::CommandBody;
 use polyfs_core::region::leader::port::Input;
 use polyfs_core::request::{
-    Answer, ContentOp, LeaseDone, LeaseKind, MetaOp, MetaQuery, MetaReply, RecallKind, Refusal,
-    RequestBody,
+    Answer, ContentOp, DataQuery, LeaseDone, LeaseKind, MetaOp, MetaQuery, MetaReply, RecallKind,
+    Refusal, RequestBody,
 };
 use polyfs_core::txn::Decision;
 use polyfs_core::vfs::RenameMode;
@@ -43,6 +43,9 @@ fn of_request(body: &RequestBody) -> Option<&'static str> {
             ..
         }) => Some("exclusive lease awaited"),
         RequestBody::MetaQuery(MetaQuery::Map { .. }) => Some("rest of a map asked for"),
+        RequestBody::DataQuery(DataQuery::Read { led: Some(_), .. }) => {
+            Some("read without a round")
+        }
         RequestBody::LeaseDone(LeaseDone::Downgraded(..)) => Some("lease shared"),
         RequestBody::LeaseDone(LeaseDone::Released(..)) => Some("lease given back"),
         RequestBody::LeaseDone(LeaseDone::Flushed(..)) => Some("flush answered"),
@@ -61,6 +64,7 @@ fn of_command(body: &CommandBody) -> Option<&'static str> {
             ContentOp::Allocate { .. } => "chunks named",
             ContentOp::Commit { .. } => "chunks committed",
             ContentOp::WriteInline { .. } => "inline written",
+            ContentOp::Times { .. } => "time told later",
         }),
         CommandBody::Meta(MetaOp::Rename {
             mode: RenameMode::Exchange,

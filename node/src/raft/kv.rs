@@ -33,6 +33,10 @@ fn chunk_key(chunk: &ChunkName) -> Vec<u8> {
     key::chunk(Kind::Chunk, chunk)
 }
 
+fn is_inode(key: &[u8]) -> bool {
+    key.first() == Some(&(Kind::Inode as u8))
+}
+
 /// The first failure that the store told of: what failed in it is not the entry's or query's fault.
 #[derive(Default)]
 struct Told(RefCell<Option<StoreError>>);
@@ -53,6 +57,8 @@ pub(super) struct BatchKv<'b, D: Dir> {
     state: RefCell<LineageState<'b, D>>,
     /// Where the log keeps the payload of the entry being applied, if in an extent.
     extent: Option<ExtentRef>,
+    /// Inodes made less inodes deleted.
+    inodes: i64,
 }
 
 impl<'b, D: Dir> BatchKv<'b, D> {
@@ -61,7 +67,13 @@ impl<'b, D: Dir> BatchKv<'b, D> {
             told: Told::default(),
             state: RefCell::new(state),
             extent: None,
+            inodes: 0,
         }
+    }
+
+    /// How many inodes more there are after it, or fewer.
+    pub(super) fn inodes(&self) -> i64 {
+        self.inodes
     }
 
     /// What the store failed with, if it did.
@@ -110,17 +122,17 @@ impl<D: Dir> KvRead for BatchKv<'_, D> {
 
 impl<D: Dir> Kv for BatchKv<'_, D> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.state
-            .get_mut()
-            .put(key, value)
-            .map_err(|error| self.told.note(error))
+        let replaced = self.state.get_mut().replace(key, value);
+        let replaced = replaced.map_err(|error| self.told.note(error))?;
+        self.inodes += i64::from(is_inode(key) && !replaced);
+        Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), KvError> {
-        self.state
-            .get_mut()
-            .delete(key)
-            .map_err(|error| self.told.note(error))
+        let removed = self.state.get_mut().remove(key);
+        let removed = removed.map_err(|error| self.told.note(error))?;
+        self.inodes -= i64::from(is_inode(key) && removed);
+        Ok(())
     }
 
     fn write_chunk(

@@ -13,6 +13,7 @@
 //! ```
 
 mod bulk;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -342,34 +343,6 @@ impl<R: Runtime> SharedLog<R> {
         self.books().committed.insert(group, (index, bytes));
     }
 
-    /// Waits until everything appended before is durable (rule 4), but for what waits for room.
-    ///
-    /// # Errors
-    /// When the log has failed; `Full` when it has just found no room: ask again.
-    pub async fn barrier(&self) -> Result<(), LogError> {
-        let told = self.books().barrier()?;
-        self.inner.work.ring();
-        self.inner.bulk_work.ring();
-        told.await.unwrap_or(Err(LogError::Poisoned))
-    }
-
-    /// The last index of each group; when this returns, every log is durable through it (rule 4). Without what waits for
-    /// room, as a checkpoint is what makes it.
-    ///
-    /// # Errors
-    /// As [`Self::barrier`].
-    pub async fn synced_through(&self) -> Result<BTreeMap<GroupId, u64>, LogError> {
-        let (last, told) = {
-            // One look: what is named is what is waited for.
-            let mut books = self.books();
-            (books.last_indexes(), books.barrier()?)
-        };
-        self.inner.work.ring();
-        self.inner.bulk_work.ring();
-        told.await.unwrap_or(Err(LogError::Poisoned))?;
-        Ok(last)
-    }
-
     /// Whether the disk has kept a batch waiting for too long: this node's leaders must stop their heartbeats (P2).
     #[must_use]
     pub fn stalled(&self) -> bool {
@@ -396,6 +369,11 @@ impl<R: Runtime> SharedLog<R> {
         self.books().index.pressure()
     }
 
+    /// How many files it has.
+    pub(super) fn segments(&self) -> usize {
+        self.books().index.segments()
+    }
+
     /// Why the log can't go on, once it can't: the node answers nothing more (P10).
     #[must_use]
     pub fn failure(&self) -> Option<LogError> {
@@ -411,36 +389,6 @@ impl<R: Runtime> SharedLog<R> {
 }
 
 impl<R: Runtime> Books<R> {
-    fn barrier(&mut self) -> Result<oneshot::Receiver<Result<(), LogError>>, LogError> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
-        let (sender, told) = oneshot::channel();
-        if self.staged_entries.is_empty() || self.no_room {
-            self.wait(self.last_ticket, Waiter::Told(sender));
-        } else {
-            // Behind what still waits for its payloads.
-            self.stage(GroupId::MASTER, Vec::new(), Waiter::Told(sender));
-        }
-        Ok(told)
-    }
-
-    /// The last index of each group that [`Self::barrier`] waits for.
-    fn last_indexes(&self) -> BTreeMap<GroupId, u64> {
-        let last = |group: GroupId| {
-            let state = self.index.group(group)?;
-            let entries = state.entries.map(|entries| entries.last);
-            let staged = self.staged_entries.get(&group);
-            let staged = staged
-                .filter(|_| !self.no_room)
-                .and_then(|staged| staged.last_key_value())
-                .map(|(last, _)| *last);
-            let purged = state.purged.map(|(index, _)| index);
-            Some((group, staged.or(entries).or(purged)?))
-        };
-        self.index.group_ids().filter_map(last).collect()
-    }
-
     fn stage(&mut self, group: GroupId, entries: Vec<(u64, u64, Bytes, Bytes)>, waiter: Waiter<R>) {
         self.next_stage += 1;
         let stage = self.next_stage;
@@ -542,17 +490,6 @@ impl<R: Runtime> Books<R> {
         Ok(())
     }
 
-    /// There is no room: whoever waits for everything before is told, for a checkpoint may be among them.
-    fn refuse_barriers(&mut self) {
-        let staged = self.staged.iter_mut();
-        let ready = self.ready.iter_mut().map(|stored| &mut stored.append);
-        let barriers = staged.chain(ready).filter(|one| one.entries.is_empty());
-        let waiters: Vec<_> = barriers.filter_map(|one| one.waiter.take()).collect();
-        for waiter in waiters {
-            waiter.tell(Err(LogError::Full));
-        }
-    }
-
     fn forget_staged(&mut self, group: GroupId, index: u64) {
         if let Some(here) = self.staged_entries.get_mut(&group) {
             here.remove(&index);
@@ -562,14 +499,16 @@ impl<R: Runtime> Books<R> {
         }
     }
 
-    /// Queues the committed ids whose entries are in the index: one ahead of them would have the next start apply nothing.
+    /// Queues the committed ids whose entries are in the index. One that overtook its entries, which may wait for their
+    /// payloads or for room, would tell the next start to apply what is not there.
     fn push_committed(&mut self) -> Result<(), LogError> {
         for (group, (index, bytes)) in std::mem::take(&mut self.committed) {
             let Some(state) = self.index.group(group) else {
                 continue;
             };
             let last = state.entries.map(|entries| entries.last);
-            if last.max(state.purged.map(|(purged, _)| purged)) >= Some(index) {
+            let last = last.max(state.purged.map(|(purged, _)| purged));
+            if last >= Some(index) {
                 self.push(Record::Committed { group, bytes })?;
             } else {
                 self.committed.insert(group, (index, bytes));

@@ -9,6 +9,8 @@
 //! ```
 
 pub mod config;
+mod hold;
+mod inodes;
 mod kv;
 pub mod log;
 pub mod log_driver;

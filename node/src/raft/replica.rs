@@ -19,12 +19,13 @@ use polyfs_core::time::Instant;
 use thiserror::Error;
 
 use super::config::config;
+use super::hold::Hold;
 use super::log::GroupLog;
 use super::log_driver::SharedLog;
 use super::network::{Networks, append_request};
 use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
-use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 use super::witness::{Granted, Witness};
 use crate::conn::Conn;
 use crate::links::Links;
@@ -74,6 +75,7 @@ pub struct Replica<R: Runtime> {
     runtime: R,
     /// Before this no vote is granted (P2).
     no_votes_before: Instant,
+    hold: Arc<Hold>,
     alone: bool,
     witness: Witness,
 }
@@ -88,6 +90,7 @@ impl<R: Runtime> Clone for Replica<R> {
             stage: Arc::clone(&self.stage),
             runtime: self.runtime.clone(),
             no_votes_before: self.no_votes_before,
+            hold: Arc::clone(&self.hold),
             alone: self.alone,
             witness: self.witness.clone(),
         }
@@ -161,14 +164,10 @@ impl<R: Runtime> Replica<R> {
             stage,
             runtime,
             no_votes_before,
+            hold: Arc::default(),
             alone,
             witness: ground.witness.clone(),
         })
-    }
-
-    /// Grants no vote before `until`, whoever asks but an old leader (P10).
-    pub fn silent_until(&mut self, until: Instant) {
-        self.no_votes_before = self.no_votes_before.max(until);
     }
 
     /// Its group.
@@ -201,11 +200,34 @@ impl<R: Runtime> Replica<R> {
         &self.state
     }
 
+    /// P10: it may have lost what it acknowledged, so it grants no vote and starts no election until a leader has
+    /// brought it level, or [`Self::let_go`].
+    pub fn hold_back(&self) {
+        self.hold.begin();
+        self.raft.runtime_config().elect(false);
+    }
+
+    /// Ends what [`Self::hold_back`] began.
+    pub fn let_go(&self) {
+        let_go(&self.hold, &self.raft);
+    }
+
+    /// Whether it is held back.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.hold.is_on()
+    }
+
     /// Answers another replica.
     pub async fn answer(&self, call: RaftCall, payload: Bytes) -> Reply {
         let answered = match call {
             RaftCall::Vote(ask) | RaftCall::PreVote(ask)
                 if self.runtime.now().mono < self.no_votes_before && !ask.transfer =>
+            {
+                Err(Refused::JustStarted)
+            }
+            RaftCall::Vote(_) | RaftCall::PreVote(_)
+                if self.hold.is_on() && !cfg!(planted = "torn_replica_votes") =>
             {
                 Err(Refused::JustStarted)
             }
@@ -279,12 +301,25 @@ impl<R: Runtime> Replica<R> {
         request: AppendEntriesRequest<TypeConfig<R>>,
     ) -> Result<RaftReply, Refused> {
         let prev = request.prev_log_id;
+        self.hold
+            .leader_says(request.vote.leader_id.term, request.leader_commit);
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
         let response = self
             .raft
             .append_entries(request)
             .await
             .map_err(|_| Refused::Stopping)?;
+        let matching = match &response {
+            AppendEntriesResponse::Success => last,
+            AppendEntriesResponse::PartialSuccess(matching) => *matching,
+            AppendEntriesResponse::HigherVote(_) | AppendEntriesResponse::Conflict => None,
+        };
+        if !may_acknowledge(&self.state, matching).await {
+            return Err(Refused::Stopping);
+        }
+        if self.hold.is_level(matching) {
+            self.let_go();
+        }
         Ok(RaftReply::Append(match response {
             AppendEntriesResponse::Success => Ok(last),
             AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
@@ -300,18 +335,31 @@ impl<R: Runtime> Replica<R> {
     #[must_use]
     pub fn open_stream(&self, conn: Arc<Conn>, stream: u64) -> AppendSender<R> {
         let (sender, requests) = mpsc::unbounded();
+        let hold = Arc::clone(&self.hold);
+        let requests = requests.inspect(move |request: &AppendEntriesRequest<TypeConfig<R>>| {
+            hold.leader_says(request.vote.leader_id.term, request.leader_commit);
+        });
         let results = self.raft.stream_append(requests);
+        let (state, hold, raft) = (
+            self.state.clone(),
+            Arc::clone(&self.hold),
+            self.raft.clone(),
+        );
         self.runtime.spawn(async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
                 let result = match result {
-                    Ok(Ok(matching)) => Ok(matching),
+                    Ok(Ok(matching)) if may_acknowledge(&state, matching).await => Ok(matching),
+                    Ok(Ok(_)) => Err(AppendStop::Refused(Refused::Stopping)),
                     Ok(Err(StreamAppendError::Conflict(id))) => Err(AppendStop::Conflict(id)),
                     Ok(Err(StreamAppendError::HigherVote(vote))) => {
                         Err(AppendStop::HigherVote(vote))
                     }
                     Err(_) => Err(AppendStop::Refused(Refused::Stopping)),
                 };
+                if result.is_ok_and(|matching| hold.is_level(matching)) {
+                    let_go(&hold, &raft);
+                }
                 let ends = result.is_err();
                 if conn
                     .send(&Message::Appended { stream, result }, vec![])
@@ -330,6 +378,20 @@ impl<R: Runtime> Replica<R> {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.group, %error, "a replica ended with a panic");
         }
+    }
+}
+
+fn let_go<R: Runtime>(hold: &Hold, raft: &Raft<R>) {
+    if hold.end() {
+        raft.runtime_config().elect(true);
+    }
+}
+
+/// P1: what is acknowledged is durable.
+async fn may_acknowledge<R: Runtime>(state: &GroupState<R>, matching: Option<LogId>) -> bool {
+    match matching {
+        Some(id) => state.is_durable(id).await.unwrap_or(false),
+        None => true,
     }
 }
 

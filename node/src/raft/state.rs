@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -24,6 +24,7 @@ use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::inodes::Inodes;
 use super::kv::{BatchKv, ViewKv};
 use super::log_driver::SharedLog;
 use super::snapshot::Snapshot;
@@ -34,6 +35,7 @@ use super::types::{
 use crate::group::Leading;
 use crate::node::Room;
 use crate::runtime::{Lane, Runtime};
+use crate::store::LOG_SEGMENTS;
 
 /// Entries applied in one commit at most ...
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -148,6 +150,8 @@ struct Inner<R: Runtime> {
     durable: Mutex<BTreeMap<GroupId, ReplicaRecord>>,
     /// Applied indexes that came by snapshot: no log led there.
     by_snapshot: Mutex<BTreeMap<GroupId, u64>>,
+    /// How many files of the log are noted: fewer at a start are a loss.
+    log_segments: AtomicUsize,
 }
 
 impl<R: Runtime> Clone for SharedState<R> {
@@ -178,6 +182,7 @@ impl<R: Runtime> SharedState<R> {
             capacity: AtomicU64::new(u64::MAX),
             durable: Mutex::new(durable),
             by_snapshot: Mutex::default(),
+            log_segments: AtomicUsize::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -418,6 +423,15 @@ impl<R: Runtime> SharedState<R> {
         Ok(())
     }
 
+    async fn note_segments(&self, segments: usize) -> Result<(), StoreError> {
+        if segments > self.inner.log_segments.load(Ordering::Acquire) {
+            let count = u64::try_from(segments).expect("they are counted in two digits");
+            self.set_node(LOG_SEGMENTS, &count.to_le_bytes()).await?;
+            self.inner.log_segments.store(segments, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Makes everything applied so far durable: data files, then the log through what was applied (rule 4), then the
     /// state. Nothing when nothing has changed.
     ///
@@ -428,6 +442,7 @@ impl<R: Runtime> SharedState<R> {
         log: &SharedLog<R>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
         let _one = self.inner.checkpointing.lock().await;
+        self.note_segments(log.segments()).await?;
         if !self.inner.changed.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
@@ -474,11 +489,12 @@ pub enum CreateError {
 
 /// One group's state machine, as openraft wants it.
 pub struct GroupState<R: Runtime> {
-    shared: SharedState<R>,
-    log: SharedLog<R>,
-    group: GroupId,
+    pub(super) shared: SharedState<R>,
+    pub(super) log: SharedLog<R>,
+    pub(super) group: GroupId,
     machine: Arc<dyn Machine>,
     record: Arc<Mutex<ReplicaRecord>>,
+    pub(super) inodes: Arc<Inodes>,
 }
 
 impl<R: Runtime> Clone for GroupState<R> {
@@ -489,6 +505,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             group: self.group,
             machine: Arc::clone(&self.machine),
             record: Arc::clone(&self.record),
+            inodes: Arc::clone(&self.inodes),
         }
     }
 }
@@ -514,6 +531,7 @@ impl<R: Runtime> GroupState<R> {
             group,
             machine,
             record: Arc::new(Mutex::new(record)),
+            inodes: Arc::default(),
         }
     }
 
@@ -555,7 +573,33 @@ impl<R: Runtime> GroupState<R> {
         self.log.pressure() == Pressure::Full
     }
 
-    async fn apply_batch(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+    /// Whether this node has an entry durably, in its log or as state: what may be acknowledged.
+    pub(super) async fn is_durable(&self, id: LogId) -> Result<bool, LogError> {
+        let applied = self
+            .shared
+            .durable(self.group)
+            .and_then(|record| record.applied);
+        if applied.is_some_and(|applied| applied.index() >= id.index()) {
+            return Ok(true);
+        }
+        self.log.is_durable(self.group, id).await
+    }
+
+    /// Applies entries as they get into the log's index: those that are there must not wait for the others, as applying
+    /// them is what makes room.
+    async fn apply_batch(&self, mut entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
+        while let Some((first, _)) = entries.first() {
+            let ended = self.log.entered(self.group, first.log_id.index()).await;
+            let before = ended.map_err(io::Error::other)?;
+            let count = entries.partition_point(|(entry, _)| entry.log_id.index() < before);
+            let later = entries.split_off(count);
+            self.apply_entered(entries).await?;
+            entries = later;
+        }
+        Ok(())
+    }
+
+    async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let answers = {
             let _turn = self.shared.turn().await;
             let mut record = self.record();
@@ -572,14 +616,21 @@ impl<R: Runtime> GroupState<R> {
         Ok(())
     }
 
+    /// What the store fails with here concerns the node: nothing is applied any more.
+    fn failed(&self, error: StoreError) -> io::Error {
+        self.log.health().store_failed(self.group, &error);
+        io::Error::other(error)
+    }
+
     /// One commit of some entries: state, applied id and membership together.
     fn commit(
         &self,
         entries: Vec<EntryResponder<TypeConfig<R>>>,
         record: &mut ReplicaRecord,
     ) -> io::Result<Vec<Answer<R>>> {
-        let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
-        let state = batch.lineage(record.lineage).map_err(io::Error::other)?;
+        let failed = |error| self.failed(error);
+        let mut batch = self.shared.db().begin().map_err(failed)?;
+        let state = batch.lineage(record.lineage).map_err(failed)?;
         let mut kv = BatchKv::new(state);
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, responder) in entries {
@@ -591,11 +642,13 @@ impl<R: Runtime> GroupState<R> {
             }
             answers.push((responder, applied?));
         }
+        let inodes = kv.inodes();
         drop(kv);
         let bytes = record.encode();
         let set = batch.set_group(self.group, record.applied_index(), &bytes);
-        set.map_err(io::Error::other)?;
-        batch.commit().map_err(io::Error::other)?;
+        set.map_err(failed)?;
+        batch.commit().map_err(failed)?;
+        self.inodes.changed(inodes);
         Ok(answers)
     }
 
@@ -675,13 +728,15 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             record.lineage = lineage;
             record.applied = meta.last_log_id;
             record.membership = meta.last_membership.clone();
-            let mut batch = self.shared.db().begin().map_err(io::Error::other)?;
+            let failed = |error| self.failed(error);
+            let mut batch = self.shared.db().begin().map_err(failed)?;
             let set = batch.set_group(self.group, record.applied_index(), &record.encode());
-            set.map_err(io::Error::other)?;
-            batch.commit().map_err(io::Error::other)?;
+            set.map_err(failed)?;
+            batch.commit().map_err(failed)?;
             let mut by_snapshot = self.shared.inner.by_snapshot.lock();
             by_snapshot.insert(self.group, record.applied_index());
             *self.record.lock() = record;
+            self.inodes.forget();
             self.shared.mark_changed();
         }
         // openraft purges the log once this returns: what it replaces must be durable.

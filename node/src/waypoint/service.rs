@@ -12,6 +12,7 @@ use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::ClusterId;
+use polyfs_core::limits::{GREETING_BYTES_MAX, GREETINGS_MAX};
 use polyfs_core::waypoint::{Config, Input, Output, Reply, Request, Token, Waypoint, WaypointId};
 use polyfs_store::disk::{Dir, Disk as _, DiskError, OpenMode};
 use thiserror::Error;
@@ -23,8 +24,6 @@ use crate::wire::{HelloRefusal, Message, WIRE_VERSION};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The machine is ticked this often: it only forgets.
 const TICK: Duration = Duration::from_secs(1);
-/// Connections served at a time; more are closed at once.
-const CONNECTIONS_MAX: usize = 1024;
 const VERSION: u8 = 1;
 
 /// How a waypoint is served.
@@ -48,7 +47,21 @@ pub enum WaypointError {
     #[error(
         "the state file is damaged ({0}): remove it; until a member registers this waypoint then knows no cluster"
     )]
-    Damaged(#[from] DecodeError),
+    Damaged(DecodeError),
+    /// The state file is sound, and not for this version.
+    #[error(
+        "the state file was made by a newer polyfs ({0}): use that version here, and keep the file"
+    )]
+    Newer(DecodeError),
+}
+
+impl From<DecodeError> for WaypointError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Newer { .. } => Self::Newer(error),
+            DecodeError::Invalid(_) | DecodeError::Trailing(..) => Self::Damaged(error),
+        }
+    }
 }
 
 struct Service<R: Runtime> {
@@ -134,7 +147,7 @@ impl<R: Runtime> Service<R> {
         let open = Arc::new(());
         loop {
             match listener.accept().await {
-                Ok(_) if Arc::strong_count(&open) > CONNECTIONS_MAX => {
+                Ok(_) if Arc::strong_count(&open) > GREETINGS_MAX => {
                     tracing::warn!("too many connections at once: one is closed");
                 }
                 Ok((sender, receiver, from)) => {
@@ -162,6 +175,7 @@ impl<R: Runtime> Service<R> {
         mut sender: impl FrameSender,
         mut receiver: impl FrameReceiver,
     ) -> Result<(), NetError> {
+        receiver.expect_small(GREETING_BYTES_MAX);
         let answer = match Message::of(receiver.receive().await?) {
             Ok((Message::Ask { version, .. }, _)) if version != WIRE_VERSION => {
                 Message::Told(Err(HelloRefusal::Version(WIRE_VERSION)))
@@ -236,5 +250,36 @@ impl<R: Runtime> Service<R> {
             self.runtime.sleep(TICK).await;
             self.feed(Input::Tick);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use polyfs_store::memory::MemoryDir;
+
+    use super::*;
+
+    #[test]
+    fn a_state_file_of_a_newer_version_is_not_to_be_removed() {
+        let dir = MemoryDir::new(1);
+        write(&dir, "state", Some(ClusterId(7))).expect("the disk works");
+        assert_eq!(
+            read(&dir, "state").expect("it is sound"),
+            Some(ClusterId(7))
+        );
+        let mut image = dir.image("state");
+        image[0] = VERSION + 1;
+        dir.put_image("state", image.clone());
+        let error = read(&dir, "state").expect_err("it is newer").to_string();
+        assert!(error.contains("newer polyfs"), "{error}");
+        assert!(!error.contains("remove"), "{error}");
+        image.truncate(1);
+        image[0] = VERSION;
+        dir.put_image("state", image);
+        let error = read(&dir, "state").expect_err("it is damaged").to_string();
+        assert!(
+            error.contains("damaged") && error.contains("remove"),
+            "{error}"
+        );
     }
 }

@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use bytes::Bytes as Content;
 use polyfs_core::ids::{GroupId, Lineage};
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Durability, Table, WriteTransaction};
 
+use super::caught::Held;
 use super::db::Inner;
 use super::error::StoreError;
 use super::kv::{RegionKv, Rows};
@@ -24,7 +25,7 @@ use crate::extents::{Changes, ChunkPages, PageMap, PageMaps, PageMapsMut};
 /// A write transaction; dropped, it never was.
 pub struct StateBatch<'a, D: Dir> {
     pub(super) inner: &'a Inner<D>,
-    pub(super) txn: Option<WriteTransaction>,
+    pub(super) txn: Option<Held<WriteTransaction>>,
     changes: Changes,
     failed: bool,
 }
@@ -32,12 +33,9 @@ pub struct StateBatch<'a, D: Dir> {
 impl<'a, D: Dir> StateBatch<'a, D> {
     pub(super) fn begin(inner: &'a Inner<D>) -> Result<Self, StoreError> {
         inner.poison.check()?;
-        let mut txn = inner
-            .database
-            .begin_write()
-            .map_err(|error| inner.failed(error))?;
-        txn.set_durability(Durability::None)
-            .map_err(|error| inner.failed(error))?;
+        let txn = inner.ask(|| inner.database.begin_write())?;
+        let mut txn = Held::new(txn, &inner.poison);
+        inner.ask(|| txn.set_durability(Durability::None))?;
         Ok(Self {
             inner,
             txn: Some(txn),
@@ -46,10 +44,16 @@ impl<'a, D: Dir> StateBatch<'a, D> {
         })
     }
 
-    pub(super) fn txn(&self) -> &WriteTransaction {
-        self.txn
+    fn open(
+        &self,
+        table: redb::TableDefinition<'_, Bytes, Bytes>,
+    ) -> Result<Held<Table<'_, Bytes, Bytes>>, StoreError> {
+        let txn = self
+            .txn
             .as_ref()
-            .expect("a transaction lives until it is committed")
+            .expect("a transaction lives until it is committed");
+        let opened = self.inner.ask(|| txn.open_table(table))?;
+        Ok(Held::new(opened, &self.inner.poison))
     }
 
     /// The state and chunks of one lineage. Open it once for as many operations as follow each other.
@@ -62,8 +66,11 @@ impl<'a, D: Dir> StateBatch<'a, D> {
             .as_ref()
             .expect("a transaction lives until it is committed");
         let inner = self.inner;
-        let state = txn.open_table(STATE).map_err(|error| inner.failed(error))?;
-        let pages = txn.open_table(PAGES).map_err(|error| inner.failed(error))?;
+        let open = |table| {
+            let opened = inner.ask(|| txn.open_table(table))?;
+            Ok::<_, StoreError>(Held::new(opened, &inner.poison))
+        };
+        let (state, pages) = (open(STATE)?, open(PAGES)?);
         let (changes, failed) = (&mut self.changes, &mut self.failed);
         Ok(LineageState {
             inner,
@@ -91,11 +98,8 @@ impl<'a, D: Dir> StateBatch<'a, D> {
 
     /// The applied index of every group.
     pub(super) fn applied(&self) -> Result<BTreeMap<GroupId, u64>, StoreError> {
-        let table = self
-            .txn()
-            .open_table(GROUPS)
-            .map_err(|error| self.inner.failed(error))?;
-        let groups = record::groups(self.inner, &table)?;
+        let table = self.open(GROUPS)?;
+        let groups = record::groups(self.inner, &*table)?;
         Ok(groups
             .into_iter()
             .map(|(group, record)| (group, record.applied))
@@ -107,17 +111,7 @@ impl<'a, D: Dir> StateBatch<'a, D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_group(&self, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
-        let key = GroupRecord::key(group);
-        let table = self
-            .txn()
-            .open_table(GROUPS)
-            .map_err(|error| self.inner.failed(error))?;
-        let found = table
-            .get(&key[..])
-            .map_err(|error| self.inner.failed(error))?;
-        found
-            .map(|stored| GroupRecord::unseal(&key, stored.value()))
-            .transpose()
+        record::group(self.inner, &*self.open(GROUPS)?, group)
     }
 
     /// Forgets a group; its lineage's keys stay until deleted.
@@ -145,11 +139,7 @@ impl<'a, D: Dir> StateBatch<'a, D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let table = self
-            .txn()
-            .open_table(NODE)
-            .map_err(|error| self.inner.failed(error))?;
-        record::get(self.inner, &table, Tag::Node, name.as_bytes())
+        record::get(self.inner, &*self.open(NODE)?, Tag::Node, name.as_bytes())
     }
 
     /// Removes a record of the node itself.
@@ -177,15 +167,8 @@ impl<'a, D: Dir> StateBatch<'a, D> {
         key: &[u8],
         value: &[u8],
     ) -> Result<(), StoreError> {
-        let inner = self.inner;
-        let mut table = self
-            .txn()
-            .open_table(table)
-            .map_err(|error| inner.failed(error))?;
-        table
-            .insert(key, value)
-            .map_err(|error| inner.failed(error))?;
-        Ok(())
+        let mut table = self.open(table)?;
+        self.inner.ask(|| table.insert(key, value).map(drop))
     }
 
     fn remove(
@@ -193,13 +176,8 @@ impl<'a, D: Dir> StateBatch<'a, D> {
         table: redb::TableDefinition<'_, Bytes, Bytes>,
         key: &[u8],
     ) -> Result<(), StoreError> {
-        let inner = self.inner;
-        let mut table = self
-            .txn()
-            .open_table(table)
-            .map_err(|error| inner.failed(error))?;
-        table.remove(key).map_err(|error| inner.failed(error))?;
-        Ok(())
+        let mut table = self.open(table)?;
+        self.inner.ask(|| table.remove(key).map(drop))
     }
 
     /// Makes everything visible at once; durable with the next checkpoint.
@@ -212,9 +190,7 @@ impl<'a, D: Dir> StateBatch<'a, D> {
             return Err(StoreError::BatchFailed);
         }
         let txn = self.txn.take().expect("a batch is committed once");
-        if let Err(error) = txn.commit() {
-            return Err(self.inner.failed(error));
-        }
+        self.inner.ask(|| txn.into_inner().commit())?;
         // Readers that enter from here on see this commit, so what it dropped is retired only now.
         self.inner.data.commit(std::mem::take(&mut self.changes));
         Ok(())
@@ -235,8 +211,8 @@ impl<D: Dir> Drop for StateBatch<'_, D> {
 pub struct LineageState<'b, D: Dir> {
     inner: &'b Inner<D>,
     lineage: Lineage,
-    state: Table<'b, Bytes, Bytes>,
-    pages: Table<'b, Bytes, Bytes>,
+    state: Held<Table<'b, Bytes, Bytes>>,
+    pages: Held<Table<'b, Bytes, Bytes>>,
     changes: &'b mut Changes,
     failed: &'b mut bool,
 }
@@ -245,32 +221,23 @@ impl<D: Dir> RegionKv for LineageState<'_, D> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         record::get(
             self.inner,
-            &self.state,
+            &*self.state,
             Tag::State,
             &join(self.lineage, key),
         )
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let key = join(self.lineage, key);
-        let value = seal(Tag::State, &key, value);
-        self.state
-            .insert(&key[..], &value[..])
-            .map_err(|error| self.inner.failed(error))?;
-        Ok(())
+        self.replace(key, value).map(drop)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        let key = join(self.lineage, key);
-        self.state
-            .remove(&key[..])
-            .map_err(|error| self.inner.failed(error))?;
-        Ok(())
+        self.remove(key).map(drop)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, StoreError> {
         let range = (self.lineage, from, Some(to));
-        record::scan(self.inner, &self.state, Tag::State, range, limit)
+        record::scan(self.inner, &*self.state, Tag::State, range, limit)
     }
 }
 
@@ -295,22 +262,42 @@ impl<D: Dir> PageMapsMut for BatchMaps<'_, '_, D> {
     fn store(&mut self, key: &[u8], map: &PageMap) -> Result<(), StoreError> {
         let key = join(self.lineage, key);
         let value = seal(Tag::Pages, &key, &map.encode());
-        self.pages
-            .insert(&key[..], &value[..])
-            .map_err(|error| self.inner.failed(error))?;
-        Ok(())
+        let pages = &mut *self.pages;
+        self.inner
+            .ask(|| pages.insert(&key[..], &value[..]).map(drop))
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StoreError> {
         let key = join(self.lineage, key);
-        self.pages
-            .remove(&key[..])
-            .map_err(|error| self.inner.failed(error))?;
-        Ok(())
+        let pages = &mut *self.pages;
+        self.inner.ask(|| pages.remove(&key[..]).map(drop))
     }
 }
 
 impl<'b, D: Dir> LineageState<'b, D> {
+    /// Sets the value of a key; whether it had one before.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn replace(&mut self, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+        let key = join(self.lineage, key);
+        let value = seal(Tag::State, &key, value);
+        let state = &mut self.state;
+        self.inner
+            .ask(|| Ok::<_, redb::StorageError>(state.insert(&key[..], &value[..])?.is_some()))
+    }
+
+    /// Removes a key; whether it was there.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        let key = join(self.lineage, key);
+        let state = &mut self.state;
+        self.inner
+            .ask(|| Ok::<_, redb::StorageError>(state.remove(&key[..])?.is_some()))
+    }
+
     /// Runs a change of a chunk; one that fails half way fails the batch.
     fn change<T>(
         &mut self,
@@ -438,7 +425,7 @@ impl<'b, D: Dir> LineageState<'b, D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let keys = record::keys(self.inner, &self.state, (self.lineage, from, to), limit)?;
+        let keys = record::keys(self.inner, &*self.state, (self.lineage, from, to), limit)?;
         for key in &keys {
             self.delete(key)?;
         }
@@ -456,17 +443,17 @@ impl<'b, D: Dir> LineageState<'b, D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let keys = record::keys(self.inner, &self.pages, (self.lineage, from, to), limit)?;
+        let keys = record::keys(self.inner, &*self.pages, (self.lineage, from, to), limit)?;
         for key in &keys {
             let stored = join(self.lineage, key);
-            let removed = self
-                .pages
-                .remove(&stored[..])
-                .map_err(|error| self.inner.failed(error))?;
-            let map = removed.and_then(|value| {
-                let bytes = unseal(Tag::Pages, &stored, value.value()).ok()?;
-                PageMap::decode(bytes).ok()
-            });
+            let pages = &mut self.pages;
+            let map = self.inner.ask(|| {
+                let removed = pages.remove(&stored[..])?;
+                Ok::<_, redb::StorageError>(removed.and_then(|value| {
+                    let bytes = unseal(Tag::Pages, &stored, value.value()).ok()?;
+                    PageMap::decode(bytes).ok()
+                }))
+            })?;
             let runs = map
                 .iter()
                 .flat_map(|map| map.pieces().iter().map(|piece| piece.run()));

@@ -86,11 +86,14 @@ impl<'a, D: Dir> CheckpointPlan<'a, D> {
                 });
             }
         }
-        let mut txn = self.batch.txn.take().expect("a plan is committed once");
-        txn.set_durability(Durability::Immediate)
-            .map_err(|error| self.inner.failed(error))?;
-        txn.set_quick_repair(true);
-        txn.commit().map_err(|error| self.inner.failed(error))?;
+        let txn = self.batch.txn.take().expect("a plan is committed once");
+        let mut txn = txn.into_inner();
+        self.inner.ask_all(|| {
+            txn.set_durability(Durability::Immediate)
+                .map_err(|error| self.inner.failed(error))?;
+            txn.set_quick_repair(true);
+            txn.commit().map_err(|error| self.inner.failed(error))
+        })?;
         self.inner.data.durable_through(self.epoch);
         Ok(Checkpoint {
             applied: self.groups,

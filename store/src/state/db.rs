@@ -12,6 +12,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable};
 
 use super::backend::Backend;
 use super::batch::StateBatch;
+use super::caught::Held;
 use super::checkpoint::CheckpointPlan;
 use super::error::{Poison, StoreError};
 use super::record::{GROUPS, NODE, PAGES, STATE, Tag, corrupt, split, unseal};
@@ -79,7 +80,7 @@ impl<D: Dir> fmt::Debug for StateDb<D> {
 }
 
 pub(super) struct Inner<D: Dir> {
-    pub(super) database: Database,
+    pub(super) database: Held<Database>,
     sealed: Arc<AtomicBool>,
     pub(super) data: Arc<DataFiles<D>>,
     reserve: Arc<Reserve<D>>,
@@ -96,6 +97,23 @@ impl<D: Dir> Drop for Inner<D> {
 }
 
 impl<D: Dir> Inner<D> {
+    /// Makes a call of the database: its error, or its panic, as ours.
+    pub(super) fn ask<T, E: Into<redb::Error>>(
+        &self,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StoreError> {
+        self.poison
+            .catch(|| call().map_err(|error| self.poison.database(error)))
+    }
+
+    /// The same for several calls of which each translates its own errors.
+    pub(super) fn ask_all<T>(
+        &self,
+        calls: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.poison.catch(calls)
+    }
+
     pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
         self.poison.database(error)
     }
@@ -129,12 +147,15 @@ impl<D: Dir> StateDb<D> {
             Arc::clone(&reserve),
             Arc::clone(&sealed),
         );
-        let database = redb::Builder::new()
-            .set_cache_size(config.cache_bytes)
-            .create_with_backend(backend)
-            .map_err(|error| poison.database(error))?;
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(config.cache_bytes);
+        let database = poison.catch(|| {
+            builder
+                .create_with_backend(backend)
+                .map_err(|error| poison.database(error))
+        })?;
         let inner = Inner {
-            database,
+            database: Held::new(database, &poison),
             sealed,
             data,
             reserve,
@@ -263,43 +284,47 @@ fn open_file<D: Dir>(dir: &D) -> Result<(D::Disk, bool), DiskError> {
 
 impl<D: Dir> Inner<D> {
     fn make_tables(&self) -> Result<(), StoreError> {
-        let mut txn = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
-        txn.set_durability(Durability::Immediate)
-            .map_err(|error| self.failed(error))?;
-        txn.set_quick_repair(true);
-        for table in [STATE, PAGES, GROUPS, NODE] {
-            txn.open_table(table).map_err(|error| self.failed(error))?;
-        }
-        txn.commit().map_err(|error| self.failed(error))
+        self.ask_all(|| {
+            let mut txn = self
+                .database
+                .begin_write()
+                .map_err(|error| self.failed(error))?;
+            txn.set_durability(Durability::Immediate)
+                .map_err(|error| self.failed(error))?;
+            txn.set_quick_repair(true);
+            for table in [STATE, PAGES, GROUPS, NODE] {
+                txn.open_table(table).map_err(|error| self.failed(error))?;
+            }
+            txn.commit().map_err(|error| self.failed(error))
+        })
     }
 
     /// Marks what the durable page maps refer to; returns the lineages of those that make no sense.
     fn derive_space(&self) -> Result<Vec<Lineage>, StoreError> {
-        let txn = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
-        let table = txn.open_table(PAGES).map_err(|error| self.failed(error))?;
         let mut damaged = Vec::new();
-        for row in table.iter().map_err(|error| self.failed(error))? {
-            let (key, value) = row.map_err(|error| self.failed(error))?;
-            let Some((lineage, _)) = split(key.value()) else {
-                return Err(corrupt(Tag::Pages, key.value()));
-            };
-            let map = unseal(Tag::Pages, key.value(), value.value())
-                .and_then(|bytes| Ok(PageMap::decode(bytes)?));
-            let good = map.is_ok_and(|map| {
-                let mut runs = map.pieces().iter().map(|piece| piece.run());
-                runs.all(|run| self.data.found_in_page_map(run))
-            });
-            if !good && damaged.last() != Some(&lineage) {
-                tracing::warn!(%lineage, "a page map is corrupt");
-                damaged.push(lineage);
+        let txn = self.ask(|| self.database.begin_read())?;
+        let txn = Held::new(txn, &self.poison);
+        let table = self.ask(|| txn.open_table(PAGES))?;
+        let table = Held::new(table, &self.poison);
+        self.ask_all(|| {
+            for row in table.iter().map_err(|error| self.failed(error))? {
+                let (key, value) = row.map_err(|error| self.failed(error))?;
+                let Some((lineage, _)) = split(key.value()) else {
+                    return Err(corrupt(Tag::Pages, key.value()));
+                };
+                let map = unseal(Tag::Pages, key.value(), value.value())
+                    .and_then(|bytes| Ok(PageMap::decode(bytes)?));
+                let good = map.is_ok_and(|map| {
+                    let mut runs = map.pieces().iter().map(|piece| piece.run());
+                    runs.all(|run| self.data.found_in_page_map(run))
+                });
+                if !good && damaged.last() != Some(&lineage) {
+                    tracing::warn!(%lineage, "a page map is corrupt");
+                    damaged.push(lineage);
+                }
             }
-        }
+            Ok(())
+        })?;
         Ok(damaged)
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the error type and the poison: once an I/O failure has made it unknown what is stored, every later call is
 //! refused (P10). Deliberately knows no host error numbers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use polyfs_core::codec::DecodeError;
@@ -25,10 +26,15 @@ pub enum StoreError {
         what: String,
     },
     /// A record that belongs to no lineage is not what was written.
-    #[error("the record {0} is corrupt: this node must come back empty")]
+    #[error(
+        "the record {0} of the state database is damaged: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
+    )]
     CorruptRecord(String),
     /// The database file as a whole is not readable.
-    #[error("the state database is corrupt ({0}): this node must come back empty")]
+    #[error(
+        "the state database is damaged ({0}): this node stops and the others serve; keep its data directory aside and \
+         start it with an empty one to join anew, or restore it from a backup if there are no others"
+    )]
     CorruptDatabase(String),
     /// The bytes of a log record's extent are not what was written.
     #[error("the extent at {} of data file {} is corrupt", .0.offset, .0.file)]
@@ -67,12 +73,19 @@ pub enum StoreError {
 
 /// Set by the first failure after which nobody knows what is stored; never cleared.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Poison(Arc<Mutex<Option<String>>>);
+pub(crate) struct Poison(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    why: Mutex<Option<String>>,
+    /// The database has panicked: nothing of it may be touched again, not even to drop it.
+    panicked: AtomicBool,
+}
 
 impl Poison {
     /// Refuses when poisoned.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        match &*self.0.lock().expect("no panic happens under this lock") {
+        match &*self.0.why.lock().expect("no panic happens under this lock") {
             Some(reason) => Err(StoreError::Poisoned(reason.clone())),
             None => Ok(()),
         }
@@ -87,11 +100,23 @@ impl Poison {
     }
 
     pub(crate) fn set(&self, reason: String) {
-        let mut poison = self.0.lock().expect("no panic happens under this lock");
+        let mut poison = self.0.why.lock().expect("no panic happens under this lock");
         if poison.is_none() {
             tracing::warn!(reason, "the store is poisoned");
             *poison = Some(reason);
         }
+    }
+
+    /// The database has panicked over what it read.
+    pub(super) fn panicked(&self, what: &str) -> StoreError {
+        self.0.panicked.store(true, Ordering::Release);
+        let error = StoreError::CorruptDatabase(format!("it can't go on: {what}"));
+        self.set(error.to_string());
+        error
+    }
+
+    pub(super) fn has_panicked(&self) -> bool {
+        self.0.panicked.load(Ordering::Acquire)
     }
 
     /// Translates what redb says; it refuses everything after an I/O error, and so do we.
@@ -110,6 +135,10 @@ impl Poison {
                 }
             }
             redb::Error::Corrupted(reason) => StoreError::CorruptDatabase(reason.clone()),
+            // All are made before the file gets its name.
+            redb::Error::TableDoesNotExist(table) => {
+                StoreError::CorruptDatabase(format!("the table {table} is missing"))
+            }
             redb::Error::PreviousIo => {
                 self.set("state database: an earlier I/O error".into());
                 StoreError::Poisoned("state database: an earlier I/O error".into())

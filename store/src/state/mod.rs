@@ -12,6 +12,7 @@
 
 mod backend;
 mod batch;
+mod caught;
 mod checkpoint;
 mod db;
 mod error;
@@ -22,6 +23,7 @@ mod verify;
 mod view;
 
 pub use batch::{LineageState, StateBatch};
+pub use caught::panic_is_caught;
 pub use checkpoint::{Checkpoint, CheckpointPlan};
 pub use db::{Opened, StateConfig, StateDb};
 pub use error::StoreError;

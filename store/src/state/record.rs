@@ -121,14 +121,16 @@ fn visit<D: Dir>(
         start.as_ref().map(Vec::as_slice),
         end.as_ref().map(Vec::as_slice),
     );
-    let rows = table
-        .range::<&[u8]>(range)
-        .map_err(|error| inner.failed(error))?;
-    for row in rows.take(limit) {
-        let (key, value) = row.map_err(|error| inner.failed(error))?;
-        each(key.value(), value.value())?;
-    }
-    Ok(())
+    inner.ask_all(|| {
+        let rows = table
+            .range::<&[u8]>(range)
+            .map_err(|error| inner.failed(error))?;
+        for row in rows.take(limit) {
+            let (key, value) = row.map_err(|error| inner.failed(error))?;
+            each(key.value(), value.value())?;
+        }
+        Ok(())
+    })
 }
 
 /// The value of a stored key.
@@ -138,10 +140,12 @@ pub(super) fn get<D: Dir>(
     tag: Tag,
     key: &[u8],
 ) -> Result<Option<Vec<u8>>, StoreError> {
-    let found = table.get(key).map_err(|error| inner.failed(error))?;
-    found
-        .map(|stored| Ok(unseal(tag, key, stored.value())?.to_vec()))
-        .transpose()
+    inner.ask_all(|| {
+        let found = table.get(key).map_err(|error| inner.failed(error))?;
+        found
+            .map(|stored| Ok(unseal(tag, key, stored.value())?.to_vec()))
+            .transpose()
+    })
 }
 
 /// Up to `limit` keys, without their lineage, and values.
@@ -193,13 +197,30 @@ pub(super) fn groups<D: Dir>(
     inner: &Inner<D>,
     table: &impl ReadableTable<Bytes, Bytes>,
 ) -> Result<Vec<(GroupId, GroupRecord)>, StoreError> {
-    let mut groups = Vec::new();
-    for row in table.iter().map_err(|error| inner.failed(error))? {
-        let (key, value) = row.map_err(|error| inner.failed(error))?;
-        let record = GroupRecord::unseal(key.value(), value.value())?;
-        groups.push((GroupRecord::group(key.value())?, record));
-    }
-    Ok(groups)
+    inner.ask_all(|| {
+        let mut groups = Vec::new();
+        for row in table.iter().map_err(|error| inner.failed(error))? {
+            let (key, value) = row.map_err(|error| inner.failed(error))?;
+            let record = GroupRecord::unseal(key.value(), value.value())?;
+            groups.push((GroupRecord::group(key.value())?, record));
+        }
+        Ok(groups)
+    })
+}
+
+/// What is kept of one group.
+pub(super) fn group<D: Dir>(
+    inner: &Inner<D>,
+    table: &impl ReadableTable<Bytes, Bytes>,
+    group: GroupId,
+) -> Result<Option<GroupRecord>, StoreError> {
+    let key = GroupRecord::key(group);
+    inner.ask_all(|| {
+        let found = table.get(&key[..]).map_err(|error| inner.failed(error))?;
+        found
+            .map(|stored| GroupRecord::unseal(&key, stored.value()))
+            .transpose()
+    })
 }
 
 /// What is kept of a group.

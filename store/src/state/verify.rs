@@ -12,8 +12,9 @@ use polyfs_core::ids::Lineage;
 use polyfs_core::limits::CHUNK_BYTES;
 use redb::{ReadableTable, StorageBackend};
 
+use super::caught::{Held, catch};
 use super::db::FILE;
-use super::error::StoreError;
+use super::error::{Poison, StoreError};
 use super::record::{Tag, split, unseal};
 use super::view::StateView;
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
@@ -145,14 +146,29 @@ pub fn check_database<D: Dir>(dir: &D, cache_bytes: usize) -> Result<(), StoreEr
         blocks: BTreeMap::new(),
     });
     let corrupt = |what: String| StoreError::CorruptDatabase(format!("{FILE}: {what}"));
-    let opened = redb::Builder::new()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(Overlay { disk, changed });
-    let mut database = opened.map_err(|error| corrupt(error.to_string()))?;
-    match database.check_integrity() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(corrupt("its checksums do not hold".into())),
-        Err(error) => Err(corrupt(error.to_string())),
+    // It gets its name when it holds its tables: redb would make an empty one of it.
+    if disk.len()? == 0 {
+        return Err(corrupt("it is empty".into()));
+    }
+    let poison = Poison::default();
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(cache_bytes);
+    let open = || builder.create_with_backend(Overlay { disk, changed });
+    let opened = match catch(open) {
+        Ok(opened) => opened.map_err(|error| corrupt(error.to_string()))?,
+        Err(what) => return Err(corrupt(format!("it can't be opened: {what}"))),
+    };
+    let mut database = Held::new(opened, &poison);
+    let checked = catch(|| database.check_integrity());
+    match checked {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(corrupt("its checksums do not hold".into())),
+        Ok(Err(error)) => Err(corrupt(error.to_string())),
+        Err(what) => {
+            // It is not even dropped any more.
+            poison.panicked(&what);
+            Err(corrupt(format!("it can't be read: {what}")))
+        }
     }
 }
 
@@ -206,20 +222,23 @@ impl<D: Dir> StateView<D> {
             Err(other) => Err(other),
         };
         let failed = |error| self.inner.failed(error);
-        for (tag, table) in [(Tag::State, &self.state), (Tag::Node, &self.node)] {
-            for row in table.iter().map_err(failed)? {
-                let (key, value) = row.map_err(failed)?;
-                judge(unseal(tag, key.value(), value.value()).map(drop))?;
-            }
-        }
         let chunk = usize::try_from(CHUNK_BYTES).expect("usize has at least 32 bits");
-        for row in self.pages.iter().map_err(failed)? {
-            let (key, _) = row.map_err(failed)?;
-            let Some((lineage, chunk_key)) = split(key.value()) else {
-                return Err(super::record::corrupt(Tag::Pages, key.value()));
-            };
-            judge(self.read_chunk(lineage, chunk_key, 0, chunk).map(drop))?;
-        }
+        self.inner.ask_all(|| {
+            for (tag, table) in [(Tag::State, &self.state), (Tag::Node, &self.node)] {
+                for row in table.iter().map_err(failed)? {
+                    let (key, value) = row.map_err(failed)?;
+                    judge(unseal(tag, key.value(), value.value()).map(drop))?;
+                }
+            }
+            for row in self.pages.iter().map_err(failed)? {
+                let (key, _) = row.map_err(failed)?;
+                let Some((lineage, chunk_key)) = split(key.value()) else {
+                    return Err(super::record::corrupt(Tag::Pages, key.value()));
+                };
+                judge(self.read_chunk(lineage, chunk_key, 0, chunk).map(drop))?;
+            }
+            Ok(())
+        })?;
         Ok(damaged)
     }
 }

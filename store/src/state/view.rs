@@ -10,6 +10,7 @@ use bytes::Bytes as Content;
 use polyfs_core::ids::{GroupId, Lineage};
 use redb::{ReadOnlyTable, ReadableDatabase};
 
+use super::caught::Held;
 use super::db::Inner;
 use super::error::StoreError;
 use super::kv::Rows;
@@ -17,7 +18,7 @@ use super::record::{self, Bytes, GROUPS, GroupRecord, NODE, PAGES, STATE, Tag, j
 use crate::disk::Dir;
 use crate::extents::{ChunkPages, PageMap, PageMaps, ReadGuard};
 
-type Table = ReadOnlyTable<Bytes, Bytes>;
+type Table = Held<ReadOnlyTable<Bytes, Bytes>>;
 
 /// A read-only snapshot of the whole state. Hold it no longer than needed: dropped space waits for it.
 pub struct StateView<D: Dir> {
@@ -35,11 +36,12 @@ impl<D: Dir> StateView<D> {
         inner.poison.check()?;
         // Entered before the snapshot is taken: what it shows cannot have been reused.
         let guard = inner.data.enter();
-        let txn = inner
-            .database
-            .begin_read()
-            .map_err(|error| inner.failed(error))?;
-        let open = |table| txn.open_table(table).map_err(|error| inner.failed(error));
+        let txn = inner.ask(|| inner.database.begin_read())?;
+        let txn = Held::new(txn, &inner.poison);
+        let open = |table| {
+            let opened = inner.ask(|| txn.open_table(table))?;
+            Ok::<Table, StoreError>(Held::new(opened, &inner.poison))
+        };
         Ok(Self {
             state: open(STATE)?,
             pages: open(PAGES)?,
@@ -55,7 +57,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `Corrupt`, failures of the disk.
     pub fn get(&self, lineage: Lineage, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(&self.inner, &self.state, Tag::State, &join(lineage, key))
+        record::get(&self.inner, &*self.state, Tag::State, &join(lineage, key))
     }
 
     /// Up to `limit` keys from `from` on and below `to` (None: the lineage's end) with their values, in order. Go on
@@ -72,7 +74,7 @@ impl<D: Dir> StateView<D> {
     ) -> Result<Rows, StoreError> {
         record::scan(
             &self.inner,
-            &self.state,
+            &*self.state,
             Tag::State,
             (lineage, from, to),
             limit,
@@ -89,11 +91,13 @@ impl<D: Dir> StateView<D> {
             let mut next = Some(0);
             while let Some(from) = next {
                 let start = join(Lineage(from), &[]);
-                let range = table.range(&start[..]..);
-                let mut range = range.map_err(|error| self.inner.failed(error))?;
-                let Some(row) = range.next() else { break };
-                let (key, _) = row.map_err(|error| self.inner.failed(error))?;
-                let found = split(key.value()).map(|(lineage, _)| lineage);
+                let found = self.inner.ask(|| {
+                    let Some(row) = table.range(&start[..]..)?.next() else {
+                        return Ok::<_, redb::StorageError>(None);
+                    };
+                    let (key, _) = row?;
+                    Ok(split(key.value()).map(|(lineage, _)| lineage))
+                })?;
                 all.extend(found);
                 next = found.and_then(|lineage| lineage.0.checked_add(1));
             }
@@ -112,7 +116,7 @@ impl<D: Dir> StateView<D> {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
-        record::keys(&self.inner, &self.pages, (lineage, from, to), limit)
+        record::keys(&self.inner, &*self.pages, (lineage, from, to), limit)
     }
 
     /// The page map of a chunk: which of its pages were ever written.
@@ -120,7 +124,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `Corrupt`, failures of the disk.
     pub fn chunk_map(&self, lineage: Lineage, chunk: &[u8]) -> Result<Option<PageMap>, StoreError> {
-        record::load_map(&self.inner, &self.pages, lineage, chunk)
+        record::load_map(&self.inner, &*self.pages, lineage, chunk)
     }
 
     /// Bytes of a chunk, zeros where nothing was written.
@@ -153,14 +157,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_group(&self, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
-        let key = GroupRecord::key(group);
-        let found = self
-            .groups
-            .get(&key[..])
-            .map_err(|error| self.inner.failed(error))?;
-        found
-            .map(|stored| GroupRecord::unseal(&key, stored.value()))
-            .transpose()
+        record::group(&self.inner, &*self.groups, group)
     }
 
     /// All groups, in order.
@@ -168,7 +165,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn groups(&self) -> Result<Vec<(GroupId, GroupRecord)>, StoreError> {
-        record::groups(&self.inner, &self.groups)
+        record::groups(&self.inner, &*self.groups)
     }
 
     /// A record of the node itself.
@@ -176,7 +173,7 @@ impl<D: Dir> StateView<D> {
     /// # Errors
     /// `CorruptRecord`, failures of the disk.
     pub fn get_node(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        record::get(&self.inner, &self.node, Tag::Node, name.as_bytes())
+        record::get(&self.inner, &*self.node, Tag::Node, name.as_bytes())
     }
 }
 

@@ -47,7 +47,9 @@ pub enum LogError {
         index: u64,
     },
     /// The log was written by a later start than this one: the store was rolled back or copied (P1).
-    #[error("the log knows start {found}, this one is {boot}: the store was rolled back or copied")]
+    #[error(
+        "the log knows start {found}, this one is {boot}: the data directory was rolled back or copied; move it away and start with an empty one"
+    )]
     BootBehind {
         /// The highest boot number in the log.
         found: u64,
@@ -55,7 +57,9 @@ pub enum LogError {
         boot: u64,
     },
     /// Recovery found damage that may affect any group, so nobody can go on with this log.
-    #[error("the log is corrupt: come back with an empty store")]
+    #[error(
+        "the log (log-*) is damaged: keep the directory, and start this node with an empty one to be filled by the others, or from a backup if there are none"
+    )]
     Corrupt,
     /// A newer PolyFS wrote this log.
     #[error("the log is of version {found}, this PolyFS reads up to {known}: upgrade it")]

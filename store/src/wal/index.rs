@@ -171,6 +171,12 @@ pub struct LogIndex {
 }
 
 impl LogIndex {
+    /// How many segments the log had when the last batch was written.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.layout.in_use.len() + self.layout.reusable
+    }
+
     pub(crate) fn new(config: LogConfig, segment_bytes: u64, poison: Poison) -> Self {
         Self {
             config,

@@ -60,8 +60,10 @@ pub struct Recovered {
     pub next_sequence: u64,
     /// Every batch up to this one was known to be durable.
     pub mark: u64,
-    /// The highest boot number in the log; 0 when it is empty.
+    /// The highest boot number in the log; 0 when it is empty: nobody has ever started with it.
     pub boot: u64,
+    /// How many segments there are.
+    pub segments: usize,
 }
 
 /// A recovered log that is not yet being written to.
@@ -121,7 +123,8 @@ pub fn recover<D: Dir>(dir: &D, config: &LogConfig) -> Result<Option<Recovery<D>
         all: false,
         chain: Vec::new(),
     };
-    if !found.damaged.is_empty() {
+    // Segments are numbered without gaps, and a log is written only when those that a creation left out are there.
+    if !found.damaged.is_empty() || (found.has_gap() && scan.has_trace()) {
         replay.all_bad(0);
     }
     replay.run(&scan, &found.files)?;
@@ -140,6 +143,7 @@ pub fn recover<D: Dir>(dir: &D, config: &LogConfig) -> Result<Option<Recovery<D>
         next_sequence: tail.sequence + 1,
         mark: scan.mark,
         boot: scan.boot,
+        segments: found.files.ids().len(),
     };
     Ok(Some(Recovery {
         report,
@@ -415,12 +419,17 @@ impl<D: Dir> Recovery<D> {
     /// Makes what an interrupted creation left out, if the disk has room.
     fn complete(&self, dir: &D) -> Result<(), LogError> {
         let ids = self.files.ids();
-        let first = ids.last().map_or(1, |last| last.0 + 1);
+        let last = ids.last().map_or(0, |last| last.0);
         let wanted = self.index.config.segments_initial.saturating_sub(ids.len());
-        for id in (first..).take(wanted).map(SegmentId) {
+        let missing = (1..).map(SegmentId).filter(|id| !ids.contains(id));
+        let gaps = (1..=last).count() - ids.len();
+        for id in missing.take(wanted.max(gaps)) {
             match segment::make(dir, self.files.shape, &[id]) {
                 Ok(made) => made.into_iter().for_each(|disk| self.files.add(id, disk)),
-                Err(LogError::Disk(DiskError::Full)) => segment::remove_unfinished(dir)?,
+                // What a gap later means is damage: no log with one is ever written.
+                Err(LogError::Disk(DiskError::Full)) if id.0 > last => {
+                    segment::remove_unfinished(dir)?;
+                }
                 Err(other) => return Err(other),
             }
         }

@@ -54,6 +54,11 @@ pub(crate) fn scan<K: Disk>(files: &Files<K>) -> Result<Scan, LogError> {
 }
 
 impl Scan {
+    /// Whether anything was ever written to the log.
+    pub(crate) fn has_trace(&self) -> bool {
+        !self.batches.is_empty() || !self.broken.is_empty() || !self.suspects.is_empty()
+    }
+
     /// Looks at the block at `offset`; returns where to look next.
     fn visit<K: Disk>(
         &mut self,

@@ -153,6 +153,16 @@ pub(crate) struct Found<K: Disk> {
     pub(crate) damaged: Vec<SegmentId>,
 }
 
+impl<K: Disk> Found<K> {
+    /// Whether a number is left out below the highest.
+    pub(crate) fn has_gap(&self) -> bool {
+        let mut ids = self.files.ids();
+        ids.extend(&self.damaged);
+        let last = ids.iter().max().map_or(0, |last| last.0);
+        (1..=last).count() != ids.len()
+    }
+}
+
 /// Opens all segments in `dir`; None when there is no log.
 pub(crate) fn open_all<D: Dir>(dir: &D) -> Result<Option<Found<D::Disk>>, LogError> {
     let names = dir.list()?;

@@ -17,7 +17,7 @@ use crate::process::{self, Daemon, Echo};
 
 /// An error is said within this; a failure only well beyond it.
 const SAID_AIM: Duration = Duration::from_secs(5);
-const SAID_MAX: Duration = Duration::from_secs(3 * SAID_AIM.as_secs());
+pub(super) const SAID_MAX: Duration = Duration::from_secs(3 * SAID_AIM.as_secs());
 const LIMIT: Duration = Duration::from_secs(400);
 
 /// Garbage on every port.
@@ -71,7 +71,12 @@ pub(super) const FULL: Line = Line {
 };
 
 /// The command must fail, with exit code `code`, soon, and say all of `words`.
-fn must_fail(what: &str, command: &mut Command, code: i32, words: &[&str]) -> Result<Duration> {
+pub(super) fn must_fail(
+    what: &str,
+    command: &mut Command,
+    code: i32,
+    words: &[&str],
+) -> Result<Duration> {
     let started = Instant::now();
     let finished = process::run(command, SAID_MAX, Echo::Hide)?;
     let took = started.elapsed();

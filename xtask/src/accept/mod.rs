@@ -5,6 +5,7 @@
 //! does not exist yet is not in the table.
 
 mod bad_input;
+mod bad_usage;
 mod build;
 pub(crate) mod cluster;
 mod context;
@@ -94,6 +95,9 @@ const TABLE: &[&Line] = &[
     &bad_input::MOUNTPOINT,
     &bad_input::DATA,
     &bad_input::FULL,
+    &bad_usage::FLAGS,
+    &bad_usage::MOUNTS,
+    &bad_usage::LOSSES,
     &damage::SINGLE,
     &damage::THREE,
     &idle::IDLE,

@@ -2,16 +2,17 @@
 //!
 //! Owns the parts and the questions that can be answered from them alone. What happens when is `pump`'s.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 use super::dirty::Dirty;
 use super::job::Job;
 use super::map::ChunkMap;
 use crate::attr::{Attr, SetAttr};
 use crate::ids::{GroupId, NodeId};
-use crate::limits::CHUNK_BYTES;
+use crate::limits::{CHUNK_BYTES, TIMES_BEHIND, WRITE_BACK_AGE};
 use crate::place::Ino;
 use crate::request::{ChunkName, Claim, Hold, LeaseKind, LeaseSerial, RecallKind};
 use crate::time::{Instant, Timestamp};
@@ -144,6 +145,9 @@ pub(super) struct Content {
     /// With what was written here.
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
+    /// Which leaders of data regions have answered under this lease after a read index; what this mount writes there ends
+    /// it, as it may reach their successor.
+    pub(super) led: BTreeMap<GroupId, u64>,
     /// The inode has no `security.capability`.
     pub(super) no_capability: bool,
 }
@@ -187,16 +191,41 @@ pub(super) struct SyncWaiter {
 pub(super) struct WriteBack {
     pub(super) dirty: Dirty,
     pub(super) flying: Dirty,
-    /// Writes so far, and how many of them are committed.
+    /// Writes so far, and how many of them are committed. A time left behind when bytes were committed counts as one.
     pub(super) writes: u64,
     pub(super) committed: u64,
-    /// Committed up to this as soon as possible.
+    /// The last write that brought bytes.
+    pub(super) brought: u64,
+    /// Committed up to this as soon as possible ...
     pub(super) wanted: u64,
+    /// ... with times at most [`TIMES_BEHIND`] old ...
+    pub(super) timely: u64,
+    /// ... with their very times.
+    pub(super) exact: u64,
     pub(super) since: Option<Instant>,
     /// Write-back waits for the reads in flight: one that began before some writes must not see the later of them
     /// without the earlier. No read begins meanwhile.
     pub(super) after_reads: bool,
     pub(super) syncs: Vec<SyncWaiter>,
+}
+
+impl WriteBack {
+    /// Everything, times included, is to be committed.
+    pub(super) fn want_all(&mut self) {
+        self.wanted = self.writes;
+        self.exact = self.writes;
+    }
+
+    /// How far behind times may be left when the next bytes are committed.
+    pub(super) fn times_behind(&self) -> Duration {
+        if self.exact > self.committed {
+            Duration::ZERO
+        } else if self.timely > self.committed {
+            TIMES_BEHIND
+        } else {
+            WRITE_BACK_AGE
+        }
+    }
 }
 
 /// One file.
@@ -258,6 +287,27 @@ impl FileState {
             && self.lease.recall.is_none()
             && !self.lease.mapping
             && self.back.syncs.is_empty()
+    }
+
+    /// Whether a region has to hear of bytes, not just of times.
+    pub(super) fn has_bytes(&self) -> bool {
+        self.back.brought > self.back.committed
+    }
+
+    /// Whether the times of what is written may be left behind by so much.
+    pub(super) fn times_within(&self, span: Duration) -> bool {
+        let (told, mtime) = (self.told_time(), self.content.mtime);
+        told.is_some_and(|told| told <= mtime && mtime <= told + span)
+    }
+
+    /// Whether a region has yet to hear of the last time of change.
+    pub(super) fn is_behind(&self) -> bool {
+        self.told_time()
+            .is_some_and(|told| told < self.content.mtime)
+    }
+
+    fn told_time(&self) -> Option<Timestamp> {
+        self.content.attr.as_ref().map(|attr| attr.mtime)
     }
 
     /// Bytes written and not committed, between two offsets, newest last.

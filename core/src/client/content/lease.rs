@@ -2,6 +2,7 @@
 //!
 //! Owns the mount's side of them. Terms count from when a question was sent, shortened by the drift bound.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -154,6 +155,7 @@ impl Client {
             cut: grant.cut,
             size,
             mtime,
+            led: BTreeMap::new(),
             no_capability: false,
         };
         file.lease.mapping = !grant.map_complete;
@@ -384,13 +386,14 @@ impl Client {
             RecallKind::View => panic!("no content lease is concerned when a view is recalled"),
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);
+                file.back.exact = file.back.exact.max(recall.target);
                 if file.back.committed < recall.target {
                     return;
                 }
                 LeaseDone::Flushed(ino, recall.serial, recall.round)
             }
             RecallKind::Share | RecallKind::Release => {
-                file.back.wanted = file.back.writes;
+                file.back.want_all();
                 let drained = !file.is_dirty() && file.job.is_none();
                 let planted = cfg!(planted = "lease_returned_undrained");
                 let reading = recall.want == RecallKind::Release && file.reads > 0;

@@ -173,7 +173,7 @@ impl Client {
     }
 
     /// fsync(2): waits for everything written; reports what went wrong since, once.
-    pub(in super::super) fn sync_call(&mut self, call: CallId, ino: Ino) {
+    pub(in super::super) fn sync_call(&mut self, call: CallId, ino: Ino, data_only: bool) {
         let mut error = None;
         for opened in self.files.handles.values_mut() {
             if opened.ino == ino {
@@ -182,14 +182,14 @@ impl Client {
         }
         match error {
             Some(error) => self.reply(call, Err(error)),
-            None => self.sync(ino, Some((call, Reply::Done))),
+            None => self.sync(ino, Some((call, Reply::Done)), data_only),
         }
     }
 
     /// close(2): write-back is started, not awaited.
     pub(in super::super) fn flush_handle(&mut self, ino: Ino, handle: Handle) -> Outcome {
         let error = self.take_error(handle);
-        self.sync(ino, None);
+        self.sync(ino, None, false);
         error.map_or(Ok(Reply::Done), Err)
     }
 
@@ -203,7 +203,7 @@ impl Client {
         }
         let file = self.file(opened.ino);
         file.opens = file.opens.saturating_sub(1);
-        self.sync(opened.ino, None);
+        self.sync(opened.ino, None, false);
     }
 
     /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer
@@ -224,7 +224,8 @@ impl Client {
     /// At unmount: everything dirty is to be committed.
     pub(in super::super) fn sync_everything(&mut self) {
         for ino in self.used_files() {
-            self.sync(ino, None);
+            self.file(ino).back.want_all();
+            self.sync(ino, None, false);
         }
     }
 

@@ -15,6 +15,8 @@ use crate::vfs::AllocateMode;
 
 /// Chunks named ahead of a file that grows in sequence.
 const AHEAD: u64 = 16;
+/// Mode bits that a write clears.
+const PRIVILEGES: u16 = 0o6000;
 /// The largest piece of data in one request.
 const PIECE_BYTES_MAX: u64 = CHUNK_BYTES;
 
@@ -161,6 +163,18 @@ fn chunks_touched(pieces: &VecDeque<Piece>) -> Vec<(u64, u64)> {
     runs
 }
 
+/// Whether a region of files need hear no more of these chunks than their times.
+fn only_overwrites(content: &Content, written: &[(u64, u64)]) -> bool {
+    let known = |chunk| content.map.find(chunk).is_some_and(|run| run.written);
+    let mut chunks = written
+        .iter()
+        .flat_map(|(first, count)| *first..first + count);
+    let attr = content.attr.as_ref();
+    !written.is_empty()
+        && chunks.all(known)
+        && attr.is_some_and(|attr| attr.size == content.size && attr.mode & PRIVILEGES == 0)
+}
+
 /// Writes back `file.back.flying`, which is everything dirty.
 pub(super) fn write_back(file: &FileState) -> Plan {
     let content = &file.content;
@@ -178,11 +192,21 @@ pub(super) fn write_back(file: &FileState) -> Plan {
         }));
         return plan;
     }
+    if over.is_empty() {
+        let mtime = content.mtime;
+        return Plan::from([Step::Content(ContentOp::Times { mtime })]);
+    }
     to_chunks(content, &mut plan);
     carry_out_cut(content, &mut plan);
     let pieces = cut_up(&over);
     let written = chunks_touched(&pieces);
     allocate(content, &written, &mut plan);
+    // What stays behind is the time alone: an entry saved for each of many overwrites that are synced one by one.
+    let behind = file.times_within(file.back.times_behind());
+    if behind && plan.is_empty() && only_overwrites(content, &written) {
+        plan.push_back(Step::Data(pieces));
+        return plan;
+    }
     let commit = Step::Content(ContentOp::Commit {
         written,
         size: content.size,

@@ -10,10 +10,10 @@ use super::job::Finish;
 use super::plan;
 use crate::client::Client;
 use crate::client::ops::{Single, Then};
-use crate::client::port::Output;
+use crate::client::port::{CallId, Output};
 use crate::client::timers::Wake;
 use crate::error::FsError;
-use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, WRITE_BACK_AGE};
+use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, TIMES_BEHIND, WRITE_BACK_AGE};
 use crate::place::Ino;
 use crate::request::{LeaseKind, LeaseSerial, MetaOp, RecallKind};
 use crate::vfs::Reply;
@@ -132,7 +132,7 @@ impl Client {
         let wall = self.now.wall;
         let file = self.file(ino);
         if file.is_dirty() || file.job.is_some() || file.reads > 0 {
-            file.back.wanted = file.back.writes;
+            file.back.want_all();
             return Started::Waits;
         }
         let content = &mut file.content;
@@ -204,6 +204,7 @@ impl Client {
         file.back.dirty.put(at, data.clone());
         let after = file.back.dirty.len();
         file.back.writes += 1;
+        file.back.brought = file.back.writes;
         file.content.size = file.content.size.max(end);
         file.content.mtime = wall.max(file.content.mtime.next());
         let mtime = file.content.mtime;
@@ -213,6 +214,7 @@ impl Client {
         if waits {
             let target = file.back.writes;
             file.back.wanted = target;
+            file.back.timely = target;
             file.back.syncs.push(SyncWaiter {
                 id: *id,
                 target,
@@ -257,6 +259,9 @@ impl Client {
             .back
             .since
             .is_some_and(|since| now >= since + WRITE_BACK_AGE);
+        if old {
+            file.back.want_all();
+        }
         let due = file.is_dirty() && (old || file.back.wanted > file.back.committed);
         if !due || file.job.is_some() {
             return false;
@@ -282,16 +287,25 @@ impl Client {
         false
     }
 
-    /// Everything written so far is to be committed; the call is answered then.
-    pub(super) fn sync(&mut self, ino: Ino, waiter: Option<(super::super::port::CallId, Reply)>) {
+    /// Everything written so far is to be committed, with its times or nearly so unless `data_only`; the call is answered
+    /// then.
+    pub(super) fn sync(&mut self, ino: Ino, waiter: Option<(CallId, Reply)>, data_only: bool) {
         let Some(file) = self.files.by_ino.get_mut(&ino) else {
             if let Some((id, reply)) = waiter {
                 self.reply(id, Ok(reply));
             }
             return;
         };
-        let target = file.back.writes;
+        let times = !data_only && !file.times_within(TIMES_BEHIND);
+        let target = if times {
+            file.back.writes
+        } else {
+            file.back.brought
+        };
         file.back.wanted = file.back.wanted.max(target);
+        if !data_only {
+            file.back.timely = file.back.timely.max(target);
+        }
         if let Some((id, reply)) = waiter {
             if file.back.committed >= target || cfg!(planted = "fsync_not_awaited") {
                 self.reply(id, Ok(reply));
@@ -323,8 +337,12 @@ impl Client {
     /// What was written here can't be saved any more: everybody who has the file open hears it once (P8).
     pub(in super::super) fn lose_dirty(&mut self, ino: Ino, error: FsError) {
         let file = self.file(ino);
-        if !file.is_dirty() {
-            return;
+        if !file.has_bytes() {
+            // Times at most: who syncs them hears of nothing that is lost.
+            file.back.committed = file.back.writes;
+            file.back.since = None;
+            file.back.after_reads = false;
+            return self.answer_syncs(ino, None);
         }
         let lost = file.back.dirty.take().len() + file.back.flying.take().len();
         file.back.committed = file.back.writes;

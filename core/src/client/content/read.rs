@@ -9,11 +9,14 @@ use bytes::Bytes;
 use super::file::{Content, ContentCall, FileState};
 use crate::client::Client;
 use crate::client::questions::{Owner, Route};
+use crate::client::regions::RegionMap;
 use crate::error::FsError;
-use crate::ids::Fence;
+use crate::ids::{Fence, GroupId};
 use crate::limits::CHUNK_BYTES;
 use crate::place::Ino;
-use crate::request::{Answer, DataQuery, LeaseKind, LeaseSerial, Refusal, RequestBody};
+use crate::request::{
+    Answer, DataQuery, DataReply, Leadership, LeaseKind, LeaseSerial, Refusal, RequestBody, Space,
+};
 use crate::vfs::{Reply, SeekWhat};
 
 /// A read whose bytes are on the way.
@@ -33,6 +36,10 @@ pub(super) struct Reading {
     cut: Option<(u64, u64)>,
     failed: Option<FsError>,
     lost: bool,
+    /// The leaders that answered, and their terms.
+    led: Vec<(GroupId, u64)>,
+    /// Nothing was being written when it began; nothing begins to be until it is over.
+    alone: bool,
 }
 
 /// Copies `data`, which lies at `at` of the file, into `bytes`, which lie at `offset`.
@@ -48,7 +55,13 @@ fn copy_in(bytes: &mut [u8], offset: u64, at: u64, data: &[u8]) {
 }
 
 /// The questions that the regions must answer for a range.
-fn questions(file: &FileState, fence: Fence, from: u64, to: u64) -> Vec<(u64, DataQuery)> {
+fn questions(
+    file: &FileState,
+    regions: &RegionMap,
+    fence: Fence,
+    from: u64,
+    to: u64,
+) -> Vec<(u64, DataQuery)> {
     let content = &file.content;
     let mut parts = Vec::new();
     let mut at = from;
@@ -62,6 +75,13 @@ fn questions(file: &FileState, fence: Fence, from: u64, to: u64) -> Vec<(u64, Da
             && !known
             && !inline
         {
+            let group = regions
+                .find(Space::Data, chunk.place())
+                .map(|line| line.group);
+            let led = group.and_then(|group| {
+                let term = *content.led.get(&group)?;
+                Some(Leadership { group, term })
+            });
             let small = |value: u64| u32::try_from(value).expect("within a chunk");
             parts.push((
                 at,
@@ -71,6 +91,7 @@ fn questions(file: &FileState, fence: Fence, from: u64, to: u64) -> Vec<(u64, Da
                     offset: small(at % CHUNK_BYTES),
                     len: small(end - at),
                     absent_is_hole: !written,
+                    led,
                 },
             ));
         }
@@ -86,14 +107,14 @@ impl Client {
             unreachable!("the caller starts only reads here");
         };
         let id = self.files.fresh();
-        let file = self.file(ino);
+        let file = self.files.by_ino.entry(ino).or_default();
         let content = &file.content;
         let end = content.size.min(offset.saturating_add(u64::from(size)));
         let len = usize::try_from(end.saturating_sub(offset)).expect("at most a u32");
         let mut bytes = vec![0; len];
         copy_in(&mut bytes, offset, 0, &content.inline_bytes());
         let fence = content.attr.as_ref().map_or(Fence(0), |attr| attr.fence);
-        let parts = questions(file, fence, offset, end);
+        let parts = questions(file, &self.regions, fence, offset, end);
         let reading = Reading {
             ino,
             call,
@@ -109,6 +130,8 @@ impl Client {
             cut: content.cut_range(),
             failed: None,
             lost: false,
+            led: Vec::new(),
+            alone: file.job.is_none(),
         };
         file.reads += 1;
         self.files.reads.insert(id, reading);
@@ -137,7 +160,10 @@ impl Client {
         };
         reading.outstanding -= 1;
         match answer {
-            Answer::Data(Ok(_)) => {
+            Answer::Data(Ok(reply)) => {
+                if let (DataReply::Read { term }, Some(route)) = (reply, &route) {
+                    reading.led.push((route.group, term));
+                }
                 let payload = route.map(|route| route.payload).unwrap_or_default();
                 let at = reading.parts[part];
                 let len = payload.len().min(reading.bytes.len() - at);
@@ -174,6 +200,9 @@ impl Client {
         if reading.lost || !same || !file.allows(LeaseKind::Shared, now) {
             file.queue.push_front(reading.call);
             return;
+        }
+        if reading.alone {
+            file.content.led.extend(reading.led);
         }
         if let Some((from, to)) = reading.cut {
             let zeros = vec![0; usize::try_from(to - from).expect("within a chunk")];

@@ -57,6 +57,8 @@ pub(super) struct Cluster {
     pub lines: Vec<RegionLine>,
     pub map_for_clients: Vec<RegionLine>,
     pub executed: u64,
+    /// Of each read of data: whether it names a leadership that has answered before.
+    pub reads_led: core::cell::RefCell<Vec<bool>>,
     slots: BTreeMap<(GroupId, SessionId, u8), (u64, Answer)>,
     leases: BTreeMap<Ino, Leases>,
     locks: BTreeMap<Ino, (SessionId, crate::vfs::LockOwner)>,
@@ -484,7 +486,7 @@ impl Cluster {
                 "a cut is carried out before growth (P9)"
             );
         };
-        let mut runs = Vec::new();
+        let (mut runs, mut told) = (Vec::new(), None);
         match change {
             ContentOp::Allocate { first, count, size } => {
                 for number in *first..first + count {
@@ -501,7 +503,12 @@ impl Cluster {
                     inode.attr.size = inode.attr.size.max(*size);
                 }
             }
-            ContentOp::Commit { written, size, .. } => {
+            ContentOp::Commit {
+                written,
+                size,
+                mtime,
+            } => {
+                told = Some(time.max(*mtime));
                 grows(inode, *size);
                 inode.attr.size = inode.attr.size.max(*size);
                 for number in written
@@ -521,7 +528,8 @@ impl Cluster {
                     assert!(self.chunks.contains_key(&chunk), "data before size (P9)");
                 }
             }
-            ContentOp::WriteInline { content, .. } => {
+            ContentOp::WriteInline { content, mtime } => {
+                told = Some(time.max(*mtime));
                 assert!(inode.map.is_empty(), "only without chunks");
                 inode.attr.size = inode.attr.size.max(content.len() as u64);
                 inode.inline = Some(content.clone());
@@ -545,6 +553,7 @@ impl Cluster {
                 }
                 inode.attr.size = *size;
             }
+            ContentOp::Times { mtime } => told = Some(*mtime),
             ContentOp::CutDone { size } => {
                 if inode.cut == Some(*size) {
                     inode.cut = None;
@@ -556,8 +565,9 @@ impl Cluster {
                     .retain(|number, _| *number < *first || *number >= first + count);
             }
         }
-        inode.attr.mtime = time;
-        inode.attr.ctime = time;
+        let time = told.unwrap_or(time);
+        inode.attr.mtime = inode.attr.mtime.max(time);
+        inode.attr.ctime = inode.attr.ctime.max(time);
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
     }
@@ -699,11 +709,13 @@ impl Cluster {
             offset,
             len,
             absent_is_hole,
+            led,
             ..
         } = query
         else {
             panic!("not in this cluster: {query:?}");
         };
+        self.reads_led.borrow_mut().push(led.is_some());
         let data = self.chunks.get(chunk);
         assert!(
             data.is_some() || *absent_is_hole,
@@ -714,7 +726,11 @@ impl Cluster {
         if let Some(data) = data {
             bytes.copy_from_slice(&data[from..from + len]);
         }
-        (Answer::Data(Ok(DataReply::Done)), Bytes::from(bytes))
+        let term = 1;
+        (
+            Answer::Data(Ok(DataReply::Read { term })),
+            Bytes::from(bytes),
+        )
     }
 
     fn data_op(&mut self, op: &DataOp, payload: &Bytes) -> Answer {

@@ -12,7 +12,9 @@ use crate::attr::{FileKind, SetAttr};
 use crate::client::port::Input;
 use crate::client::rng::Rng;
 use crate::error::FsError;
+use crate::limits::TIMES_BEHIND;
 use crate::place::Ino;
+use crate::time::Timestamp;
 use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat};
 
 const BOTH: OpenFlags = OpenFlags {
@@ -118,6 +120,116 @@ fn a_small_file_is_one_entry_and_fsync_awaits_it() {
         net.cluster.inodes[&file.0].attr.size, 6,
         "written back by age"
     );
+}
+
+/// What a mount that dies now would leave of a file's time, and what it shows itself.
+fn times(net: &mut Net, ino: Ino) -> (Timestamp, Timestamp) {
+    let shown = attr(net.call(0, Call::GetAttr { ino })).mtime;
+    (net.cluster.inodes[&ino].attr.mtime, shown)
+}
+
+/// Overwrites and syncs until the time of the last overwrite was left behind; gives that time.
+fn leave_behind(net: &mut Net, file: (Ino, Handle)) -> Timestamp {
+    write(net, 0, file, 0, &[1; 9000]);
+    sync(net, 0, file.0);
+    for round in 2..20 {
+        let executed = net.cluster.executed;
+        write(net, 0, file, 1000, &[round; 100]);
+        sync(net, 0, file.0);
+        let chunk = net.cluster.chunks.values().next().expect("one chunk");
+        assert_eq!(chunk[1000], round, "committed");
+        let (told, shown) = times(net, file.0);
+        assert!(shown <= told + TIMES_BEHIND, "{told:?} {shown:?}");
+        if told < shown {
+            assert_eq!(net.cluster.executed, executed, "an entry was saved");
+            return shown;
+        }
+    }
+    panic!("two overwrites within 10 ms are no rarity here");
+}
+
+#[test]
+fn synced_overwrites_are_one_entry_each_and_times_follow() {
+    let mut net = Net::new(2, 3);
+    let file = create(&mut net, 0);
+    let shown = leave_behind(&mut net, file);
+    let executed = net.cluster.executed;
+    net.pass(Duration::from_millis(1500));
+    assert_eq!(net.cluster.executed, executed + 1);
+    assert_eq!(times(&mut net, file.0), (shown, shown), "by itself");
+    net.pass(Duration::from_secs(3));
+    assert_eq!(net.cluster.executed, executed + 1, "once");
+}
+
+#[test]
+fn whoever_is_let_in_finds_times_that_were_left_behind() {
+    let mut net = Net::new(2, 4);
+    let file = create(&mut net, 0);
+    let shown = leave_behind(&mut net, file);
+    let other = open(&mut net, 1, file.0, BOTH);
+    assert_eq!(read(&mut net, 1, (file.0, other), 0, 10000).len(), 9000);
+    let seen = attr(net.call(1, Call::GetAttr { ino: file.0 })).mtime;
+    assert_eq!(seen, shown, "before the lease was given back");
+}
+
+#[test]
+fn fdatasync_leaves_times_to_a_later_fsync() {
+    let mut net = Net::new(1, 5);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    net.pass(Duration::from_millis(100));
+    let executed = net.cluster.executed;
+    write(&mut net, 0, file, 1000, b"data");
+    let data_only = Call::Sync {
+        ino: file.0,
+        data_only: true,
+    };
+    assert_eq!(net.call(0, data_only), Ok(Reply::Done));
+    assert_eq!(net.cluster.executed, executed, "bytes alone");
+    sync(&mut net, 0, file.0);
+    assert_eq!(net.cluster.executed, executed + 1, "and now the time");
+    let (told, shown) = times(&mut net, file.0);
+    assert_eq!(told, shown);
+}
+
+#[test]
+fn a_time_that_can_not_be_told_any_more_is_no_lost_write() {
+    let mut net = Net::new(1, 6);
+    let file = create(&mut net, 0);
+    leave_behind(&mut net, file);
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
+    net.cluster.drop_leases();
+    net.cut_off = false;
+    sync(&mut net, 0, file.0);
+    assert_eq!(read(&mut net, 0, file, 0, 10000).len(), 9000);
+}
+
+/// P8, local reads: a leader that answered need not ask the others again, until something is written or the lease is new.
+#[test]
+fn what_is_written_ends_what_leaders_have_told_before() {
+    let mut net = Net::new(2, 7);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    let led = |net: &mut Net, client, handle| {
+        net.cluster.reads_led.borrow_mut().clear();
+        assert_eq!(read(net, client, (file.0, handle), 0, 9000).len(), 9000);
+        net.cluster.reads_led.borrow().clone()
+    };
+    assert_eq!(led(&mut net, 0, file.1), [false]);
+    assert_eq!(led(&mut net, 0, file.1), [true]);
+    write(&mut net, 0, file, 0, b"new");
+    sync(&mut net, 0, file.0);
+    assert_eq!(led(&mut net, 0, file.1), [false], "written since");
+    assert_eq!(led(&mut net, 0, file.1), [true]);
+    let other = open(&mut net, 1, file.0, BOTH);
+    assert_eq!(led(&mut net, 1, other), [false], "another mount");
+    write(&mut net, 1, (file.0, other), 0, b"theirs");
+    sync(&mut net, 1, file.0);
+    assert_eq!(led(&mut net, 0, file.1), [false], "another lease");
 }
 
 #[test]

@@ -71,10 +71,14 @@ impl Net {
     }
 
     fn both(&self) -> Now {
-        let seconds = i64::try_from(self.now.0 / 1_000_000_000).unwrap();
+        // Ahead of the clock that the cluster stamps with.
+        let seconds = 2_000_000 + i64::try_from(self.now.0 / 1_000_000_000).unwrap();
         Now {
             mono: self.now,
-            wall: Timestamp { seconds, nanos: 0 },
+            wall: Timestamp {
+                seconds,
+                nanos: u32::try_from(self.now.0 % 1_000_000_000).unwrap(),
+            },
         }
     }
 

@@ -15,7 +15,8 @@ use crate::place::Ino;
 use crate::region::kv::{KvError, KvRead};
 use crate::region::query::{self, DataFound, Miss};
 use crate::request::{
-    Answer, DataOp, DataQuery, LeaseKind, MetaQuery, MetaReply, Refusal, Request, RequestBody,
+    Answer, DataOp, DataQuery, DataReply, LeaseKind, MetaQuery, MetaReply, Refusal, Request,
+    RequestBody,
 };
 use crate::time::Now;
 use crate::txn::{TxnId, TxnRequest};
@@ -222,7 +223,16 @@ impl Leader {
         asked: &DataQuery,
     ) -> Result<(), KvError> {
         match query::data(state, asked)? {
-            DataFound::Reply(reply, payload) => self.answer_data(query.asker, Ok(reply), payload),
+            DataFound::Reply(reply, payload) => {
+                let term = self.config.term;
+                let reads = matches!(asked, DataQuery::Read { .. });
+                let reply = if reads {
+                    DataReply::Read { term }
+                } else {
+                    reply
+                };
+                self.answer_data(query.asker, Ok(reply), payload);
+            }
             DataFound::Error(error) => self.answer_data(query.asker, Err(error), Bytes::new()),
             DataFound::Refused(refusal) => self.refuse(query.asker, refusal),
             DataFound::RaiseFence { chunk, fence } => {
@@ -233,12 +243,7 @@ impl Leader {
         Ok(())
     }
 
-    fn answer_data(
-        &mut self,
-        asker: Asker,
-        result: Result<crate::request::DataReply, FsError>,
-        payload: Bytes,
-    ) {
+    fn answer_data(&mut self, asker: Asker, result: Result<DataReply, FsError>, payload: Bytes) {
         self.outputs.push_back(Output::Answer {
             asker,
             answer: Answer::Data(result),

@@ -9,14 +9,14 @@ use core::time::Duration;
 use super::port::{Asker, Input, Output, Token};
 use super::queries::Query;
 use super::{Config, Leader};
-use crate::ids::{Epoch, GroupId, Renewal, SessionId};
+use crate::ids::{Epoch, Fence, GroupId, Renewal, SessionId};
 use crate::place::{Bucket, Ino, Place, Places};
 use crate::region::command::{Command, CommandBody, Descriptor};
 use crate::region::key;
 use crate::region::mem::MemKv;
 use crate::request::{
-    Answer, Aside, Header, LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody,
-    SlotUse, Space,
+    Answer, Aside, ChunkName, DataQuery, DataReply, Header, Leadership, LeaseKind, MetaOp,
+    MetaQuery, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
 };
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
@@ -197,4 +197,65 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
     assert!(
         matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
     );
+}
+
+/// P8, local reads: without a round only for who has had an answer of this very leadership.
+#[test]
+fn only_the_leadership_that_has_answered_reads_without_a_round() {
+    let mut state = MemKv::default();
+    let descriptor = Descriptor {
+        space: Space::Data,
+        places: Places::ALL,
+        epoch: Epoch(1),
+    };
+    crate::region::found(&mut state, &descriptor, None).expect("memory");
+    let mut leader = lead(&state);
+    let mut read = |led: Option<(u64, u64)>| {
+        let query = DataQuery::Read {
+            chunk: ChunkName {
+                ino: Ino::new(Place::new(Bucket(0), 0), 9),
+                version: 1,
+                number: 0,
+            },
+            fence: Fence(0),
+            offset: 0,
+            len: 10,
+            absent_is_hole: true,
+            led: led.map(|(group, term)| Leadership {
+                group: GroupId(group),
+                term,
+            }),
+        };
+        let header = Header {
+            group: GroupId(1),
+            epoch: Epoch(1),
+            session: SessionId(5),
+            renewal: Renewal(1),
+            slot: None,
+            seen: Timestamp::default(),
+            aside: Aside::default(),
+        };
+        let request = Request {
+            header,
+            body: RequestBody::DataQuery(query),
+        };
+        let (asker, payload) = (Asker(1), Bytes::new());
+        let input = Input::Request {
+            asker,
+            request,
+            payload,
+        };
+        leader.handle_input(now(0), &state, input).expect("memory");
+        let said = leader.poll_output().expect("one thing");
+        assert!(leader.poll_output().is_none());
+        said
+    };
+    let reply = Answer::Data(Ok(DataReply::Read { term: 1 }));
+    assert!(
+        matches!(read(Some((1, 1))), Output::Answer { answer, payload, .. }
+            if answer == reply && payload[..] == [0; 10])
+    );
+    for led in [None, Some((1, 2)), Some((1, 0)), Some((2, 1))] {
+        assert!(matches!(read(led), Output::ReadIndex { .. }), "{led:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Bits that flip in what was acknowledged.
 
 use super::*;
+use crate::disk::Dir as _;
 use crate::wal::scan::{Place, scan};
 use crate::wal::segment::open_all;
 use crate::wal::{Affected, Verdict};
@@ -155,6 +156,36 @@ fn a_lost_segment_and_a_damaged_segment_header_are_corruption() {
             affected
         }
     );
+}
+
+#[test]
+fn any_segment_that_is_missing_below_another_is_corruption_unless_nothing_was_ever_written() {
+    let (dir, config, _) = grown(1);
+    assert_eq!(report(&dir, &config).verdict, Verdict::Clean);
+    let count = report(&dir, &config).segments;
+    for lost in 1..count {
+        let (dir, config, _) = grown(1);
+        dir.remove(&format!("log-{lost:04}")).unwrap();
+        assert!(
+            matches!(
+                report(&dir, &config).verdict,
+                Verdict::Corrupt {
+                    affected: Affected::All,
+                    ..
+                }
+            ),
+            "segment {lost} of {count}"
+        );
+    }
+    // A power cut can leave a creation like this: it is completed.
+    let dir = MemoryDir::new(1);
+    create(&dir, &config, LIFE).unwrap();
+    dir.remove("log-0002").unwrap();
+    let found = find(&dir, &config);
+    assert_eq!((found.report.boot, found.report.segments), (0, 2));
+    drop(found.start(&dir, 1).unwrap());
+    let again = report(&dir, &config);
+    assert_eq!((again.verdict, again.segments), (Verdict::Clean, 3));
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! A log that lost its tail: its replicas neither vote nor stand until they are level again, or 5 s have passed (P10).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use polyfs_node::raft::types::{Vote, log_id};
+use polyfs_node::wire::{RaftCall, Refused, Reply, VoteAsk};
+use polyfs_store::memory::MemoryDir;
+
+use crate::support::world::*;
+
+const BLOCK: usize = 4096;
+
+/// Puts what looks like a batch that was not written whole behind the last one of the log.
+fn tear(dir: &MemoryDir) {
+    let number = |bytes: &[u8], at: usize| {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let mut last = None;
+    for segment in 1..=16 {
+        let name = format!("log-{segment:04}");
+        if !polyfs_store::disk::Dir::list(dir)
+            .expect("it can be listed")
+            .contains(&name)
+        {
+            continue;
+        }
+        let image = dir.image(&name);
+        for at in (BLOCK..image.len()).step_by(BLOCK) {
+            if image[at..at + 8] == *b"PolyFSwb" {
+                let sequence = number(&image[at..], 40);
+                let body = number(&image[at..], 68) & 0xffff_ffff;
+                let body = usize::try_from(body).expect("it is small");
+                let end = at + (84 + body).next_multiple_of(BLOCK);
+                last = last.max(Some((sequence, segment, at, end)));
+            }
+        }
+    }
+    let (_, segment, at, end) = last.expect("the log has a batch");
+    let name = format!("log-{segment:04}");
+    let mut image = dir.image(&name);
+    image.copy_within(at..at + 84, end);
+    image[end + 83] ^= 1;
+    dir.put_image(&name, image);
+}
+
+async fn torn_world(seed: u64, victim: u64) -> World {
+    let mut world = World::new(seed).await;
+    for key in 0..20 {
+        world.put(key, key * 3, Bytes::from(vec![7; 1000])).await;
+    }
+    world.kill(victim).await;
+    tear(&world.dirs[&victim]);
+    world
+}
+
+async fn is_refused(world: &World, node: u64) -> bool {
+    let replica = world.nodes[&node].replica(GROUP).expect("it runs");
+    let ask = VoteAsk {
+        vote: Vote::new(1000, 13),
+        last: Some(log_id(999, 10_000)),
+        transfer: false,
+    };
+    let answer = replica.answer(RaftCall::PreVote(ask), Bytes::new()).await;
+    matches!(answer, Reply::Refused(Refused::JustStarted))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_torn_replica_alone_is_silent_for_five_seconds() {
+    let mut world = torn_world(1, 3).await;
+    for other in [1, 2] {
+        world.fabric.cut(&name(3), &name(other), true);
+    }
+    world.start(3).await;
+    for _ in 0..48 {
+        assert!(is_refused(&world, 3).await, "it may have voted for more");
+        assert!(world.nodes[&3].replica(GROUP).unwrap().is_held_back());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!is_refused(&world, 3).await, "nothing is waited for longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_brings_a_torn_replica_level_ends_its_silence() {
+    for seed in 2..6 {
+        let mut world = torn_world(seed, 1 + seed % 3).await;
+        world.put(99, 1, Bytes::new()).await;
+        let victim = 1 + seed % 3;
+        world.start(victim).await;
+        let replica = world.nodes[&victim].replica(GROUP).expect("it runs");
+        assert!(replica.is_held_back(), "seed {seed}");
+        let mut waited = 0;
+        while replica.is_held_back() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            waited += 1;
+        }
+        assert!(waited < 30, "seed {seed}: {waited}");
+        assert!(!replica.is_held_back());
+        world.converge().await;
+    }
+}
