@@ -16,8 +16,9 @@ use rand_chacha::ChaCha8Rng;
 const SEEDS: Range<u64> = 0..2000;
 /// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
-/// Of these the usual run leaves out: an fsync takes 46 s there, behind one outage after the other (docs/testing.md).
-const TOO_SLOW: [u64; 1] = [605];
+/// Of crowded weather the usual run leaves out: a read takes 3.5 s there, behind three mounts that pass the lease of one
+/// file around (docs/testing.md).
+const TOO_SLOW: [u64; 1] = [939];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
@@ -269,7 +270,7 @@ fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
-    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_SLOW.contains(seed);
+    let left_out = |seed: &u64| usual && weather == Weather::Crowded && TOO_SLOW.contains(seed);
     let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
     for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
