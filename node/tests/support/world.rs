@@ -17,7 +17,7 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::{Root, found};
 use polyfs_core::request::{
-    Answer, Aside, ChunkName, Header, Leadership, MetaReply, Refusal, Renewed, Request,
+    Answer, Aside, ChunkName, Header, Leadership, MetaOp, MetaReply, Refusal, Renewed, Request,
     RequestBody, SlotUse, Space,
 };
 use polyfs_core::time::{Instant, Now, Timestamp};
@@ -196,6 +196,14 @@ impl Leading for Clerk {
     }
 }
 
+/// The directories whose names an entry changes: nobody has views here.
+fn named_in(body: &CommandBody) -> Vec<Ino> {
+    match body {
+        CommandBody::Meta(MetaOp::Make { dir, .. } | MetaOp::Link { dir, .. }) => vec![*dir],
+        _ => vec![],
+    }
+}
+
 pub(crate) fn request(epoch: u64, body: RequestBody) -> Request {
     let header = Header {
         group: GROUP,
@@ -368,7 +376,7 @@ impl World {
             renewal: Renewal(0),
             slot: Some(SlotUse { slot: 0, sequence }),
             time: Timestamp::default(),
-            unseen: vec![],
+            unseen: named_in(&body),
             body,
         };
         for _ in 0..1000 {
