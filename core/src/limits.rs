@@ -30,6 +30,13 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 pub const LEASE_TERM: Duration = Duration::from_secs(2);
 /// Leases are renewed this often, in one frame per mount and node.
 pub const LEASE_RENEWAL: Duration = Duration::from_millis(500);
+/// A view (what a mount was shown of a name or an inode) is used for at most so long, however often its term is renewed:
+/// the leader forgets whom it has shown what.
+pub const VIEW_LIFE: Duration = Duration::from_secs(60);
+/// Views that one session is granted by a region within [`VIEW_LIFE`].
+pub const VIEWS_PER_SESSION: usize = 65_536;
+/// Names and inodes that a mount keeps views of, each.
+pub const VIEWS_MAX: usize = 16_384;
 /// A session lives this long after the renewal that confirmed it was sent.
 pub const SESSION_TERM: Duration = Duration::from_secs(10);
 /// Sessions are renewed this often.
@@ -109,6 +116,10 @@ const _: () = {
     assert!(
         LEASE_RENEWAL.as_millis() * 3 <= LEASE_TERM.as_millis(),
         "a lease survives two lost renewals"
+    );
+    assert!(
+        LEASE_TERM.as_millis() < VIEW_LIFE.as_millis(),
+        "a view lasts longer than one confirmation"
     );
     assert!(
         SESSION_RENEWAL.as_millis() * 3 <= SESSION_TERM.as_millis(),

@@ -4,6 +4,7 @@
 //! which change nothing, and operations, which become log entries. Who may ask and in which order is decided where
 //! they are applied (`region`), not here. Bulk bytes travel beside a request or answer, as its payload.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -40,6 +41,20 @@ pub struct Header {
     pub slot: Option<SlotUse>,
     /// The highest file time this mount has seen, so that times never run backwards along one program's actions (P9).
     pub seen: Timestamp,
+    /// What the sender makes of its own views.
+    pub aside: Aside,
+}
+
+/// What a sender says of the views that it holds (P8): a change is shown to nobody before everybody who was shown what it
+/// changes has forgotten that, but for the sender itself where it says so.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Aside {
+    /// Raised whenever the sender has given up a change whose outcome it does not know: it has forgotten all views by
+    /// then, and what it is shown later must be recalled if that change comes after all. 0: it caches no views.
+    pub generation: u64,
+    /// Of a change: the inodes of whose views the sender uses none that the change concerns, from before it was sent
+    /// until it is answered. They need not be recalled from it.
+    pub inos: Vec<Ino>,
 }
 
 /// One use of one of a session's slots (P6).
@@ -157,6 +172,35 @@ pub struct Renewed {
     pub waits: bool,
     /// Which of the leases that the frame asserts to it are its own now, under the serial of [`LeaseSerial::taken_up`].
     pub taken: Vec<Ino>,
+    /// The region's epoch: views of an earlier one may concern places that are another region's by now.
+    pub epoch: Epoch,
+    /// Views that were recalled and are not forgotten yet, as far as is known: a recall that was lost is repeated before
+    /// what it is about can live on.
+    pub recalled: Vec<(Ino, LeaseSerial)>,
+}
+
+/// Views: what an answer shows may be shown again by the mount without asking, until it is recalled or the term of the
+/// leadership that granted it is over (P8). The view of an inode is what stat says of it and, of a directory, which of
+/// its names are there and what they name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// Which grant of the leader's it is.
+    pub serial: LeaseSerial,
+    /// Names in directories: what is there, or that nothing is.
+    pub names: Vec<NameView>,
+    /// Attributes.
+    pub attrs: Vec<Attr>,
+}
+
+/// What a directory holds under a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameView {
+    /// The directory.
+    pub dir: Ino,
+    /// The name.
+    pub name: Name,
+    /// What it names; nothing when it is not there.
+    pub seen: Option<Seen>,
 }
 
 /// Queries of a meta region. None changes replicated state; those that ask for a lease change the leader's table.
@@ -397,15 +441,30 @@ pub enum LeaseDone {
     Downgraded(Ino, LeaseSerial),
     /// Data, size and times so far are committed, as the recall of this round asked; the lease stays.
     Flushed(Ino, LeaseSerial, u64),
+    /// The view of an inode is forgotten, and so will be what was granted of it up to this serial and is still on its
+    /// way.
+    Forgot(Ino, LeaseSerial),
 }
 
 impl LeaseDone {
     /// Which grant it is about.
     #[must_use]
     pub const fn serial(&self) -> LeaseSerial {
-        let (Self::Released(_, serial) | Self::Downgraded(_, serial) | Self::Flushed(_, serial, _)) =
-            self;
+        let (Self::Released(_, serial)
+        | Self::Downgraded(_, serial)
+        | Self::Flushed(_, serial, _)
+        | Self::Forgot(_, serial)) = self;
         *serial
+    }
+
+    /// Which inode it is about.
+    #[must_use]
+    pub const fn ino(&self) -> Ino {
+        let (Self::Released(ino, _)
+        | Self::Downgraded(ino, _)
+        | Self::Flushed(ino, _, _)
+        | Self::Forgot(ino, _)) = self;
+        *ino
     }
 }
 
@@ -416,7 +475,8 @@ pub struct Recall {
     pub group: GroupId,
     /// The inode.
     pub ino: Ino,
-    /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes.
+    /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes. Of a view: the
+    /// leader's last grant of any view.
     pub serial: LeaseSerial,
     /// Of a flush: which one. Those who asked since the mount began the last one wait for the next.
     pub round: u64,
@@ -433,6 +493,8 @@ pub enum RecallKind {
     Share,
     /// Give it back.
     Release,
+    /// Forget the view of the inode: no content lease is concerned.
+    View,
 }
 
 /// Queries of a data region.
@@ -495,6 +557,8 @@ pub enum Answer {
     Txn(crate::txn::TxnReply),
     /// Nothing was done: do what the refusal says.
     Refused(Refusal),
+    /// One of the others, with views that hold from now on.
+    Viewed(Box<Self>, Views),
 }
 
 /// What a meta region answers to a query or operation that succeeded.

@@ -92,7 +92,26 @@ impl Workload {
         if !self.files.is_empty() && random.random_ratio(1, 4) {
             return self.on_file(random);
         }
+        if random.random_ratio(1, 3) {
+            return self.look(random);
+        }
         self.on_names(random)
+    }
+
+    /// What programs do most: look up names and stat what they name, in few places, again and again.
+    fn look(&self, random: &mut impl Rng) -> Call {
+        let dir = self.dir(random);
+        match random.random_range(0..4) {
+            0 | 1 => Call::Lookup {
+                dir,
+                name: name(random),
+            },
+            2 => Call::GetAttr { ino: dir },
+            _ if self.files.is_empty() => Call::GetAttr { ino: dir },
+            _ => Call::GetAttr {
+                ino: pick(&self.files, random),
+            },
+        }
     }
 
     fn dir(&self, random: &mut impl Rng) -> Ino {

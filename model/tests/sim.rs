@@ -16,8 +16,9 @@ use rand_chacha::ChaCha8Rng;
 const SEEDS: Range<u64> = 0..2000;
 /// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
-/// Of these the usual run leaves out: an fsync takes 46 s there, behind one outage after the other (docs/testing.md).
-const TOO_SLOW: [u64; 1] = [605];
+/// Of crowded weather the usual run leaves out: a read takes 3.5 s there, behind three mounts that pass the lease of one
+/// file around (docs/testing.md).
+const TOO_SLOW: [u64; 1] = [939];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Calls of one seed.
@@ -148,7 +149,9 @@ fn tell(world: &World) {
 }
 
 /// What each part of the usual range must have exercised.
-const CALM_MARKS: [&str; 12] = [
+const CALM_MARKS: [&str; 14] = [
+    "view granted",
+    "answered from a view",
     "read without a round",
     "time told later",
     "inline to chunks",
@@ -163,7 +166,10 @@ const CALM_MARKS: [&str; 12] = [
     "lock in the way",
 ];
 /// The same, where mounts meet.
-const CROWDED_MARKS: [&str; 10] = [
+const CROWDED_MARKS: [&str; 13] = [
+    "view recalled",
+    "view forgotten",
+    "change waited for a view",
     "flush recalled",
     "flush answered",
     "lease recalled to be shared",
@@ -177,7 +183,10 @@ const CROWDED_MARKS: [&str; 10] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 8] = [
+const ROUGH_MARKS: [&str; 11] = [
+    "recall of a view lost",
+    "change waited for assertions",
+    "change waited for a term",
     "request late",
     "mount died after fsync",
     "mount paused",
@@ -261,7 +270,7 @@ fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
-    let left_out = |seed: &u64| usual && weather == Weather::Rough && TOO_SLOW.contains(seed);
+    let left_out = |seed: &u64| usual && weather == Weather::Crowded && TOO_SLOW.contains(seed);
     let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
     for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
@@ -348,9 +357,22 @@ fn seeds_in_rough_weather_3() {
     part_passes(3, Weather::Rough);
 }
 
-/// All parts of the seeds in one test.
 #[test]
-#[ignore = "does not hold yet: seed 322 shows a size that is not the one written last; run it with --ignored"]
-fn seeds_in_stormy_weather() {
-    (0..PARTS).for_each(|part| part_passes(part, Weather::Stormy));
+fn seeds_in_stormy_weather_0() {
+    part_passes(0, Weather::Stormy);
+}
+
+#[test]
+fn seeds_in_stormy_weather_1() {
+    part_passes(1, Weather::Stormy);
+}
+
+#[test]
+fn seeds_in_stormy_weather_2() {
+    part_passes(2, Weather::Stormy);
+}
+
+#[test]
+fn seeds_in_stormy_weather_3() {
+    part_passes(3, Weather::Stormy);
 }

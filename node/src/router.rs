@@ -13,7 +13,7 @@ use polyfs_core::ids::{NodeId, Renewal, SessionId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 use polyfs_core::place::{Place, Places};
 use polyfs_core::request::{
-    Answer, ChunkName, DataOp, Header, MetaQuery, Refusal, Request, RequestBody, Space,
+    Answer, Aside, ChunkName, DataOp, Header, MetaQuery, Refusal, Request, RequestBody, Space,
 };
 use polyfs_core::time::Timestamp;
 use polyfs_core::txn::{Decision, TxnReply, TxnRequest};
@@ -137,6 +137,7 @@ impl<R: Runtime> Router<R> {
             renewal: Renewal(0),
             slot: None,
             seen: Timestamp::default(),
+            aside: Aside::default(),
         };
         let request = Request { header, body };
         let node = self.node.clone();

@@ -11,7 +11,8 @@ use polyfs_core::client::port::{MasterReply, MasterRequest, RegionLine};
 use polyfs_core::ids::{Fence, Renewal, SessionId};
 use polyfs_core::region::audit::Finding;
 use polyfs_core::request::{
-    Answer, ChunkName, DataOp, DataQuery, DataReply, Header, Refusal, Request, RequestBody, Space,
+    Answer, Aside, ChunkName, DataOp, DataQuery, DataReply, Header, Refusal, Request, RequestBody,
+    Space,
 };
 use polyfs_core::time::Timestamp;
 use polyfs_core::vfs::{Call, RenameMode};
@@ -137,6 +138,7 @@ async fn ask(access: &Access<Host>, line: &RegionLine, body: RequestBody, bytes:
                 renewal: Renewal(0),
                 slot: None,
                 seen: Timestamp::default(),
+                aside: Aside::default(),
             };
             let call = WireCall::Request(Request {
                 header,

@@ -15,6 +15,7 @@ mod session;
 mod slots;
 mod timers;
 mod unmount;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use rng::Rng;
 use session::Session;
 use slots::Slots;
 use timers::{Timers, Wake};
+use views::Views;
 
 /// What a mount is told when it starts.
 #[derive(Clone, Debug)]
@@ -62,6 +64,7 @@ pub struct Client {
     questions: Questions,
     slots: Slots,
     caches: Caches,
+    views: Views,
     tasks: Tasks,
     files: Files,
     /// Who may hold locks: freed at close.
@@ -89,6 +92,7 @@ impl Client {
             questions: Questions::default(),
             slots: Slots::new(),
             caches: Caches::default(),
+            views: Views::default(),
             tasks: Tasks::default(),
             files: Files::default(),
             locks: BTreeMap::new(),

@@ -13,12 +13,14 @@ use super::ops::TaskId;
 use super::port::{MessageId, Output};
 use super::regions::RegionMap;
 use super::timers::Wake;
+use super::views::What;
 use crate::error::FsError;
-use crate::ids::{GroupId, NodeId};
+use crate::ids::{Epoch, GroupId, NodeId};
 use crate::limits::{CALL_DEADLINE, CLIENT_RETRY, REQUEST_DEADLINE};
 use crate::place::{Ino, Place, Places};
 use crate::request::{
-    Answer, DataOp, DataQuery, Header, MetaQuery, Refusal, Request, RequestBody, SlotUse, Space,
+    self, Answer, DataOp, DataQuery, Header, MetaOp, MetaQuery, Refusal, Request, RequestBody,
+    SlotUse, Space,
 };
 use crate::time::Instant;
 
@@ -54,6 +56,9 @@ pub(super) enum Owner {
 pub(super) struct Route {
     pub(super) node: NodeId,
     pub(super) group: GroupId,
+    /// The message that was answered: later ones have higher numbers.
+    pub(super) message: MessageId,
+    pub(super) epoch: Epoch,
     pub(super) sent: Instant,
     pub(super) places: Places,
     pub(super) payload: Bytes,
@@ -64,6 +69,7 @@ struct Flight {
     question: QuestionId,
     node: NodeId,
     group: GroupId,
+    epoch: Epoch,
     places: Places,
     sent: Instant,
 }
@@ -76,6 +82,8 @@ struct Question {
     body: RequestBody,
     payload: Bytes,
     slot: Option<SlotUse>,
+    /// Of a change: what of this mount's views it makes unknown.
+    aside: Vec<What>,
     tries: Tries,
 }
 
@@ -116,6 +124,11 @@ impl Questions {
         MessageId(self.fresh())
     }
 
+    /// The latest of all messages so far.
+    pub(super) const fn last_message(&self) -> MessageId {
+        MessageId(self.last)
+    }
+
     /// A session or a map has come: what waited for one goes on.
     pub(super) fn unpark(&mut self) {
         let parked = core::mem::take(&mut self.parked);
@@ -151,11 +164,7 @@ fn target(body: &RequestBody) -> (Space, Place) {
         RequestBody::MetaOp(op) => (Space::Meta, op.first_place()),
         RequestBody::DataQuery(query) => (Space::Data, data_query_place(query)),
         RequestBody::DataOp(op) => (Space::Data, data_op_place(op)),
-        RequestBody::LeaseDone(done) => {
-            use crate::request::LeaseDone::{Downgraded, Flushed, Released};
-            let (Released(ino, _) | Downgraded(ino, _) | Flushed(ino, _, _)) = done;
-            (Space::Meta, ino.place())
-        }
+        RequestBody::LeaseDone(done) => (Space::Meta, done.ino().place()),
         RequestBody::Txn(_) => unreachable!("a mount takes no part in transactions"),
     }
 }
@@ -195,12 +204,41 @@ fn data_op_place(op: &DataOp) -> Place {
     }
 }
 
-/// Whether a lease is asked for, so that the mount is admitted to leases there.
+/// Whether a lease is asked for, or views may come with the answer, so that the mount is admitted to leases there.
 const fn wants_lease(body: &RequestBody) -> bool {
     matches!(
         body,
-        RequestBody::MetaQuery(MetaQuery::Open { .. } | MetaQuery::Lookup { lease: Some(_), .. })
+        RequestBody::MetaQuery(
+            MetaQuery::Open { .. }
+                | MetaQuery::Lookup { .. }
+                | MetaQuery::GetAttr { .. }
+                | MetaQuery::ReadDir { .. }
+        ) | RequestBody::MetaOp(
+            MetaOp::Make { .. }
+                | MetaOp::Unlink { .. }
+                | MetaOp::RemoveDir { .. }
+                | MetaOp::Rename { .. }
+                | MetaOp::Link { .. }
+                | MetaOp::SetAttr { .. }
+                | MetaOp::SetXattr { .. }
+                | MetaOp::RemoveXattr { .. }
+                | MetaOp::Content { .. }
+        )
     )
+}
+
+impl Flight {
+    fn route(&self, message: MessageId, payload: Bytes) -> Route {
+        Route {
+            node: self.node,
+            group: self.group,
+            message,
+            epoch: self.epoch,
+            sent: self.sent,
+            places: self.places,
+            payload,
+        }
+    }
 }
 
 /// Whether the answer may take as long as somebody else holds a lease.
@@ -232,6 +270,15 @@ impl Client {
             | RequestBody::Txn(_) => false,
         };
         let slot = if slotted { self.slots.take() } else { None };
+        let aside = match &body {
+            RequestBody::MetaOp(op) => self.concerns(op),
+            RequestBody::MetaQuery(_)
+            | RequestBody::DataQuery(_)
+            | RequestBody::DataOp(_)
+            | RequestBody::LeaseDone(_)
+            | RequestBody::Txn(_) => Vec::new(),
+        };
+        self.views.set_aside(&aside);
         let question = Question {
             owner,
             space,
@@ -239,6 +286,7 @@ impl Client {
             body,
             payload,
             slot,
+            aside,
             tries: Tries::default(),
         };
         self.questions.open.insert(id, question);
@@ -280,7 +328,9 @@ impl Client {
             return self.pause(id);
         };
         let count = self.questions.in_flight.entry(line.group).or_insert(0);
-        if *count >= IN_FLIGHT_PER_REGION {
+        // Others may wait for what a mount gives back, and this mount for them.
+        let gives_back = matches!(question.body, RequestBody::LeaseDone(_));
+        if *count >= IN_FLIGHT_PER_REGION && !gives_back {
             let crowd = self.questions.crowded.entry(line.group).or_default();
             crowd.push_back(id);
             return;
@@ -304,6 +354,7 @@ impl Client {
             renewal: live.renewal,
             slot: question.slot,
             seen: self.caches.seen,
+            aside: self.views.aside(&question.aside),
         };
         let request = Request {
             header,
@@ -314,6 +365,7 @@ impl Client {
             question: id,
             node,
             group: line.group,
+            epoch: line.epoch,
             places: line.places,
             sent: now,
         };
@@ -444,36 +496,37 @@ impl Client {
         if !self.questions.open.contains_key(&id) {
             return;
         }
+        let (answer, views) = match answer {
+            Answer::Viewed(answer, views) => (*answer, Some(views)),
+            answer @ (Answer::Meta(_) | Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_)) => {
+                (answer, None)
+            }
+        };
         if let Answer::Refused(refusal) = answer {
             let latest = self.questions.open[&id].tries.messages.last() == Some(&message);
-            return self.refused(id, flight, refusal, latest);
+            return self.refused(id, message, flight, refusal, latest);
         }
-        let route = Route {
-            node: flight.node,
-            group: flight.group,
-            sent: flight.sent,
-            places: flight.places,
-            payload,
-        };
+        let route = flight.route(message, payload);
         self.regions.mend_leader(flight.group, Some(flight.node));
         if wants_lease(&self.questions.open[&id].body) {
             self.leased_from(flight.group, flight.node, flight.sent);
         }
-        self.finish(id, answer, Some(route));
+        self.finish(id, answer, Some((route, views)));
     }
 
-    fn refused(&mut self, id: QuestionId, flight: Flight, refusal: Refusal, latest: bool) {
+    fn refused(
+        &mut self,
+        id: QuestionId,
+        message: MessageId,
+        flight: Flight,
+        refusal: Refusal,
+        latest: bool,
+    ) {
         let question = self.questions.open.get_mut(&id).expect("the caller looked");
         match refusal {
             Refusal::Fenced | Refusal::NoLease | Refusal::Changed => {
-                let route = Route {
-                    node: flight.node,
-                    group: flight.group,
-                    sent: flight.sent,
-                    places: flight.places,
-                    payload: Bytes::new(),
-                };
-                return self.finish(id, Answer::Refused(refusal), Some(route));
+                let route = flight.route(message, Bytes::new());
+                return self.finish(id, Answer::Refused(refusal), Some((route, None)));
             }
             Refusal::SessionEnded => return self.session_over_for(id),
             Refusal::OldSequence => return,
@@ -563,11 +616,17 @@ impl Client {
         self.finish(id, answer, None);
     }
 
-    fn finish(&mut self, id: QuestionId, answer: Answer, route: Option<Route>) {
+    fn finish(
+        &mut self,
+        id: QuestionId,
+        answer: Answer,
+        came: Option<(Route, Option<request::Views>)>,
+    ) {
         self.questions.uncount(id);
         let Some(question) = self.questions.open.remove(&id) else {
             return;
         };
+        let route = self.settle_views(&question, &answer, came);
         for message in &question.tries.messages {
             self.questions.flights.remove(message);
         }
@@ -587,5 +646,31 @@ impl Client {
             self.caches.learn_reply(reply);
         }
         self.deliver(question.owner, answer, route);
+    }
+
+    /// What the answer says of views, and what a change that has ended, or was given up, makes of them.
+    fn settle_views(
+        &mut self,
+        question: &Question,
+        answer: &Answer,
+        came: Option<(Route, Option<request::Views>)>,
+    ) -> Option<Route> {
+        let aside = &question.aside;
+        self.views.take_back(aside);
+        // What was refused is in no slot: another copy of the question may still be carried out.
+        let once = question.tries.messages.len() <= 1;
+        let over = came.is_some() && (once || !matches!(answer, Answer::Refused(_)));
+        let last = self.questions.last_message();
+        let route = came.map(|(route, views)| {
+            if let Some(views) = views {
+                self.learn_views(&route, views);
+            }
+            route
+        });
+        if !over && !aside.is_empty() && !cfg!(planted = "given_up_change_forgotten") {
+            self.views.forget_all(last);
+        }
+        self.views.changed(aside, last);
+        route
     }
 }

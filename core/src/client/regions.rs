@@ -83,7 +83,12 @@ impl RegionMap {
 
     /// The region believed to hold an inode.
     pub(super) fn meta_group(&self, ino: Ino) -> Option<GroupId> {
-        self.find(Space::Meta, ino.place()).map(|line| line.group)
+        self.group_at(ino.place())
+    }
+
+    /// The meta region believed to hold a place.
+    pub(super) fn group_at(&self, place: Place) -> Option<GroupId> {
+        self.find(Space::Meta, place).map(|line| line.group)
     }
 
     /// Whom to ask: the leader, unless it is the one that just failed; then the next replica after that.

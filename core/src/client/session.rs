@@ -10,7 +10,7 @@ use super::ops::{Got, TaskId};
 use super::port::{MasterReply, MasterRequest, MessageId, Output};
 use super::timers::Wake;
 use crate::ids::{Renewal, SessionId};
-use crate::limits::{REQUEST_DEADLINE, SESSION_RENEWAL};
+use crate::limits::{CLOCK_DRIFT_PPM, REQUEST_DEADLINE, SESSION_RENEWAL, SESSION_TERM};
 use crate::place::Ino;
 use crate::time::Instant;
 
@@ -52,6 +52,10 @@ pub(super) struct Session {
     nonce: u64,
     asked: BTreeMap<MessageId, (Matter, Instant)>,
     renew_at: Instant,
+    /// When the session was asked for first.
+    opening_since: Option<Instant>,
+    /// Nobody ends the session before.
+    good_until: Instant,
     map_wanted: bool,
 }
 
@@ -62,8 +66,21 @@ impl Session {
             nonce,
             asked: BTreeMap::new(),
             renew_at: Instant(0),
+            opening_since: None,
+            good_until: Instant(0),
             map_wanted: true,
         }
+    }
+
+    /// Whether the session is open and can't have been ended by now, so that leaders still wait for this mount.
+    pub(super) fn is_good(&self, now: Instant) -> bool {
+        self.live().is_some() && now < self.good_until
+    }
+
+    /// The master has confirmed the session in an answer to a question sent then.
+    fn confirmed(&mut self, sent: Instant) {
+        let life = SESSION_TERM - SESSION_TERM * CLOCK_DRIFT_PPM / 1_000_000;
+        self.good_until = self.good_until.max(sent + life);
     }
 
     /// The session, while it is open.
@@ -94,14 +111,17 @@ impl Client {
             self.master_silent(message);
         }
         match self.session.stage {
-            Stage::Opening => self.ask_master_once(
-                Matter::Open,
-                MasterRequest::OpenSession {
-                    volume: self.config.volume.clone(),
-                    read_only: self.config.read_only,
-                    nonce: self.session.nonce,
-                },
-            ),
+            Stage::Opening => {
+                self.session.opening_since.get_or_insert(now);
+                self.ask_master_once(
+                    Matter::Open,
+                    MasterRequest::OpenSession {
+                        volume: self.config.volume.clone(),
+                        read_only: self.config.read_only,
+                        nonce: self.session.nonce,
+                    },
+                );
+            }
             Stage::Open(live) => {
                 if now >= self.session.renew_at {
                     self.session.renew_at = now + SESSION_RENEWAL;
@@ -173,7 +193,7 @@ impl Client {
     }
 
     pub(super) fn master_answer(&mut self, message: MessageId, reply: MasterReply) {
-        let Some((matter, _)) = self.session.asked.remove(&message) else {
+        let Some((matter, sent)) = self.session.asked.remove(&message) else {
             return;
         };
         match reply {
@@ -189,6 +209,7 @@ impl Client {
             MasterReply::Renewed(renewal) => {
                 if let Stage::Open(live) = &mut self.session.stage {
                     live.renewal = live.renewal.max(renewal);
+                    self.session.confirmed(sent);
                 }
             }
             MasterReply::Closed => self.session_gone(),
@@ -224,6 +245,10 @@ impl Client {
             return;
         }
         self.session.stage = Stage::Open(live);
+        // A repeated question is answered with the session that the first one opened.
+        if let Some(asked) = self.session.opening_since.take() {
+            self.session.confirmed(asked);
+        }
         self.session.renew_at = self.now.mono + SESSION_RENEWAL;
         self.timers.set(self.session.renew_at, Wake::Session);
         self.questions.unpark();
@@ -240,7 +265,10 @@ impl Client {
         }
         self.session.stage = Stage::Opening;
         self.session.nonce = self.rng.next();
+        self.session.opening_since = None;
+        self.session.good_until = Instant(0);
         self.fail_slotted();
+        self.views.forget_session(self.questions.last_message());
         self.lose_all_leases();
         self.drive_session();
     }

@@ -10,7 +10,9 @@ use super::command::{Applied, Command, CommandBody, Descriptor};
 use super::kv::{Kv, KvError, KvRead};
 use super::plan::{Plan, plan};
 use super::step::Here;
-use super::{attributes, content, data, garbage, inode, lock, orphan, session, slot, txn, xattr};
+use super::{
+    attributes, content, data, garbage, inode, lock, orphan, session, slot, touch, txn, xattr,
+};
 use crate::error::FsError;
 use crate::ids::SessionId;
 use crate::place::{Ino, Place, Places};
@@ -42,7 +44,7 @@ pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<A
         CommandBody::Begin { txn, op } => {
             match slot::earlier(state, command.session, Some(txn.slot))? {
                 Some(answer) => Ok(Applied::Answer(answer)),
-                None => txn::begin(state, places, txn, op, command.time),
+                None => txn::begin(state, places, txn, op, (command.time, &command.unseen)),
             }
         }
         CommandBody::Prepare { txn, steps } => {
@@ -170,7 +172,7 @@ fn operation(
         | MetaOp::Unlink { .. }
         | MetaOp::RemoveDir { .. }
         | MetaOp::Rename { .. }
-        | MetaOp::Link { .. } => names(state, here, op),
+        | MetaOp::Link { .. } => names(state, here, op, &command.unseen),
         MetaOp::Reserve { buckets } => {
             let mut numbers = Vec::with_capacity(buckets.len());
             for bucket in buckets {
@@ -244,7 +246,7 @@ fn done(reply: MetaReply) -> Result<Applied, KvError> {
 }
 
 /// An operation on names: at once when all of it is here, else as a transaction.
-fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError> {
+fn names(state: &mut dyn Kv, here: Here, op: &MetaOp, unseen: &[Ino]) -> Result<Applied, KvError> {
     let (steps, reply) = match plan(state, here.places, op, here.time)? {
         Plan::Answer(reply) => {
             let blocked = super::intent::blocks_answer(state, op, &reply)?;
@@ -263,6 +265,10 @@ fn names(state: &mut dyn Kv, here: Here, op: &MetaOp) -> Result<Applied, KvError
             let all_here = steps.iter().all(|step| here.places.covers(step.places()));
             if !all_here || ancestors_unseen {
                 return Ok(Applied::Distributed(steps));
+            }
+            let seen = touch::seen(&steps, unseen);
+            if !seen.is_empty() && !cfg!(planted = "view_unchecked_at_apply") {
+                return Ok(Applied::Seen(seen));
             }
             (steps, reply)
         }
@@ -296,7 +302,7 @@ mod tests {
     use crate::region::leader::port::{Asker, Input, Output};
     use crate::region::leader::{Config, Leader};
     use crate::region::mem::MemKv;
-    use crate::request::{ChunkName, Header, Request, RequestBody};
+    use crate::request::{Aside, ChunkName, Header, Request, RequestBody};
     use crate::time::{Now, Timestamp};
 
     const HERE: Epoch = Epoch(2);
@@ -333,6 +339,7 @@ mod tests {
             renewal: Renewal(1),
             slot: None,
             time: Timestamp::default(),
+            unseen: Vec::new(),
             body: CommandBody::Data(write()),
         };
         let payload = Bytes::from_static(b"late");
@@ -371,6 +378,7 @@ mod tests {
             renewal: Renewal(1),
             slot: None,
             seen: Timestamp::default(),
+            aside: Aside::default(),
         };
         let body = RequestBody::DataOp(write());
         let input = Input::Request {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FsError;
 use crate::ids::{Epoch, Renewal, SessionId};
-use crate::place::Places;
+use crate::place::{Ino, Places};
 use crate::request::{Answer, DataOp, MetaOp, SlotUse, Space};
 use crate::time::Timestamp;
 use crate::txn::{Decision, Step, TxnId};
@@ -27,6 +27,9 @@ pub struct Command {
     /// The leader's wall clock when it proposed this, or the highest time the mount had seen if that is later and at
     /// most a second ahead (P9).
     pub time: Timestamp,
+    /// Of an operation on names: the inodes of which nobody else has a view that could show what was (P8). An entry that
+    /// would change others changes nothing.
+    pub unseen: Vec<Ino>,
     /// What to do.
     pub body: CommandBody,
 }
@@ -79,6 +82,8 @@ pub enum Applied {
     Distributed(Vec<Step>),
     /// A transaction's intent is in the way: nothing was changed; the leader asks what became of it.
     Blocked(TxnId),
+    /// It would change these inodes, of which somebody may have a view: nothing was changed; the leader recalls those.
+    Seen(Vec<Ino>),
     /// A transaction entry was applied; with what the coordinator's record says, when there is one.
     Txn(crate::txn::TxnReply),
 }

@@ -36,6 +36,7 @@ mod runs;
 pub mod session;
 mod slot;
 mod step;
+mod touch;
 pub mod txn;
 mod xattr;
 

@@ -280,6 +280,12 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a directory lives that has names here.
+pub(super) fn is_directory_here(state: &dyn KvRead, dir: Ino) -> Result<bool, KvError> {
+    let places = super::descriptor(state)?.places;
+    Ok(entry::fragment(state, places, dir)?.is_some())
+}
+
 /// What a content lease says; `None` when the inode is gone or no regular file.
 ///
 /// # Errors

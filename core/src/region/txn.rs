@@ -11,7 +11,8 @@ use super::kv::{Kv, KvError, KvRead};
 use super::plan::{Plan, plan};
 use super::slot;
 use super::step::{self, Against, Here};
-use crate::place::Places;
+use super::touch;
+use crate::place::{Ino, Places};
 use crate::request::{Answer, MetaOp, MetaReply, Refusal};
 use crate::time::Timestamp;
 use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
@@ -86,7 +87,7 @@ pub(super) fn begin(
     places: Places,
     txn: &TxnId,
     op: &MetaOp,
-    time: Timestamp,
+    (time, unseen): (Timestamp, &[Ino]),
 ) -> Result<Applied, KvError> {
     let reply = match plan(state, places, op, time)? {
         Plan::Answer(reply) => return Ok(Applied::Answer(Answer::Meta(Ok(reply)))),
@@ -101,6 +102,10 @@ pub(super) fn begin(
                 .filter(|step| places.overlap(step.places()).is_some())
                 .cloned()
                 .collect();
+            let seen = touch::seen(&own, unseen);
+            if !seen.is_empty() {
+                return Ok(Applied::Seen(seen));
+            }
             let prepared = prepare(state, places, txn, &own)?;
             if prepared != TxnReply::Prepared {
                 return Ok(Applied::Txn(prepared));

@@ -20,6 +20,9 @@ use super::world::World;
 use crate::generate::Workload;
 use crate::history::ClientId;
 
+/// Nobody was asked.
+const AT_ONCE: Duration = Duration::from_nanos(1);
+
 /// A call under way.
 struct UnderWay {
     /// Which event of the history.
@@ -238,9 +241,8 @@ impl World {
         let delay = self.delay();
         match output {
             Output::Reply { id, outcome } => {
-                let at_once = Duration::from_nanos(1);
                 self.schedule.after(
-                    at_once,
+                    AT_ONCE,
                     Event::Ended {
                         client,
                         id,
@@ -388,6 +390,9 @@ impl World {
         let took = Duration::from_nanos(self.schedule.now() - since);
         if took > self.slowest.0 {
             self.slowest = (took, event);
+        }
+        if took <= AT_ONCE && matches!(&call, Call::Lookup { .. } | Call::GetAttr { .. }) {
+            self.mark("answered from a view");
         }
         let synced = matches!((&call, &outcome), (Call::Sync { .. }, Ok(_)));
         // EIO at the deadline says nothing about what happened.

@@ -13,7 +13,7 @@ use polyfs_core::region;
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::leader::{Config, Leader};
 use polyfs_core::request::{
-    Answer, Assertion, DataOp, Header, Refusal, Request, RequestBody, Space,
+    Answer, Aside, Assertion, DataOp, Header, RecallKind, Refusal, Request, RequestBody, Space,
 };
 use polyfs_core::time::Timestamp;
 use polyfs_core::txn::TxnReply;
@@ -130,12 +130,12 @@ impl World {
             return;
         };
         leader
-            .handle_input(now, &replica.state, input)
+            .handle_input(now, &replica.state, input.clone())
             .expect("memory does not fail");
-        self.drain(group, node);
+        self.drain(group, node, Some(&input));
     }
 
-    fn drain(&mut self, group: GroupId, node: NodeId) {
+    fn drain(&mut self, group: GroupId, node: NodeId, after: Option<&Input>) {
         loop {
             let replica = self.groups.get_mut(&group).expect("a known group");
             let replica = replica.replicas.get_mut(&node).expect("a known replica");
@@ -149,6 +149,11 @@ impl World {
                 }
                 return;
             };
+            if let (Some(input), Output::Propose { command, .. }) = (after, &output)
+                && let Some(mark) = super::marks::of_released(input, &command.body)
+            {
+                self.mark(mark);
+            }
             self.carry_out(
                 From {
                     group,
@@ -245,8 +250,15 @@ impl World {
                 }
             }
             Output::Recall { session, recall } => {
-                // Over a connection: a recall arrives, or the session dies with the connection.
-                if let Some(client) = self.master.client_of(session) {
+                // Over a connection: a recall arrives, or the session dies with the connection. Recalls of views may be
+                // lost: they are repeated with the next confirmation.
+                let lost = recall.want == RecallKind::View && self.is_lost();
+                if lost {
+                    self.mark("recall of a view lost");
+                }
+                if let Some(client) = self.master.client_of(session)
+                    && !lost
+                {
                     let delay = self.delay();
                     self.schedule.after(
                         delay,
@@ -392,7 +404,7 @@ impl World {
         };
         let leader = Leader::new(config, seed, now, &replica.state);
         replica.leader = Some(leader.expect("memory does not fail"));
-        self.drain(group, node);
+        self.drain(group, node, None);
     }
 
     /// A replica hears of the newest term: one that led in an older one leads no more.
@@ -490,6 +502,7 @@ impl World {
             renewal: Renewal(0),
             slot: None,
             seen: Timestamp::default(),
+            aside: Aside::default(),
         };
         if let Some(node) = leader.filter(|node| reachable && self.reachable(*node))
             && !self.is_lost()

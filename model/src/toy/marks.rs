@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use polyfs_core::region::command::CommandBody;
+use polyfs_core::region::leader::port::Input;
 use polyfs_core::request::{
     Answer, ContentOp, DataQuery, LeaseDone, LeaseKind, MetaOp, MetaQuery, MetaReply, RecallKind,
     Refusal, RequestBody,
@@ -24,6 +25,7 @@ pub(super) fn of(event: &Event) -> Option<&'static str> {
             RecallKind::Flush => "flush recalled",
             RecallKind::Share => "lease recalled to be shared",
             RecallKind::Release => "lease recalled",
+            RecallKind::View => "view recalled",
         }),
         Event::AskOpen { .. } => Some("orphan asked after"),
         Event::Request { request, .. } => of_request(&request.body),
@@ -47,6 +49,7 @@ fn of_request(body: &RequestBody) -> Option<&'static str> {
         RequestBody::LeaseDone(LeaseDone::Downgraded(..)) => Some("lease shared"),
         RequestBody::LeaseDone(LeaseDone::Released(..)) => Some("lease given back"),
         RequestBody::LeaseDone(LeaseDone::Flushed(..)) => Some("flush answered"),
+        RequestBody::LeaseDone(LeaseDone::Forgot(..)) => Some("view forgotten"),
         _ => None,
     }
 }
@@ -78,8 +81,33 @@ fn of_command(body: &CommandBody) -> Option<&'static str> {
     }
 }
 
+/// What an input to a leader sets going that was held up until then.
+pub(super) fn of_released(input: &Input, command: &CommandBody) -> Option<&'static str> {
+    let changes = match command {
+        CommandBody::Meta(op) => !matches!(op, MetaOp::AdmitSession { .. }),
+        CommandBody::Begin { .. } | CommandBody::Prepare { .. } => true,
+        _ => false,
+    };
+    let own = matches!(
+        command,
+        CommandBody::Meta(MetaOp::Takeover { .. } | MetaOp::Reclaimed { .. })
+            | CommandBody::Begin { .. }
+    );
+    match input {
+        Input::Request { request, .. }
+            if matches!(&request.body, RequestBody::LeaseDone(LeaseDone::Forgot(..))) =>
+        {
+            changes.then_some("change waited for a view")
+        }
+        Input::ReadReady { .. } if !own => changes.then_some("change waited for assertions"),
+        Input::Tick if !own => changes.then_some("change waited for a term"),
+        _ => None,
+    }
+}
+
 fn of_answer(answer: &Answer) -> Option<&'static str> {
     match answer {
+        Answer::Viewed(answer, _) => of_answer(answer).or(Some("view granted")),
         Answer::Meta(Ok(MetaReply::Elsewhere { .. })) => Some("name found, inode elsewhere"),
         Answer::Meta(Err(polyfs_core::error::FsError::WouldBlock)) => Some("lock in the way"),
         Answer::Refused(Refusal::Busy) => Some("refused: busy"),

@@ -11,8 +11,8 @@ use polyfs_core::place::{Ino, PLACES, Place, Places};
 use polyfs_core::region::audit;
 use polyfs_core::region::key::{self, Kind};
 use polyfs_core::request::{
-    Answer, ChunkName, ChunkState, DataQuery, DataReply, Header, MetaQuery, MetaReply, Refusal,
-    Request, RequestBody, Space,
+    Answer, Aside, ChunkName, ChunkState, DataQuery, DataReply, Header, MetaQuery, MetaReply,
+    Refusal, Request, RequestBody, Space,
 };
 use polyfs_core::time::Timestamp;
 
@@ -112,6 +112,7 @@ impl<R: Runtime> Reader<R> {
                 renewal: Renewal(0),
                 slot: None,
                 seen: Timestamp::default(),
+                aside: Aside::default(),
             };
             let (places, body) = (line.places, body(line.places));
             let request = Request { header, body };

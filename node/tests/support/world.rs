@@ -17,8 +17,8 @@ use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::{Root, found};
 use polyfs_core::request::{
-    Answer, ChunkName, Header, Leadership, MetaReply, Refusal, Renewed, Request, RequestBody,
-    SlotUse, Space,
+    Answer, Aside, ChunkName, Header, Leadership, MetaOp, MetaReply, Refusal, Renewed, Request,
+    RequestBody, SlotUse, Space,
 };
 use polyfs_core::time::{Instant, Now, Timestamp};
 use polyfs_node::group::Leading;
@@ -121,6 +121,7 @@ impl Leading for Clerk {
                         renewal: header.renewal,
                         slot: header.slot,
                         time: header.seen,
+                        unseen: vec![],
                         body: CommandBody::Meta(op),
                     };
                     Output::Propose {
@@ -155,6 +156,8 @@ impl Leading for Clerk {
                             by: Leadership { group, term },
                             waits: false,
                             taken: vec![],
+                            epoch: Epoch(1),
+                            recalled: vec![],
                         });
                         Output::Renewed { asker, renewed }
                     }
@@ -193,6 +196,14 @@ impl Leading for Clerk {
     }
 }
 
+/// The directories whose names an entry changes: nobody has views here.
+fn named_in(body: &CommandBody) -> Vec<Ino> {
+    match body {
+        CommandBody::Meta(MetaOp::Make { dir, .. } | MetaOp::Link { dir, .. }) => vec![*dir],
+        _ => vec![],
+    }
+}
+
 pub(crate) fn request(epoch: u64, body: RequestBody) -> Request {
     let header = Header {
         group: GROUP,
@@ -201,6 +212,7 @@ pub(crate) fn request(epoch: u64, body: RequestBody) -> Request {
         renewal: Renewal(1),
         slot: None,
         seen: Timestamp::default(),
+        aside: Aside::default(),
     };
     Request { header, body }
 }
@@ -364,6 +376,7 @@ impl World {
             renewal: Renewal(0),
             slot: Some(SlotUse { slot: 0, sequence }),
             time: Timestamp::default(),
+            unseen: named_in(&body),
             body,
         };
         for _ in 0..1000 {

@@ -209,7 +209,9 @@ impl Client {
                 running.fail(Failed::Error(error));
             }
             Answer::Refused(Refusal::Fenced | Refusal::NoLease) => running.fail(Failed::Lost),
-            Answer::Refused(_) => running.fail(Failed::Error(FsError::Io)),
+            Answer::Refused(_) | Answer::Viewed(..) => {
+                running.fail(Failed::Error(FsError::Io));
+            }
         }
         self.drive_job(ino);
     }

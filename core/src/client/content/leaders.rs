@@ -69,7 +69,7 @@ impl Leaders {
 impl Client {
     /// A grant came: false when its leadership is over. A successor may have been told already what is held here, without
     /// this one.
-    pub(super) fn granted_by(&mut self, route: &Route, term: u64) -> bool {
+    pub(in super::super) fn granted_by(&mut self, route: &Route, term: u64) -> bool {
         let by = Leadership {
             group: route.group,
             term,
@@ -108,6 +108,7 @@ impl Client {
         };
         self.files.leaders.led.insert(by.group, led);
         if is_new {
+            self.views.led(by);
             self.regions.mend_leader(by.group, Some(node));
             self.hurry(by.group, node);
         }
@@ -248,6 +249,11 @@ impl Client {
                 assertions.extend(self.assertion(by));
             }
             self.confirmed(&frame, renewed);
+            for (ino, serial) in &renewed.recalled {
+                self.view_recalled(by.group, *ino, *serial);
+            }
+            let now = self.now.mono;
+            self.views.confirmed(by, renewed.epoch, frame.sent, now);
         }
         if !assertions.is_empty() {
             self.send_frame(node, assertions);

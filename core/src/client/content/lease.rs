@@ -24,7 +24,7 @@ use crate::request::{
 use crate::time::Instant;
 
 /// Until when what was confirmed by an answer to a question sent then may be used.
-pub(super) fn term_end(sent: Instant) -> Instant {
+pub(in super::super) fn term_end(sent: Instant) -> Instant {
     sent + (LEASE_TERM - LEASE_TERM * CLOCK_DRIFT_PPM / 1_000_000)
 }
 
@@ -80,7 +80,11 @@ impl Client {
                 }
                 self.pump(ino);
             }
-            Answer::Meta(Ok(_)) | Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_) => {
+            Answer::Meta(Ok(_))
+            | Answer::Data(_)
+            | Answer::Txn(_)
+            | Answer::Refused(_)
+            | Answer::Viewed(..) => {
                 self.not_acquired(ino, FsError::Io);
             }
             Answer::Meta(Err(error)) => {
@@ -143,15 +147,11 @@ impl Client {
             size = size.max(file.content.size);
             mtime = mtime.max(file.content.mtime);
         }
-        let mut map = ChunkMap::default();
-        for run in &grant.map {
-            map.set(*run);
-        }
         file.content = Content {
             attr: Some(grant.attr),
             number: grant.content,
             inline: grant.inline,
-            map,
+            map: ChunkMap::of(&grant.map),
             cut: grant.cut,
             size,
             mtime,
@@ -180,14 +180,24 @@ impl Client {
                 until: held.until.max(term_end(route.sent)),
             };
         }
+        let fence = file.content.attr.as_ref().map(|attr| attr.fence);
         let known = file.content.attr.as_ref().map(|attr| attr.change);
         if known < Some(grant.attr.change) {
             file.content.attr = Some(grant.attr.clone());
         } else if let Some(attr) = &mut file.content.attr {
-            // Who shared the lease may have been shut out meanwhile: that changes nothing but the fence.
             attr.fence = attr.fence.max(grant.attr.fence);
         }
+        // Who shared the lease has been shut out meanwhile: names beyond the end are gone, a cut is noted.
+        let others = fence < Some(grant.attr.fence) && file.job.is_none() && !file.lease.mapping;
+        if others {
+            file.content.map = ChunkMap::of(&grant.map);
+            file.content.cut = grant.cut;
+            file.lease.mapping = !grant.map_complete;
+        }
         self.overtake_recall(ino, grant.serial);
+        if others && !grant.map_complete {
+            self.ask_map(ino);
+        }
         self.drive_leases();
     }
 
@@ -247,7 +257,7 @@ impl Client {
     }
 
     /// Tells the leader about a lease.
-    pub(super) fn lease_done(&mut self, done: LeaseDone) {
+    pub(in super::super) fn lease_done(&mut self, done: LeaseDone) {
         self.ask(Owner::Nobody, RequestBody::LeaseDone(done), Bytes::new());
     }
 
@@ -255,6 +265,9 @@ impl Client {
     pub(in super::super) fn recalled(&mut self, node: NodeId, recall: Recall) {
         let (ino, serial) = (recall.ino, recall.serial);
         let now = self.now.mono;
+        if recall.want == RecallKind::View {
+            return self.view_recalled(recall.group, ino, serial);
+        }
         // Its successor knows, or will know, what is held here, and recalls it anew.
         if self.files.leaders.is_deposed(recall.group, serial.term) {
             return;
@@ -277,11 +290,16 @@ impl Client {
             return self.recalled_unheld(recall);
         };
         let file = self.file(ino);
-        // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours.
-        if held.serial < serial && recall.want != RecallKind::Flush {
-            file.lease.revoked = file.lease.revoked.max(serial);
+        // A later grant than ours may be on the way, its question repeated: what is asked of that one holds for ours. A
+        // flush leaves it to come: a recall of it may follow before it does.
+        if recall.want == RecallKind::Flush {
+            file.lease.held = Some(held);
+        } else {
+            if held.serial < serial {
+                file.lease.revoked = file.lease.revoked.max(serial);
+            }
+            file.lease.held = Some(Held { serial, ..held });
         }
-        file.lease.held = Some(Held { serial, ..held });
         if recall.want == RecallKind::Share && held.kind == LeaseKind::Shared {
             return self.lease_done(LeaseDone::Downgraded(ino, serial));
         }
@@ -365,6 +383,7 @@ impl Client {
             return self.lease_done(LeaseDone::Released(ino, recall.serial));
         }
         let done = match recall.want {
+            RecallKind::View => panic!("no content lease is concerned when a view is recalled"),
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);
                 file.back.exact = file.back.exact.max(recall.target);

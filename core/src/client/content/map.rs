@@ -18,6 +18,15 @@ pub(in super::super) const fn chunks_of(size: u64) -> u64 {
 }
 
 impl ChunkMap {
+    /// The map of these runs.
+    pub(in super::super) fn of(runs: &[Run]) -> Self {
+        let mut map = Self::default();
+        for run in runs {
+            map.set(*run);
+        }
+        map
+    }
+
     pub(in super::super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -23,6 +23,7 @@ use crate::vfs::{Handle, OpenFlags};
 
 pub(super) use file::ContentCall;
 use file::FileState;
+pub(super) use lease::term_end;
 pub(super) use open::lease_for;
 use read::Reading;
 

@@ -171,7 +171,7 @@ impl Client {
             }
             Answer::Data(Err(error)) | Answer::Meta(Err(error)) => reading.failed = Some(error),
             Answer::Refused(Refusal::Fenced | Refusal::NoLease) => reading.lost = true,
-            Answer::Meta(Ok(_)) | Answer::Txn(_) | Answer::Refused(_) => {
+            Answer::Meta(Ok(_)) | Answer::Txn(_) | Answer::Refused(_) | Answer::Viewed(..) => {
                 reading.failed = Some(FsError::Io);
             }
         }

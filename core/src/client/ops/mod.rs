@@ -100,7 +100,9 @@ pub(super) fn got_of(answer: Answer) -> Got {
     match answer {
         Answer::Meta(result) => Got::Meta(result),
         Answer::Refused(Refusal::Changed) => Got::Changed,
-        Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_) => Got::Meta(Err(FsError::Io)),
+        Answer::Data(_) | Answer::Txn(_) | Answer::Refused(_) | Answer::Viewed(..) => {
+            Got::Meta(Err(FsError::Io))
+        }
     }
 }
 

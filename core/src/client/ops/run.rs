@@ -158,14 +158,14 @@ impl Client {
 
     fn take_next(&mut self, id: TaskId, next: Next, route: Option<Route>) {
         match next {
-            Next::Ask(body) => self.ask(Owner::Task(id), body, Bytes::new()),
+            Next::Ask(body) => self.ask_for_task(id, body),
             Next::AskAt(place, body) => self.ask_at(Owner::Task(id), place, body, Bytes::new()),
             Next::Salt(dir) => {
                 if let Some(task) = self.tasks.running.get_mut(&id) {
                     task.salt = Some(dir);
                 }
                 let query = MetaQuery::GetAttr { ino: dir };
-                self.ask(Owner::Task(id), RequestBody::MetaQuery(query), Bytes::new());
+                self.ask_for_task(id, RequestBody::MetaQuery(query));
             }
             Next::Sleep(pause) => self.wake_task_at(id, self.now.mono + pause),
             Next::Stats => self.ask_stats(id),
@@ -183,6 +183,20 @@ impl Client {
                     self.opened(call, opening, attr, granted, created);
                 }
             }
+        }
+    }
+
+    /// Asks the region, unless what this mount was shown before is the answer.
+    fn ask_for_task(&mut self, id: TaskId, body: RequestBody) {
+        match self.answer_from_views(&body) {
+            Some(answer) => {
+                // As from any answer, or a machine that waits to know would ask again.
+                if let Answer::Meta(Ok(reply)) = &answer {
+                    self.caches.learn_reply(reply);
+                }
+                self.task_answer(id, answer, None);
+            }
+            None => self.ask(Owner::Task(id), body, Bytes::new()),
         }
     }
 

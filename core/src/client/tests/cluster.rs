@@ -687,9 +687,7 @@ impl Cluster {
     }
 
     fn lease_done(&mut self, session: SessionId, done: &LeaseDone) {
-        let (LeaseDone::Released(ino, serial)
-        | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial, _)) = done;
+        let (ino, serial) = (&done.ino(), &done.serial());
         let leases = self.leases.entry(*ino).or_default();
         if leases
             .holders
@@ -790,6 +788,8 @@ impl Cluster {
             },
             waits: false,
             taken: Vec::new(),
+            epoch: line.epoch,
+            recalled: Vec::new(),
         };
         self.lines.iter().map(leads).collect()
     }

@@ -26,8 +26,11 @@ use crate::limits::INTENT_LIFE;
 use crate::place::{Ino, Places};
 use crate::region::command::{Applied, CommandBody, TxnFailure};
 use crate::region::kv::{KvError, KvRead};
+use crate::region::touch;
 use crate::region::txn as records;
-use crate::request::{Answer, Header, MetaOp, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse};
+use crate::request::{
+    Answer, Aside, Header, MetaOp, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse,
+};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnReply, TxnRequest};
 
@@ -78,20 +81,22 @@ impl Leader {
     pub(super) fn begin_transaction(
         &mut self,
         now: Now,
+        state: &dyn KvRead,
         asker: Asker,
         header: Header,
         body: CommandBody,
-    ) {
+    ) -> Result<(), KvError> {
         let (CommandBody::Meta(op), Some(slot)) = (body, header.slot) else {
-            return self.refuse(
+            self.refuse(
                 asker,
                 Refusal::Unavailable("the operation needs a slot".into()),
             );
+            return Ok(());
         };
         let txn = self.name(now, &header, slot, op.first_place());
         let fresh = Txn::new(Some(asker), header, Some(op));
         self.txns.insert(txn, fresh);
-        self.propose_begin(now, txn);
+        self.propose_begin(now, state, txn, Vec::new())
     }
 
     /// A name that no earlier attempt had: late messages of those must not touch this one.
@@ -112,23 +117,32 @@ impl Leader {
         }
     }
 
-    fn propose_begin(&mut self, now: Now, txn: TxnId) {
+    /// Proposes the intents of this region, once nobody else can show what they are about; `also` is what that is beside
+    /// what is to be seen now. From then on the intents keep anybody from being granted a view of it.
+    fn propose_begin(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+        also: Vec<Ino>,
+    ) -> Result<(), KvError> {
         let Some(running) = self.txns.get(&txn) else {
-            return;
+            return Ok(());
         };
         let op = running
             .op
             .clone()
             .expect("an attempt that begins has its operation");
+        let mut inos = also;
+        inos.extend(touch::by_op(state, &op)?);
+        let aside = running.header.aside.clone();
         let command = self.command(now, &running.header, CommandBody::Begin { txn, op });
-        self.propose(
-            Job::Coordinate {
-                txn,
-                stage: Stage::Begin,
-            },
-            command,
-            Bytes::new(),
-        );
+        let job = Job::Coordinate {
+            txn,
+            stage: Stage::Begin,
+        };
+        self.propose_change(now, job, (command, Bytes::new()), inos, &aside);
+        Ok(())
     }
 
     pub(super) fn join_transaction(
@@ -141,6 +155,8 @@ impl Leader {
             txn.session == session && txn.slot == slot && running.asker.is_some()
         };
         let (_, running) = self.txns.iter_mut().find(same)?;
+        // When it asked again, this leadership may have been over.
+        running.header.aside.generation = 0;
         running.asker.replace(asker)
     }
 
@@ -165,8 +181,9 @@ impl Leader {
                 self.resolve(now, state, other)?;
                 self.pause(now, txn);
             }
+            (Stage::Begin, Applied::Seen(inos)) => self.propose_begin(now, state, txn, inos)?,
             (Stage::Begin, Applied::Answer(answer)) => self.end(txn, answer),
-            (Stage::Decide, applied) => self.decided(now, txn, applied),
+            (Stage::Decide, applied) => self.decided(now, state, txn, applied)?,
             (Stage::Forget, _) => drop(self.txns.remove(&txn)),
             (stage, applied) => panic!("stage {stage:?} can't yield {applied:?}"),
         }
@@ -360,23 +377,30 @@ impl Leader {
     }
 
     /// The decision is in the log: the client is answered, then the participants are told.
-    fn decided(&mut self, now: Now, txn: TxnId, applied: Applied) {
+    fn decided(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+        applied: Applied,
+    ) -> Result<(), KvError> {
         let Some(running) = self.txns.get_mut(&txn) else {
-            return;
+            return Ok(());
         };
         let answer = match applied {
             // Nothing was decided: the region has another epoch by now. The record is taken up anew, or is elsewhere.
             Applied::Answer(
                 answer @ Answer::Refused(Refusal::Epoch { .. } | Refusal::NoRegion),
             ) => {
-                return self.end(txn, answer);
+                self.end(txn, answer);
+                return Ok(());
             }
             Applied::Answer(answer) => answer,
             Applied::Txn(TxnReply::Decided(earlier)) => {
                 running.decision = Some(earlier);
                 Answer::Refused(Refusal::Busy)
             }
-            Applied::Txn(_) | Applied::Distributed(_) | Applied::Blocked(_) => {
+            Applied::Txn(_) | Applied::Distributed(_) | Applied::Blocked(_) | Applied::Seen(_) => {
                 panic!("a decision yields the client's answer or an earlier decision")
             }
         };
@@ -385,9 +409,17 @@ impl Leader {
         if again && running.asker.is_some() {
             self.attempt_again(now, txn);
         } else if let Some(asker) = running.asker.take() {
-            self.answer(asker, answer);
+            let (header, op) = (running.header.clone(), running.op.clone());
+            let views = match op {
+                Some(op) if matches!(answer, Answer::Meta(Ok(_))) => {
+                    self.views_after(now, state, &header, &op)?
+                }
+                Some(_) | None => None,
+            };
+            self.answer_viewed(asker, answer, views);
         }
         self.tell_participants(now, txn);
+        Ok(())
     }
 
     /// Another attempt under a new name, after a pause that grows with the conflicts met.
@@ -496,7 +528,11 @@ impl Leader {
     }
 
     /// Goes on with transactions whose pause is over.
-    pub(super) fn retry_transactions(&mut self, now: Now) {
+    pub(super) fn retry_transactions(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+    ) -> Result<(), KvError> {
         let due = |running: &Txn| running.resume_at.is_some_and(|at| at <= now.mono);
         let ready: Vec<TxnId> = self
             .txns
@@ -512,9 +548,10 @@ impl Leader {
             if running.decision.is_some() {
                 self.tell_participants(now, txn);
             } else {
-                self.propose_begin(now, txn);
+                self.propose_begin(now, state, txn, Vec::new())?;
             }
         }
+        Ok(())
     }
 
     /// Takes over records that nobody here coordinates, a predecessor's or one's own after a proposal whose fate is
@@ -558,6 +595,7 @@ impl Leader {
             renewal: Renewal(0),
             slot: Some(txn.slot),
             seen: Timestamp::default(),
+            aside: Aside::default(),
         }
     }
 
@@ -565,10 +603,11 @@ impl Leader {
     pub(super) fn start_txn_request(
         &mut self,
         now: Now,
+        state: &dyn KvRead,
         asker: Asker,
         header: Header,
         request: TxnRequest,
-    ) {
+    ) -> Result<(), KvError> {
         let body = match request {
             TxnRequest::Prepare { txn, steps } => CommandBody::Prepare { txn, steps },
             TxnRequest::Finish {
@@ -585,19 +624,18 @@ impl Leader {
                     header,
                     body: RequestBody::Txn(outcome),
                 };
-                return self.start_query(asker, request);
+                self.start_query(asker, request);
+                return Ok(());
             }
         };
-        let waiting = Waiting::Client(asker);
-        self.propose_operation(
-            now,
-            Operation {
-                waiting,
-                header,
-                body,
-                payload: Bytes::new(),
-            },
-        );
+        let operation = Operation {
+            waiting: Waiting::Client(asker),
+            header,
+            body,
+            payload: Bytes::new(),
+            joined: false,
+        };
+        self.propose_operation(now, state, operation, Vec::new())
     }
 
     /// What became of a transaction whose record, if there is one, is here.

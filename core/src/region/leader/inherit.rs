@@ -27,6 +27,11 @@ impl Leases {
         self.inherited_until.is_some() && self.before.contains(&session)
     }
 
+    /// Whether anybody may still show what an earlier leader let it see. Whoever asserts has forgotten all of that.
+    pub(super) fn views_inherited(&self) -> bool {
+        self.inherited_until.is_some() && !self.before.is_empty()
+    }
+
     /// Whether somebody other than `session` may still hold a lease that an earlier leader gave.
     pub(super) fn inherited(&self, session: SessionId) -> bool {
         self.inherited_until.is_some() && self.others_before(session)
@@ -79,6 +84,7 @@ impl Leader {
             Some(_) | None => Vec::new(),
         };
         self.leases.table.alive(session, now.mono + LEASE_TERM);
+        self.views.alive(session, now.mono + LEASE_TERM);
         let serial = LeaseSerial::taken_up(by.term);
         let table = &self.leases.table;
         let taken = holds
@@ -87,7 +93,13 @@ impl Leader {
             .filter(|ino| table.is_current(*ino, session, serial))
             .collect();
         let waits = self.leases.awaits(session);
-        Ok(Some(Renewed { by, waits, taken }))
+        Ok(Some(Renewed {
+            by,
+            waits,
+            taken,
+            epoch: self.descriptor.epoch,
+            recalled: self.views.recalled_from(session),
+        }))
     }
 
     /// The first assertion of a session counts, while it is waited for: later copies may be untrue, and after the wait
@@ -119,15 +131,16 @@ impl Leader {
         self.leases.before.remove(&session);
         // The last one that is waited for has nobody to wait for.
         if self.leases.before.len() <= 1 {
-            self.all_wait_again();
+            self.all_wait_again(now);
         }
         Ok(())
     }
 
     /// Those who waited for what earlier leaders gave look again.
-    pub(super) fn all_wait_again(&mut self) {
+    pub(super) fn all_wait_again(&mut self, now: Now) {
         for ticket in core::mem::take(&mut self.leases.inheriting) {
             self.run_again(ticket);
         }
+        self.go_ahead(now);
     }
 }

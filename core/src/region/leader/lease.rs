@@ -134,6 +134,13 @@ impl LeaseTable {
         *term = (*term).max(until);
     }
 
+    /// Nobody's leases run out before `until`.
+    pub(super) fn all_alive(&mut self, until: Instant) {
+        for term in self.terms.values_mut() {
+            *term = (*term).max(until);
+        }
+    }
+
     /// Takes the lease if nobody holds or awaits one in conflict; what is then held.
     pub(super) fn try_take(
         &mut self,
@@ -228,12 +235,18 @@ impl LeaseTable {
     }
 
     /// Whose turn has come: the tickets of those at the head of the queue that conflict with nobody any more. They are
-    /// taken from the queue and hold their lease from now on, until `until` if nothing is heard of them.
-    pub(super) fn turns(&mut self, ino: Ino, until: Instant) -> (Vec<Ticket>, Vec<RecallOut>) {
+    /// taken from the queue and hold their lease from now on, until `until` if nothing is heard of them. What is `held_up`
+    /// for another reason waits on.
+    pub(super) fn turns(
+        &mut self,
+        ino: Ino,
+        until: Instant,
+        held_up: impl Fn(SessionId, LeaseKind) -> bool,
+    ) -> (Vec<Ticket>, Vec<RecallOut>) {
         let mut tickets = Vec::new();
         if let Some(file) = self.files.get_mut(&ino) {
             while let Some(first) = file.queue.front() {
-                if file.conflicts(first.session, first.kind) {
+                if file.conflicts(first.session, first.kind) || held_up(first.session, first.kind) {
                     break;
                 }
                 let first = file.queue.pop_front().expect("the queue has a front");
@@ -276,6 +289,21 @@ impl LeaseTable {
         let file = self.files.get(&ino);
         file.and_then(|file| file.holders.get(&session))
             .is_some_and(|held| held.kind >= kind)
+    }
+
+    /// Who waits first, and for what.
+    pub(super) fn first_waiting(&self, ino: Ino) -> Option<(SessionId, LeaseKind)> {
+        let first = self.files.get(&ino)?.queue.front()?;
+        Some((first.session, first.kind))
+    }
+
+    /// Whether somebody else than `session` holds the exclusive lease or waits for it.
+    pub(super) fn written_elsewhere(&self, ino: Ino, session: SessionId) -> bool {
+        self.files.get(&ino).is_some_and(|file| {
+            let waits =
+                |waiter: &Waiter| waiter.session != session && waiter.kind == LeaseKind::Exclusive;
+            file.conflicts(session, LeaseKind::Shared) || file.queue.iter().any(waits)
+        })
     }
 
     /// Whether somebody else than `session` may have changes of the inode that are not committed.
@@ -461,9 +489,9 @@ mod tests {
         let (recalls, _) = table.wait(file(), C, LeaseKind::Exclusive, 7);
         assert_eq!(recalls.len(), 2, "both readers are asked");
         table.released(file(), A, None);
-        assert_eq!(table.turns(file(), Instant(100)).0, []);
+        assert_eq!(table.turns(file(), Instant(100), |_, _| false).0, []);
         table.released(file(), B, None);
-        assert_eq!(table.turns(file(), Instant(100)).0, [7]);
+        assert_eq!(table.turns(file(), Instant(100), |_, _| false).0, [7]);
         assert!(table.holds(file(), C, LeaseKind::Exclusive));
     }
 
@@ -479,14 +507,14 @@ mod tests {
         );
         table.wait(file(), C, LeaseKind::Shared, 2);
         table.released(file(), A, None);
-        let (turns, recalls) = table.turns(file(), Instant(100));
+        let (turns, recalls) = table.turns(file(), Instant(100), |_, _| false);
         assert_eq!(turns, [1]);
         assert_eq!(
             (recalls[0].session, recalls[0].want),
             (B, RecallKind::Share)
         );
         table.released(file(), B, Some(LeaseKind::Shared));
-        assert_eq!(table.turns(file(), Instant(100)).0, [2]);
+        assert_eq!(table.turns(file(), Instant(100), |_, _| false).0, [2]);
     }
 
     #[test]
@@ -551,7 +579,7 @@ mod tests {
         table.wait(file(), B, LeaseKind::Exclusive, 1);
         table.wait(file(), C, LeaseKind::Exclusive, 2);
         table.released(file(), A, None);
-        let (turns, recalls) = table.turns(file(), Instant(100));
+        let (turns, recalls) = table.turns(file(), Instant(100), |_, _| false);
         assert_eq!((turns, recalls.len()), (alloc::vec![1], 1));
         assert_eq!(table.overdue(Instant(99)), []);
         assert_eq!(table.overdue(Instant(100)), [(file(), B)]);
@@ -565,6 +593,6 @@ mod tests {
         table.wait(file(), C, LeaseKind::Shared, 2);
         assert_eq!(table.wait(file(), B, LeaseKind::Shared, 3).1, Some(1));
         table.released(file(), A, None);
-        assert_eq!(table.turns(file(), Instant(100)).0, [3, 2]);
+        assert_eq!(table.turns(file(), Instant(100), |_, _| false).0, [3, 2]);
     }
 }

@@ -3,6 +3,7 @@
 //! Owns what surrounds the lease table: which sessions may hold leases at all (replicated), and the entries that shut a
 //! dead holder out. Who conflicts with whom is the table's business, what came before this leadership `inherit`'s.
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -13,19 +14,23 @@ use super::port::{Asker, Output};
 use super::queries::Query;
 use super::{Job, Leader};
 use crate::ids::SessionId;
-use crate::limits::{LEASE_TERM, RAFT_HEARTBEAT};
+use crate::limits::{LEASE_RENEWAL, LEASE_TERM, RAFT_HEARTBEAT};
 use crate::place::Ino;
 use crate::region::command::{Applied, CommandBody};
 use crate::region::inode;
 use crate::region::kv::{KvError, KvRead};
 use crate::request::{
-    Answer, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal, RequestBody,
+    Answer, Aside, Claim, Grant, LeaseDone, LeaseKind, MetaOp, MetaQuery, Recall, Refusal,
+    RequestBody,
 };
 use crate::time::{Instant, Now};
 
 /// A takeover that could not be ordered is tried again after this: a leader past openraft's lease is refused at once, for
 /// as long as it is cut off.
 const TAKEOVER_PAUSE: Duration = RAFT_HEARTBEAT;
+
+/// A leader that was not confirmed for so long, by whoever asks or renews, may have been cut off from everybody.
+const GAP_MAX: Duration = LEASE_RENEWAL.saturating_mul(2);
 
 /// The leader's side of all leases of a region.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ pub(super) struct Leases {
     taking_over: BTreeSet<(Ino, SessionId)>,
     /// None is begun before.
     takeovers_at: Instant,
+    /// When this leadership was confirmed last.
+    confirmed: Instant,
 }
 
 impl Leases {
@@ -83,12 +90,14 @@ impl Leases {
             next_ticket: 0,
             taking_over: BTreeSet::new(),
             takeovers_at: now,
+            confirmed: now,
         }
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         let inherited = self.inherited_until.filter(|_| !self.inheriting.is_empty());
         let overdue = self.table.next_overdue(&self.taking_over);
+        let overdue = overdue.filter(|at| *at <= self.sure_until());
         [inherited, overdue.map(|at| at.max(self.takeovers_at))]
             .into_iter()
             .flatten()
@@ -98,6 +107,20 @@ impl Leases {
     pub(super) fn takeover_failed(&mut self, now: Instant, ino: Ino, dead: SessionId) {
         self.taking_over.remove(&(ino, dead));
         self.takeovers_at = now + TAKEOVER_PAUSE;
+    }
+
+    /// Terms that end by then do so because their holder was silent, not because this leader was cut off.
+    fn sure_until(&self) -> Instant {
+        self.confirmed + LEASE_RENEWAL
+    }
+
+    /// This leader leads. One that could not be sure of that for a while has heard nobody: it holds nobody's silence
+    /// against them.
+    pub(super) fn confirmed(&mut self, now: Instant) {
+        if now.since(self.confirmed) >= GAP_MAX {
+            self.table.all_alive(now + LEASE_TERM);
+        }
+        self.confirmed = now;
     }
 
     /// The query waits until nothing is inherited any more that stands against it.
@@ -154,6 +177,10 @@ impl Leader {
         if self.leases.taking_over.contains(&(ino, session)) {
             return Ok(None);
         }
+        let holds = self.leases.table.holds(ino, session, kind);
+        if !holds && self.is_viewed(now, ino, session, kind) {
+            return Ok(None);
+        }
         let Some((held, serial, recalls)) = self.leases.table.try_take(ino, session, kind) else {
             return Ok(None);
         };
@@ -204,6 +231,7 @@ impl Leader {
         if let Some((_, former)) = former.and_then(|former| self.leases.waiting.remove(&former)) {
             self.refuse(former.asker, Refusal::Busy);
         }
+        self.clear_views(now, ino);
         Ok(Wish::Waits)
     }
 
@@ -246,10 +274,16 @@ impl Leader {
         waiters.extend(query);
         if begins {
             let dead = SessionId::CLUSTER;
-            let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
-            let command = self.own_command(now, None, body);
-            self.propose(Job::Settle { ino }, command, Bytes::new());
+            self.propose_takeover(now, Job::Settle { ino }, ino, dead);
         }
+    }
+
+    /// A takeover is a change: it may cut what lies beyond the end.
+    fn propose_takeover(&mut self, now: Now, job: Job, ino: Ino, dead: SessionId) {
+        let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
+        let command = self.own_command(now, None, body);
+        let change = (command, Bytes::new());
+        self.propose_change(now, job, change, alloc::vec![ino], &Aside::default());
     }
 
     pub(super) fn settled(&mut self, ino: Ino) {
@@ -266,9 +300,18 @@ impl Leader {
     }
 
     pub(super) fn ask_admission(&mut self, now: Now, session: SessionId, query: Query) {
-        let waiters = self.leases.admitting.entry(session).or_default();
-        waiters.push(query);
-        if waiters.len() == 1 {
+        self.begin_admission(now, session);
+        self.leases
+            .admitting
+            .entry(session)
+            .or_default()
+            .push(query);
+    }
+
+    /// Sees to it that a session is among those that the next leader waits for.
+    pub(super) fn begin_admission(&mut self, now: Now, session: SessionId) {
+        if let Entry::Vacant(unasked) = self.leases.admitting.entry(session) {
+            unasked.insert(Vec::new());
             let body = CommandBody::Meta(MetaOp::AdmitSession { session });
             let command = self.own_command(now, None, body);
             self.propose(Job::Admit { session }, command, Bytes::new());
@@ -297,9 +340,10 @@ impl Leader {
 
     /// A mount reports of a lease.
     pub(super) fn lease_done(&mut self, now: Now, session: SessionId, done: LeaseDone) {
-        let (LeaseDone::Released(ino, serial)
-        | LeaseDone::Downgraded(ino, serial)
-        | LeaseDone::Flushed(ino, serial, _)) = done;
+        let (ino, serial) = (done.ino(), done.serial());
+        if matches!(done, LeaseDone::Forgot(..)) {
+            return self.forgot(now, (ino, session), serial);
+        }
         if !self.leases.table.is_current(ino, session, serial) {
             return;
         }
@@ -307,6 +351,7 @@ impl Leader {
             LeaseDone::Released(..) => self.gave_back(now, ino, session, None),
             LeaseDone::Downgraded(..) => self.gave_back(now, ino, session, Some(LeaseKind::Shared)),
             LeaseDone::Flushed(_, _, round) => self.flushed(ino, session, round),
+            LeaseDone::Forgot(..) => {}
         }
     }
 
@@ -324,11 +369,30 @@ impl Leader {
 
     /// Lets those whose turn has come go on. They hold the lease already; running their query again after a fresh
     /// read index confirms that this leader still leads when it says so.
-    fn next_turns(&mut self, now: Now, ino: Ino) {
-        let (turns, recalls) = self.leases.table.turns(ino, now.mono + LEASE_TERM);
+    pub(super) fn next_turns(&mut self, now: Now, ino: Ino) {
+        let views = &self.views;
+        let viewed = |session, kind| {
+            kind == LeaseKind::Exclusive && views.seen_elsewhere(now.mono, ino, session)
+        };
+        let until = now.mono + LEASE_TERM;
+        let (turns, recalls) = self.leases.table.turns(ino, until, viewed);
         self.send_recalls(recalls);
         for ticket in turns {
             self.run_again(ticket);
+        }
+        self.clear_views(now, ino);
+    }
+
+    /// Whether somebody else may show attributes that a lease of this kind would let its holder change.
+    fn is_viewed(&self, now: Now, ino: Ino, session: SessionId, kind: LeaseKind) -> bool {
+        kind == LeaseKind::Exclusive && self.views.seen_elsewhere(now.mono, ino, session)
+    }
+
+    /// Recalls the views in the way of who waits first for a lease. When the last is gone it is its turn.
+    fn clear_views(&mut self, now: Now, ino: Ino) {
+        if let Some((session, LeaseKind::Exclusive)) = self.leases.table.first_waiting(ino) {
+            let recalls = self.views.recall_others(now.mono, ino, session);
+            self.send_view_recalls(recalls);
         }
     }
 
@@ -367,16 +431,18 @@ impl Leader {
             .is_some_and(|until| until <= now.mono)
         {
             self.leases.inherited_until = None;
-            self.all_wait_again();
+            self.all_wait_again(now);
         }
         if now.mono < self.leases.takeovers_at {
             return;
         }
-        for (ino, dead) in self.leases.table.overdue(now.mono) {
+        for (ino, dead) in self
+            .leases
+            .table
+            .overdue(now.mono.min(self.leases.sure_until()))
+        {
             if self.leases.taking_over.insert((ino, dead)) {
-                let body = CommandBody::Meta(MetaOp::Takeover { ino, dead });
-                let command = self.own_command(now, None, body);
-                self.propose(Job::Takeover { ino, dead }, command, Bytes::new());
+                self.propose_takeover(now, Job::Takeover { ino, dead }, ino, dead);
             }
         }
     }
@@ -395,8 +461,11 @@ impl Leader {
                     self.answer(query.asker, Answer::Refused(Refusal::SessionEnded));
                 }
             }
+            self.next_turns(now, ino);
         }
         self.leases.table.condemn(session);
+        self.views.end(session);
+        self.expire_views(now);
         self.take_over_the_dead(now);
     }
 }

@@ -7,12 +7,13 @@
 //!
 //! ```text
 //!  Request ──admit──┬─ query ──ReadIndex──► state ──► Answer            (queries)
-//!                   ├─ operation ─Propose─► Applied ─► Answer           (operations)
+//!                   ├─ operation ─others forget─Propose─► Applied ─► Answer (operations, changes)
 //!                   │                        └─ Distributed ─► coordinate
 //!                   └─ lease ─► lease table ─► Recall, turns            (leases)
 //!  Tick ─► takeovers, abandoned transactions, garbage, orphans          (reclaim)
 //! ```
 
+mod changes;
 mod coordinate;
 mod inherit;
 mod lease;
@@ -21,8 +22,10 @@ mod operations;
 pub mod port;
 mod queries;
 mod reclaim;
+mod show;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -107,6 +110,8 @@ pub struct Leader {
     /// The highest renewal number heard of each session, and the one before it: numbers may jump.
     renewals: BTreeMap<SessionId, (Renewal, Renewal)>,
     leases: leases::Leases,
+    views: views::ViewTable,
+    changes: changes::Changes,
     /// Transactions this region coordinates.
     txns: BTreeMap<TxnId, Txn>,
     /// Requests that met an intent, by the transaction in the way.
@@ -130,6 +135,8 @@ impl Leader {
             outputs: VecDeque::new(),
             renewals: BTreeMap::new(),
             leases: leases::Leases::new(now.mono, config.term, read_admitted(state)?),
+            views: views::ViewTable::new(now.mono, config.term),
+            changes: changes::Changes::default(),
             txns: BTreeMap::new(),
             blocked: BTreeMap::new(),
             reclaim: reclaim::Reclaim::new(now.mono),
@@ -207,7 +214,10 @@ impl Leader {
             .txns_timeout()
             .map(|at| (at, "a transaction tries again"));
         let reclaim = Some((self.reclaim.timeout(), "garbage and orphans"));
-        [leases, txns, reclaim].into_iter().flatten().min()
+        let views = self
+            .changes_timeout()
+            .map(|at| (at, "a recalled view runs out"));
+        [leases, txns, reclaim, views].into_iter().flatten().min()
     }
 
     /// Whether a request may go on at all; work saved, since apply checks again (P5).
@@ -242,7 +252,8 @@ impl Leader {
             self.refuse(asker, Refusal::Renewal);
             return Ok(());
         }
-        if self.jobs.len() >= self.config.requests_max {
+        let gives_back = matches!(request.body, RequestBody::LeaseDone(_));
+        if self.jobs.len() >= self.config.requests_max && !gives_back {
             self.refuse(
                 asker,
                 Refusal::Unavailable("too many requests at once".into()),
@@ -267,7 +278,9 @@ impl Leader {
                 self.lease_done(now, request.header.session, done);
                 self.answer(asker, Answer::Meta(Ok(crate::request::MetaReply::Done)));
             }
-            RequestBody::Txn(txn) => self.start_txn_request(now, asker, request.header, txn),
+            RequestBody::Txn(txn) => {
+                return self.start_txn_request(now, state, asker, request.header, txn);
+            }
         }
         Ok(())
     }
@@ -300,6 +313,7 @@ impl Leader {
         applied: Applied,
     ) -> Result<(), KvError> {
         self.descriptor = read_descriptor(state)?;
+        self.views.applied(token);
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => {
                 self.operation_applied(now, state, operation, applied)
@@ -307,10 +321,7 @@ impl Leader {
             Some(Job::Coordinate { txn, stage }) => {
                 self.stage_applied(now, state, txn, stage, applied)
             }
-            Some(Job::FinishHere { txn }) => {
-                self.unblock(now, txn);
-                Ok(())
-            }
+            Some(Job::FinishHere { txn }) => self.unblock(now, state, txn),
             Some(Job::Admit { session }) => {
                 self.admitted(now, session, &applied);
                 Ok(())
@@ -338,6 +349,7 @@ impl Leader {
 
     /// Leadership was lost or the engine gave the proposal up: it may still happen.
     fn unknown(&mut self, now: Instant, token: Token) {
+        self.views.unknown(token, Token(self.next_token));
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => self.operation_unknown(operation),
             Some(Job::Coordinate { txn, .. }) => self.txn_unknown(txn),
@@ -352,6 +364,7 @@ impl Leader {
     }
 
     fn read_ready(&mut self, now: Now, state: &dyn KvRead, token: Token) -> Result<(), KvError> {
+        self.leases.confirmed(now.mono);
         match self.jobs.remove(&token) {
             Some(Job::Query(query)) => self.run_query(now, state, query),
             Some(Job::Unleased(operation)) => self.unleased(now, state, operation),
@@ -403,7 +416,8 @@ impl Leader {
 
     fn tick(&mut self, now: Now, state: &dyn KvRead) -> Result<(), KvError> {
         self.take_over_the_dead(now);
-        self.retry_transactions(now);
+        self.expire_views(now);
+        self.retry_transactions(now, state)?;
         self.reclaim_step(now, state)
     }
 
@@ -415,6 +429,7 @@ impl Leader {
             renewal: header.renewal,
             slot: header.slot,
             time: stamp(now.wall, header.seen),
+            unseen: Vec::new(),
             body,
         }
     }
@@ -427,6 +442,7 @@ impl Leader {
             renewal: Renewal(0),
             slot,
             time: now.wall,
+            unseen: Vec::new(),
             body,
         }
     }

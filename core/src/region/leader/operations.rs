@@ -13,8 +13,10 @@ use crate::place::Ino;
 use crate::region::command::{Applied, CommandBody};
 use crate::region::kv::{KvError, KvRead};
 use crate::region::slot;
+use crate::region::touch;
 use crate::request::{
-    Answer, DataOp, Header, LeaseKind, MetaOp, MetaReply, Refusal, Request, RequestBody, SlotUse,
+    Answer, Aside, DataOp, Header, LeaseKind, MetaOp, MetaReply, Refusal, Request, RequestBody,
+    SlotUse,
 };
 use crate::time::Now;
 use crate::txn::TxnId;
@@ -26,6 +28,9 @@ pub(super) struct Operation {
     pub(super) header: Header,
     pub(super) body: CommandBody,
     pub(super) payload: Bytes,
+    /// Its asker is not the first one: when it asked, this leadership may have been over already, so nothing is granted
+    /// that lasts from then on.
+    pub(super) joined: bool,
 }
 
 /// Who waits for it.
@@ -65,6 +70,7 @@ impl Leader {
             header,
             body,
             payload,
+            joined: false,
         };
         self.go_on(now, state, operation, false)
     }
@@ -83,7 +89,7 @@ impl Leader {
             panic!("only what a client asks for needs a lease");
         };
         if !self.lacks_lease(session, &operation.body) {
-            self.propose_operation(now, operation);
+            self.propose_operation(now, state, operation, Vec::new())?;
         } else if let Some(answer) = slot::earlier(state, session, slot)? {
             // What was done under an earlier leader is no less done (P6).
             self.answer(asker, answer);
@@ -108,10 +114,36 @@ impl Leader {
         self.go_on(now, state, operation, true)
     }
 
-    pub(super) fn propose_operation(&mut self, now: Now, operation: Operation) {
+    /// Proposes an operation once nobody else can show what it changes; `also` is what it changes beside what is to be
+    /// seen now.
+    pub(super) fn propose_operation(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        operation: Operation,
+        also: Vec<Ino>,
+    ) -> Result<(), KvError> {
+        let mut inos = also;
+        match &operation.body {
+            CommandBody::Meta(op) => inos.extend(touch::by_op(state, op)?),
+            CommandBody::Prepare { steps, .. } => inos.extend(touch::by_steps(steps)),
+            CommandBody::Data(_)
+            | CommandBody::Begin { .. }
+            | CommandBody::Decide { .. }
+            | CommandBody::Finish { .. }
+            | CommandBody::Forget { .. } => {}
+        }
         let command = self.command(now, &operation.header, operation.body.clone());
         let payload = operation.payload.clone();
-        self.propose(Job::Operation(operation), command, payload);
+        let aside = operation.header.aside.clone();
+        self.propose_change(
+            now,
+            Job::Operation(operation),
+            (command, payload),
+            inos,
+            &aside,
+        );
+        Ok(())
     }
 
     /// Content changes only under the exclusive lease. The fence says so again when applied.
@@ -129,11 +161,13 @@ impl Leader {
             if let Job::Operation(Operation {
                 waiting: Waiting::Client(waits),
                 header,
+                joined,
                 ..
             }) = job
                 && header.session == session
                 && header.slot == Some(slot)
             {
+                *joined = true;
                 former = Some(core::mem::replace(waits, asker));
                 break;
             }
@@ -154,14 +188,23 @@ impl Leader {
         applied: Applied,
     ) -> Result<(), KvError> {
         match (applied, operation.waiting) {
-            (Applied::Answer(answer), Waiting::Client(asker)) => self.operation_done(
-                now,
-                state,
-                asker,
-                &operation.header,
-                &operation.body,
-                answer,
-            ),
+            (Applied::Answer(answer), Waiting::Client(asker)) => {
+                let (mut header, mut body) = (operation.header, operation.body);
+                if operation.joined {
+                    header.aside = Aside::default();
+                    if let CommandBody::Meta(MetaOp::Make { lease, .. }) = &mut body {
+                        *lease = None;
+                    }
+                }
+                self.operation_done(now, state, asker, &header, &body, answer)
+            }
+            (Applied::Seen(inos), waiting) => {
+                let again = Operation {
+                    waiting,
+                    ..operation
+                };
+                self.propose_operation(now, state, again, inos)
+            }
             (Applied::Answer(Answer::Refused(refusal)), Waiting::Query(query)) => {
                 self.refuse(query.asker, refusal);
                 Ok(())
@@ -172,8 +215,11 @@ impl Leader {
             }
             (Applied::Answer(_), Waiting::Query(query)) => self.run_query(now, state, query),
             (Applied::Distributed(_), Waiting::Client(asker)) => {
-                self.begin_transaction(now, asker, operation.header, operation.body);
-                Ok(())
+                let mut header = operation.header;
+                if operation.joined {
+                    header.aside.generation = 0;
+                }
+                self.begin_transaction(now, state, asker, header, operation.body)
             }
             (Applied::Blocked(txn), waiting) => {
                 let blocked = Operation {
@@ -216,7 +262,13 @@ impl Leader {
             }
             *grant = self.grant_if_free(now, state, attr.ino, header.session, *kind)?;
         }
-        self.answer(asker, answer);
+        let views = match (body, &answer) {
+            (CommandBody::Meta(op), Answer::Meta(Ok(_))) => {
+                self.views_after(now, state, header, op)?
+            }
+            (_, _) => None,
+        };
+        self.answer_viewed(asker, answer, views);
         Ok(())
     }
 
@@ -229,14 +281,21 @@ impl Leader {
     }
 
     /// Raises a chunk's fence, then runs the query again.
-    pub(super) fn raise_fence(&mut self, now: Now, query: queries::Query, op: DataOp) {
+    pub(super) fn raise_fence(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        query: queries::Query,
+        op: DataOp,
+    ) -> Result<(), KvError> {
         let operation = Operation {
             header: query.request.header.clone(),
             waiting: Waiting::Query(query),
             body: CommandBody::Data(op),
             payload: Bytes::new(),
+            joined: false,
         };
-        self.propose_operation(now, operation);
+        self.propose_operation(now, state, operation, Vec::new())
     }
 
     /// Something met an intent: it waits until the transaction's outcome is known.
@@ -261,14 +320,22 @@ impl Leader {
         clippy::wildcard_enum_match_arm,
         reason = "a broken law, whatever else it is"
     )]
-    pub(super) fn unblock(&mut self, now: Now, txn: TxnId) {
+    pub(super) fn unblock(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        txn: TxnId,
+    ) -> Result<(), KvError> {
         for job in self.take_blocked(txn) {
             match job {
-                Job::Operation(operation) => self.propose_operation(now, operation),
+                Job::Operation(operation) => {
+                    self.propose_operation(now, state, operation, Vec::new())?;
+                }
                 Job::Query(query) => self.read_index(Job::Query(query)),
                 job => panic!("only requests are blocked, not {job:?}"),
             }
         }
+        Ok(())
     }
 
     /// The transaction in the way is undecided: a reader takes the old value, a writer tries again later (P7).

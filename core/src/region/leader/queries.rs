@@ -10,6 +10,7 @@ use super::leases::Wish;
 use super::port::{Asker, Output};
 use super::{Job, Leader};
 use crate::attr::{Attr, FileKind};
+use crate::error::FsError;
 use crate::place::Ino;
 use crate::region::kv::{KvError, KvRead};
 use crate::region::query::{self, DataFound, Miss};
@@ -99,7 +100,7 @@ impl Leader {
             }
         };
         let Some(first) = past.first().copied() else {
-            return self.conclude(now, state, query, asked, reply);
+            return self.conclude(now, state, query, asked, (reply, true));
         };
         query.unsure = Some(Unsure { reply, ask: past });
         self.block(now, state, first, Job::Query(query))
@@ -122,7 +123,7 @@ impl Leader {
         };
         unsure.ask.retain(|other| *other != txn);
         match unsure.ask.first().copied() {
-            None => self.conclude(now, state, query, &asked, unsure.reply),
+            None => self.conclude(now, state, query, &asked, (unsure.reply, false)),
             Some(next) => {
                 query.unsure = Some(unsure);
                 self.block(now, state, next, Job::Query(query))
@@ -130,20 +131,27 @@ impl Leader {
         }
     }
 
-    /// A query has its reply: with a lease and after flushes where it needs them, it is the answer.
+    /// A query has its reply: with a lease and after flushes where it needs them, it is the answer. One that holds now, and
+    /// no intent says otherwise, is `current`, and comes with views.
     fn conclude(
         &mut self,
         now: Now,
         state: &dyn KvRead,
         query: Query,
         asked: &MetaQuery,
-        reply: Result<MetaReply, Miss>,
+        (reply, current): (Result<MetaReply, Miss>, bool),
     ) -> Result<(), KvError> {
         let reply = match reply {
             Ok(reply) => reply,
             Err(Miss::Blocked(txn)) => panic!("intents of {txn:?} were read past"),
             Err(Miss::Error(error)) => {
-                self.answer(query.asker, Answer::Meta(Err(error)));
+                let header = &query.request.header;
+                let views = if current && error == FsError::NotFound {
+                    self.views_of_nothing(now, state, header, asked)?
+                } else {
+                    None
+                };
+                self.answer_viewed(query.asker, Answer::Meta(Err(error)), views);
                 return Ok(());
             }
             Err(Miss::Refused(refusal)) => {
@@ -151,6 +159,7 @@ impl Leader {
                 return Ok(());
             }
         };
+        let header = query.request.header.clone();
         let query = match wanted_lease(asked, &reply) {
             None => query,
             Some((ino, kind, patient)) => {
@@ -162,7 +171,12 @@ impl Leader {
                             attr: grant.attr.clone(),
                             grant: Some(grant),
                         };
-                        self.answer(asker, Answer::Meta(Ok(reply)));
+                        let views = if current {
+                            self.views_of(now, &header, asked, &reply)
+                        } else {
+                            None
+                        };
+                        self.answer_viewed(asker, Answer::Meta(Ok(reply)), views);
                         return Ok(());
                     }
                 }
@@ -175,7 +189,12 @@ impl Leader {
         let Some(query) = self.flush_shown(query, &reply) else {
             return Ok(());
         };
-        self.answer(query.asker, Answer::Meta(Ok(reply)));
+        let views = if current {
+            self.views_of(now, &header, asked, &reply)
+        } else {
+            None
+        };
+        self.answer_viewed(query.asker, Answer::Meta(Ok(reply)), views);
         Ok(())
     }
 
@@ -217,18 +236,14 @@ impl Leader {
             DataFound::Error(error) => self.answer_data(query.asker, Err(error), Bytes::new()),
             DataFound::Refused(refusal) => self.refuse(query.asker, refusal),
             DataFound::RaiseFence { chunk, fence } => {
-                self.raise_fence(now, query, DataOp::RaiseFence { chunk, fence });
+                let op = DataOp::RaiseFence { chunk, fence };
+                return self.raise_fence(now, state, query, op);
             }
         }
         Ok(())
     }
 
-    fn answer_data(
-        &mut self,
-        asker: Asker,
-        result: Result<DataReply, crate::error::FsError>,
-        payload: Bytes,
-    ) {
+    fn answer_data(&mut self, asker: Asker, result: Result<DataReply, FsError>, payload: Bytes) {
         self.outputs.push_back(Output::Answer {
             asker,
             answer: Answer::Data(result),

@@ -15,8 +15,8 @@ use crate::region::command::{Command, CommandBody, Descriptor};
 use crate::region::key;
 use crate::region::mem::MemKv;
 use crate::request::{
-    Answer, ChunkName, DataQuery, DataReply, Header, Leadership, LeaseKind, MetaOp, MetaQuery,
-    MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
+    Answer, Aside, ChunkName, DataQuery, DataReply, Header, Leadership, LeaseKind, MetaOp,
+    MetaQuery, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
 };
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
@@ -159,6 +159,7 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
         renewal: Renewal(0),
         slot: None,
         time: Timestamp::default(),
+        unseen: Vec::new(),
         body: CommandBody::Meta(body),
     };
     let end = own(MetaOp::EndSession { session: dead });
@@ -177,6 +178,7 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
         renewal: Renewal(1),
         slot: None,
         seen: Timestamp::default(),
+        aside: Aside::default(),
     };
     let request = Request {
         header,
@@ -231,6 +233,7 @@ fn only_the_leadership_that_has_answered_reads_without_a_round() {
             renewal: Renewal(1),
             slot: None,
             seen: Timestamp::default(),
+            aside: Aside::default(),
         };
         let request = Request {
             header,
