@@ -13,7 +13,8 @@ use polyfs_core::region;
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
 use polyfs_core::region::leader::{Config, Leader};
 use polyfs_core::request::{
-    Answer, Aside, Assertion, DataOp, Header, RecallKind, Refusal, Request, RequestBody, Space,
+    Answer, Aside, Assertion, DataOp, Header, Recall, RecallKind, Refusal, Request, RequestBody,
+    Space,
 };
 use polyfs_core::time::Timestamp;
 use polyfs_core::txn::TxnReply;
@@ -249,27 +250,27 @@ impl World {
                     self.schedule.after(delay, Event::AskOpen { client, inos });
                 }
             }
-            Output::Recall { session, recall } => {
-                // Over a connection: a recall arrives, or the session dies with the connection. Recalls of views may be
-                // lost: they are repeated with the next confirmation.
-                let lost = recall.want == RecallKind::View && self.is_lost();
-                if lost {
-                    self.mark("recall of a view lost");
-                }
-                if let Some(client) = self.master.client_of(session)
-                    && !lost
-                {
-                    let delay = self.delay();
-                    self.schedule.after(
-                        delay,
-                        Event::Recall {
-                            client,
-                            node,
-                            recall,
-                        },
-                    );
-                }
-            }
+            Output::Recall { session, recall } => self.send_recall(node, session, recall),
+        }
+    }
+
+    /// Over a connection: a recall arrives, or the session dies with the connection. Recalls of views may be lost: they are
+    /// repeated with the next confirmation.
+    fn send_recall(&mut self, node: NodeId, session: SessionId, recall: Recall) {
+        let lost = recall.want == RecallKind::View && self.is_lost();
+        if lost {
+            self.mark("recall of a view lost");
+        }
+        if let Some(client) = self.master.client_of(session)
+            && !lost
+        {
+            let delay = self.delay();
+            let event = Event::Recall {
+                client,
+                node,
+                recall,
+            };
+            self.schedule.after(delay, event);
         }
     }
 

@@ -18,19 +18,16 @@ use core::time::Duration;
 use super::operations::{Operation, Waiting};
 use super::port::{Asker, Output};
 use super::queries::Query;
+use super::transaction::{Stage, Txn, is_lock, is_old, likelier, walks};
 use super::{Job, Leader, stamp};
-use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::{Renewal, SessionId};
-use crate::limits::INTENT_LIFE;
 use crate::place::{Ino, Places};
 use crate::region::command::{Applied, CommandBody, TxnFailure};
 use crate::region::kv::{KvError, KvRead};
 use crate::region::touch;
 use crate::region::txn as records;
-use crate::request::{
-    Answer, Aside, Header, MetaOp, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse,
-};
+use crate::request::{Answer, Aside, Header, MetaQuery, MetaReply, Refusal, RequestBody, SlotUse};
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnReply, TxnRequest};
 
@@ -40,42 +37,6 @@ const ATTEMPTS_MAX: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(4);
 /// How soon participants that could not be told of a decision are told again.
 const TELL_AGAIN: Duration = Duration::from_millis(200);
-
-/// A transaction this leader coordinates.
-#[derive(Debug)]
-pub(super) struct Txn {
-    /// Who waits for the outcome; nobody after the answer, or after a change of leader.
-    asker: Option<Asker>,
-    header: Header,
-    /// None when taken over from an earlier leader: then it can only be aborted or finished.
-    op: Option<MetaOp>,
-    /// Steps that other regions take part in.
-    remote: Vec<Step>,
-    /// Directories on the move, each with the ancestor of its new home that is to be looked at next.
-    walks: Vec<(Ino, Ino)>,
-    /// Participants that have not answered yet.
-    pending: usize,
-    /// Some participant could not be told of the decision.
-    untold: bool,
-    failure: Option<TxnFailure>,
-    /// What was decided; participants that have not confirmed are told again.
-    decision: Option<Decision>,
-    attempts: u32,
-    /// When to go on after a pause.
-    resume_at: Option<Instant>,
-}
-
-/// What a transaction's outstanding token is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    Begin,
-    Lock,
-    Walk,
-    Prepare,
-    Decide,
-    Finish,
-    Forget,
-}
 
 impl Leader {
     pub(super) fn begin_transaction(
@@ -741,74 +702,4 @@ impl Leader {
         );
         self.propose(Job::FinishHere { txn }, command, Bytes::new());
     }
-}
-
-impl Txn {
-    fn new(asker: Option<Asker>, header: Header, op: Option<MetaOp>) -> Self {
-        Self {
-            asker,
-            header,
-            op,
-            remote: Vec::new(),
-            walks: Vec::new(),
-            pending: 0,
-            untold: false,
-            failure: None,
-            decision: None,
-            attempts: 0,
-            resume_at: None,
-        }
-    }
-}
-
-/// Of two failures the one that tells more about the others: an error that one participant found counts only when no
-/// other says that what it was asked about is not so, or may not be.
-fn likelier(one: Option<TxnFailure>, other: Option<TxnFailure>) -> Option<TxnFailure> {
-    let rank = |failure: &Option<TxnFailure>| match failure {
-        None => 0,
-        Some(TxnFailure::Error(_)) => 1,
-        Some(TxnFailure::Conflict) => 2,
-        Some(TxnFailure::Changed) => 3,
-    };
-    if rank(&other) > rank(&one) {
-        other
-    } else {
-        one
-    }
-}
-
-fn is_lock(step: &Step) -> bool {
-    matches!(step, Step::RenameLock { .. })
-}
-
-pub(super) fn is_old(now: Now, txn: &TxnId) -> bool {
-    now.wall > txn.began + INTENT_LIFE
-}
-
-/// The directories that an operation moves, each with its new home: nothing may move below itself.
-fn walks(op: &MetaOp) -> Vec<(Ino, Ino)> {
-    let MetaOp::Rename {
-        dir,
-        to_dir,
-        source,
-        target,
-        mode,
-        ..
-    } = op
-    else {
-        return Vec::new();
-    };
-    if dir == to_dir {
-        return Vec::new();
-    }
-    let mut walks = Vec::new();
-    if source.kind == FileKind::Directory {
-        walks.push((source.ino, *to_dir));
-    }
-    if let (crate::vfs::RenameMode::Exchange, Some(target)) = (mode, target)
-        && target.kind == FileKind::Directory
-    {
-        walks.push((target.ino, *dir));
-    }
-    walks
 }

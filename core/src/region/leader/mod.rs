@@ -25,6 +25,7 @@ mod reclaim;
 mod show;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod views;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,8 +43,8 @@ use crate::request::{
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{TxnId, TxnRequest};
 
-use coordinate::Txn;
 use port::{Asker, Input, Output, Token};
+use transaction::{Stage, Txn};
 
 /// What a leader is told once.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +77,7 @@ enum Job {
     /// A foreign transaction's intents are being taken away.
     FinishHere { txn: TxnId },
     /// A step of a transaction this region coordinates.
-    Coordinate {
-        txn: TxnId,
-        stage: coordinate::Stage,
-    },
+    Coordinate { txn: TxnId, stage: Stage },
     /// A session is being admitted to leases.
     Admit { session: SessionId },
     /// A dead holder is being shut out.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use core::time::Duration;
 
 use super::port::Output;
-use super::{Job, Leader, coordinate};
+use super::{Job, Leader, transaction};
 use crate::ids::SessionId;
 use crate::place::Ino;
 use crate::region::command::CommandBody;
@@ -75,7 +75,7 @@ impl Leader {
             let asked = self.jobs.values().any(|job| {
                 matches!(job, Job::Resolve { txn: other } | Job::FinishHere { txn: other } if *other == txn)
             });
-            if coordinate::is_old(now, &txn) && !asked && !self.txns.contains_key(&txn) {
+            if transaction::is_old(now, &txn) && !asked && !self.txns.contains_key(&txn) {
                 self.resolve(now, state, txn)?;
             }
         }
