@@ -117,6 +117,9 @@ pub enum Call {
     Lookup { dir: Ino, name: Name },
     /// stat(2).
     GetAttr { ino: Ino },
+    /// Before cached bytes of an open file are read: its size and times as this mount knows them, its names and
+    /// permissions perhaps as they were.
+    Revalidate { ino: Ino, handle: Handle },
     /// chmod, chown, utimens; with `size` also truncate.
     SetAttr {
         ino: Ino,

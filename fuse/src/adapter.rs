@@ -69,13 +69,18 @@ impl Filesystem for Adapter {
         self.entry(Call::Lookup { dir, name }, reply);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(
-            Call::GetAttr {
-                ino: self.numbers.ino(ino),
+    /// The kernel names an open file only before it reads what it caches, and to find the end (lseek); stat(2) and
+    /// fstat(2) come without.
+    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let ino = self.numbers.ino(ino);
+        let call = match fh {
+            None => Call::GetAttr { ino },
+            Some(fh) => Call::Revalidate {
+                ino,
+                handle: handle(fh),
             },
-            reply,
-        );
+        };
+        self.attr(call, reply);
     }
 
     fn setattr(
@@ -240,8 +245,16 @@ impl Filesystem for Adapter {
             ino: self.numbers.ino(ino),
             flags: convert::open_flags(flags.0),
         };
+        let client = self.client.clone();
         self.call(call, move |outcome| match outcome {
-            Ok(Reply::Opened(Handle(fh))) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok(Reply::Opened(opened)) => {
+                let keep = if client.keeps_pages(opened) {
+                    FopenFlags::FOPEN_KEEP_CACHE
+                } else {
+                    FopenFlags::empty()
+                };
+                reply.opened(FileHandle(opened.0), keep);
+            }
             other => reply.error(failure(other)),
         });
     }

@@ -31,7 +31,7 @@ const ENTRIES_PER_READ: u32 = 256;
 
 /// What fuser calls.
 pub(crate) struct Adapter {
-    client: ClientHandle,
+    pub(crate) client: ClientHandle,
     pub(crate) numbers: Numbers,
     waits: Arc<LockWaits>,
 }

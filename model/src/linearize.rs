@@ -212,6 +212,7 @@ fn asks_only(event: &Event) -> bool {
             Some((_, Ok(_))),
             Call::Lookup { .. }
             | Call::GetAttr { .. }
+            | Call::Revalidate { .. }
             | Call::ReadLink { .. }
             | Call::OpenDir { .. }
             | Call::Read { .. }

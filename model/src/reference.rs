@@ -191,7 +191,7 @@ impl Tree {
                 let ino = self.find(*dir, name)?;
                 self.expect_attr(ino)
             }
-            Call::GetAttr { ino } => self.expect_attr(*ino),
+            Call::GetAttr { ino } | Call::Revalidate { ino, .. } => self.expect_attr(*ino),
             Call::SetAttr { ino, set, size, .. } => self.set_attr(*ino, set, *size),
             Call::ReadLink { ino } => {
                 let target = self.node(*ino)?.target.clone();

@@ -20,7 +20,7 @@ use polyfs_core::ids::{NodeId, Renewal, SessionId};
 use polyfs_core::place::Ino;
 use polyfs_core::request::{Assertion, Request};
 use polyfs_core::time::Instant;
-use polyfs_core::vfs::{Call, Outcome};
+use polyfs_core::vfs::{Call, Handle, Outcome};
 use thiserror::Error;
 
 use crate::access::{Access, way_to};
@@ -43,6 +43,7 @@ pub struct ClientHandle(Arc<dyn Calls>);
 trait Calls: Send + Sync {
     fn call(&self, call: Call, done: Done) -> CallId;
     fn feed(&self, input: Input);
+    fn keeps_pages(&self, handle: Handle) -> bool;
     fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn unmount(&self, done: Box<dyn FnOnce() + Send>);
@@ -57,6 +58,12 @@ impl ClientHandle {
     /// The caller of a waiting call has died or was interrupted.
     pub fn cancel(&self, call: CallId) {
         self.0.feed(Input::Cancel { id: call });
+    }
+
+    /// Whether the kernel may keep what it caches of the file that was just opened by this handle.
+    #[must_use]
+    pub fn keeps_pages(&self, handle: Handle) -> bool {
+        self.0.keeps_pages(handle)
     }
 
     /// The kernel has dropped what it cached of an inode.
@@ -386,6 +393,11 @@ impl<R: Runtime> Calls for Arc<Driver<R>> {
 
     fn feed(&self, input: Input) {
         self.drive(|_| input);
+    }
+
+    fn keeps_pages(&self, handle: Handle) -> bool {
+        let now = self.access.runtime().now();
+        self.inner.lock().client.keeps_pages(now, handle)
     }
 
     fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {

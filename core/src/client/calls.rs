@@ -35,6 +35,7 @@ const fn changes(call: &Call) -> bool {
         Call::Open { flags, .. } => flags.write || flags.truncate,
         Call::Lookup { .. }
         | Call::GetAttr { .. }
+        | Call::Revalidate { .. }
         | Call::ReadLink { .. }
         | Call::Read { .. }
         | Call::Flush { .. }
@@ -64,6 +65,7 @@ fn names(call: &Call) -> Vec<&Name> {
         Call::Link { to_name, .. } => alloc::vec![to_name],
         Call::Rename { name, to_name, .. } => alloc::vec![name, to_name],
         Call::GetAttr { .. }
+        | Call::Revalidate { .. }
         | Call::SetAttr { .. }
         | Call::ReadLink { .. }
         | Call::Open { .. }
@@ -106,6 +108,7 @@ impl Client {
             | Call::Sync { .. }
             | Call::Allocate { .. }
             | Call::Seek { .. }
+            | Call::Revalidate { .. }
             | Call::SetAttr { .. } => self.content_call(id, call),
             Call::GetXattr { .. }
             | Call::ListXattr { .. }
@@ -256,6 +259,7 @@ impl Client {
                 self.free_locks(id, ino, owner, Ok(Reply::Done));
             }
             Call::Sync { ino, data_only } => self.sync_call(id, ino, data_only),
+            Call::Revalidate { ino, handle } => self.revalidate(id, ino, handle),
             Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
             Call::Allocate {
                 ino,

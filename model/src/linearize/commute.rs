@@ -58,6 +58,7 @@ fn looks_at_locks(call: &Call) -> Option<Ino> {
 fn looks_at(event: &Event, inode: Ino) -> bool {
     match &event.call {
         Call::GetAttr { ino }
+        | Call::Revalidate { ino, .. }
         | Call::SetAttr { ino, .. }
         | Call::ReadLink { ino }
         | Call::Open { ino, .. }

@@ -29,6 +29,7 @@ pub(super) fn drawn_number(outcome: &Outcome) -> Option<Ino> {
 pub(super) fn subject(call: &Call) -> Option<Ino> {
     match call {
         Call::GetAttr { ino }
+        | Call::Revalidate { ino, .. }
         | Call::SetAttr { ino, .. }
         | Call::ReadLink { ino }
         | Call::Link { ino, .. }

@@ -23,6 +23,7 @@ impl Client {
         handle: Handle,
         (offset, size): (u64, u32),
     ) {
+        self.used(handle);
         match self.allowed(handle, ino, false) {
             Err(error) => self.reply(id, Err(error)),
             Ok(()) => self.enqueue(ino, ContentCall::Read { id, offset, size }),
@@ -36,6 +37,7 @@ impl Client {
         handle: Handle,
         (offset, data): (u64, Bytes),
     ) {
+        self.used(handle);
         let call = ContentCall::Write {
             id,
             handle,

@@ -10,6 +10,7 @@ use core::time::Duration;
 use super::dirty::Dirty;
 use super::job::Job;
 use super::map::ChunkMap;
+use super::pages::Pages;
 use crate::attr::{Attr, SetAttr};
 use crate::ids::{GroupId, NodeId};
 use crate::limits::{CHUNK_BYTES, TIMES_BEHIND, WRITE_BACK_AGE};
@@ -57,6 +58,10 @@ pub(in super::super) enum ContentCall {
         offset: u64,
         what: SeekWhat,
     },
+    /// The attributes that show whether pages are still good.
+    Look {
+        id: CallId,
+    },
 }
 
 impl ContentCall {
@@ -67,13 +72,14 @@ impl ContentCall {
             | Self::SetSize { id, .. }
             | Self::SetAttr { id, .. }
             | Self::Allocate { id, .. }
-            | Self::Seek { id, .. } => *id,
+            | Self::Seek { id, .. }
+            | Self::Look { id } => *id,
         }
     }
 
     pub(super) const fn needs(&self) -> LeaseKind {
         match self {
-            Self::Read { .. } | Self::Seek { .. } => LeaseKind::Shared,
+            Self::Read { .. } | Self::Seek { .. } | Self::Look { .. } => LeaseKind::Shared,
             Self::Write { .. }
             | Self::SetSize { .. }
             | Self::SetAttr { .. }
@@ -136,6 +142,8 @@ pub(super) struct LeaseState {
 pub(super) struct Content {
     /// As a region last told.
     pub(super) attr: Option<Attr>,
+    /// As a call was last told.
+    pub(super) shown: Option<Attr>,
     /// The inode's change number after the last change of content that is known here.
     pub(super) number: u64,
     pub(super) inline: Option<Bytes>,
@@ -234,6 +242,7 @@ pub(super) struct FileState {
     pub(super) opens: u32,
     pub(super) lease: LeaseState,
     pub(super) content: Content,
+    pub(super) pages: Pages,
     pub(super) back: WriteBack,
     pub(super) queue: VecDeque<ContentCall>,
     pub(super) reads: u32,

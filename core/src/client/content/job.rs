@@ -23,7 +23,7 @@ use crate::request::{Answer, ContentOp, DataOp, MetaOp, MetaReply, Refusal, Requ
 use crate::vfs::Reply;
 
 /// Data requests of one job in flight.
-const PIECES_IN_FLIGHT: u32 = 8;
+const PIECES_IN_FLIGHT: u32 = 16;
 
 /// What a job is for.
 #[derive(Clone, Debug)]
@@ -267,6 +267,7 @@ impl Client {
     fn job_failed(&mut self, ino: Ino, finish: Finish, error: FsError) {
         // What of it happened is unknown: the content must be learnt again.
         self.file(ino).lease.held = None;
+        self.pages_outdated(ino);
         self.out.push_back(Output::Lost { ino });
         match finish {
             Finish::WriteBack(upto) => self.written_back(ino, upto, Some(error)),

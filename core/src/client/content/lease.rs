@@ -10,7 +10,6 @@ use super::file::{Content, Held, RecallStage, Recalling};
 use super::leaders::Leaders;
 use super::map::ChunkMap;
 use crate::client::Client;
-use crate::client::port::Output;
 use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
@@ -133,6 +132,9 @@ impl Client {
         if file.is_dirty() && changed && !cfg!(planted = "change_unchecked") {
             self.lose_dirty(ino, FsError::Io);
         }
+        if changed {
+            self.pages_outdated(ino);
+        }
         let file = self.file(ino);
         file.lease.held = Some(Held {
             kind: grant.kind,
@@ -149,6 +151,7 @@ impl Client {
         }
         file.content = Content {
             attr: Some(grant.attr),
+            shown: None,
             number: grant.content,
             inline: grant.inline,
             map: ChunkMap::of(&grant.map),
@@ -325,7 +328,7 @@ impl Client {
             target: file.back.writes,
         });
         if stage == RecallStage::Invalidating {
-            self.out.push_back(Output::Invalidate { ino });
+            self.drop_pages(ino);
         }
         self.pump(ino);
     }
@@ -357,10 +360,10 @@ impl Client {
 
     /// The kernel has dropped its pages of a file.
     pub(in super::super) fn invalidated(&mut self, ino: Ino) {
-        let Some(file) = self.files.by_ino.get_mut(&ino) else {
+        if !self.pages_dropped(ino) {
             return;
-        };
-        if let Some(recall) = &mut file.lease.recall {
+        }
+        if let Some(recall) = &mut self.file(ino).lease.recall {
             recall.stage = RecallStage::Draining;
         }
         self.pump(ino);

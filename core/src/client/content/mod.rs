@@ -11,6 +11,7 @@ mod leaders;
 mod lease;
 mod map;
 mod open;
+mod pages;
 mod plan;
 mod pump;
 mod read;
@@ -41,6 +42,8 @@ struct Opened {
     ino: Ino,
     flags: OpenFlags,
     directory: bool,
+    /// The stretch of its file's pages when it was opened.
+    stretch: u64,
     /// Write-back failed: told once.
     error: Option<FsError>,
 }

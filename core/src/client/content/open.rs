@@ -38,10 +38,12 @@ const fn not_a_file(kind: FileKind) -> Option<FsError> {
 impl Client {
     fn give_handle(&mut self, ino: Ino, flags: OpenFlags, directory: bool) -> Handle {
         let handle = Handle(self.files.fresh());
+        let file = self.files.by_ino.get(&ino).filter(|_| !directory);
         let opened = Opened {
             ino,
             flags,
             directory,
+            stretch: file.map_or(0, |file| file.pages.stretch),
             error: None,
         };
         self.files.handles.insert(handle, opened);
@@ -93,9 +95,9 @@ impl Client {
             return self.reply(call, Err(error));
         }
         let ino = attr.ino;
-        let handle = self.give_handle(ino, flags, false);
         if let Some((grant, route)) = granted {
-            let better = self.files.by_ino[&ino]
+            let better = self
+                .file(ino)
                 .lease
                 .held
                 .is_none_or(|held| held.kind <= grant.kind);
@@ -103,6 +105,7 @@ impl Client {
                 self.install(ino, grant, &route);
             }
         }
+        let handle = self.give_handle(ino, flags, false);
         let cuts = flags.truncate && created != Some(true);
         let size = if cuts { 0 } else { attr.size };
         let reply = match created {
@@ -188,6 +191,7 @@ impl Client {
 
     /// close(2): write-back is started, not awaited.
     pub(in super::super) fn flush_handle(&mut self, ino: Ino, handle: Handle) -> Outcome {
+        self.used(handle);
         let error = self.take_error(handle);
         self.sync(ino, None, false);
         error.map_or(Ok(Reply::Done), Err)

@@ -21,6 +21,9 @@ use crate::vfs::Reply;
 /// A lease nobody used for this long is given back.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
+/// A file with so many bytes to be written back is: whoever writes much need not wait for memory then.
+const WRITE_BACK_SOON: usize = 8 << 20;
+
 /// What became of a waiting call.
 enum Started {
     /// It is under way or over.
@@ -119,6 +122,7 @@ impl Client {
                 let outcome = self.seek(ino, *offset, *what);
                 self.reply(*id, outcome);
             }
+            ContentCall::Look { id } => self.look(*id, ino),
             ContentCall::Write { .. } => return self.write(ino, call),
             ContentCall::SetSize { .. }
             | ContentCall::SetAttr { .. }
@@ -152,7 +156,10 @@ impl Client {
                 self.start(Then::Reply(*id), Single::op_with_attr(ino, op));
                 return Started::Yes;
             }
-            ContentCall::Read { .. } | ContentCall::Write { .. } | ContentCall::Seek { .. } => {
+            ContentCall::Read { .. }
+            | ContentCall::Write { .. }
+            | ContentCall::Look { .. }
+            | ContentCall::Seek { .. } => {
                 unreachable!("the caller tells these apart")
             }
         };
@@ -207,6 +214,9 @@ impl Client {
         file.back.brought = file.back.writes;
         file.content.size = file.content.size.max(end);
         file.content.mtime = wall.max(file.content.mtime.next());
+        if after >= WRITE_BACK_SOON {
+            file.back.wanted = file.back.writes;
+        }
         let mtime = file.content.mtime;
         let first = file.back.since.is_none();
         file.back.since.get_or_insert(now);
@@ -349,6 +359,7 @@ impl Client {
         file.back.since = None;
         file.back.after_reads = false;
         self.files.dirty_bytes -= lost;
+        self.pages_outdated(ino);
         self.out.push_back(Output::Lost { ino });
         self.fail_handles(ino, error);
         self.answer_syncs(ino, Some(error));

@@ -217,7 +217,10 @@ impl Client {
             self.note_capability(ino, outcome == Err(FsError::NoData));
         }
         let outcome = outcome.map(|reply| match reply {
-            Reply::Attr(attr) => Reply::Attr(self.with_dirty(attr)),
+            Reply::Attr(attr) => {
+                self.note_shown(&attr);
+                Reply::Attr(self.with_dirty(attr))
+            }
             Reply::Created(attr, handle) => Reply::Created(self.with_dirty(attr), handle),
             Reply::Entries(mut entries) => {
                 for entry in &mut entries {

@@ -17,7 +17,7 @@ use crate::place::Ino;
 use crate::time::Timestamp;
 use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat};
 
-const BOTH: OpenFlags = OpenFlags {
+pub(super) const BOTH: OpenFlags = OpenFlags {
     read: true,
     write: true,
     append: false,
@@ -27,7 +27,7 @@ const BOTH: OpenFlags = OpenFlags {
     exclusive: false,
 };
 
-fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
+pub(super) fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
     let call = Call::Create {
         dir: ROOT,
         name: b"f".to_vec(),
@@ -40,14 +40,14 @@ fn create(net: &mut Net, client: usize) -> (Ino, Handle) {
     }
 }
 
-fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> Handle {
+pub(super) fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> Handle {
     match net.call(client, Call::Open { ino, flags }) {
         Ok(Reply::Opened(handle)) => handle,
         other => panic!("not opened: {other:?}"),
     }
 }
 
-fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
+pub(super) fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
     let data = Bytes::copy_from_slice(data);
     let len = data.len() as u32;
     let (ino, handle) = file;
@@ -63,7 +63,13 @@ fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &
     assert_eq!(outcome, Ok(Reply::Written(len)));
 }
 
-fn read(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, size: u32) -> Bytes {
+pub(super) fn read(
+    net: &mut Net,
+    client: usize,
+    file: (Ino, Handle),
+    offset: u64,
+    size: u32,
+) -> Bytes {
     let (ino, handle) = file;
     match net.call(
         client,
@@ -79,7 +85,7 @@ fn read(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, size: u3
     }
 }
 
-fn sync(net: &mut Net, client: usize, ino: Ino) {
+pub(super) fn sync(net: &mut Net, client: usize, ino: Ino) {
     let outcome = net.call(
         client,
         Call::Sync {

@@ -70,7 +70,7 @@ impl Net {
         net
     }
 
-    fn both(&self) -> Now {
+    pub(super) fn both(&self) -> Now {
         // Ahead of the clock that the cluster stamps with.
         let seconds = 2_000_000 + i64::try_from(self.now.0 / 1_000_000_000).unwrap();
         Now {

@@ -10,3 +10,4 @@ mod cluster;
 mod content;
 mod harness;
 mod names;
+mod pages;
