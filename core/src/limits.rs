@@ -75,6 +75,11 @@ pub const GREETING_BYTES_MAX: usize = 16 << 10;
 pub const GREETINGS_MAX: usize = 1024;
 /// Requests that one session may have outstanding (P6).
 pub const SLOTS_PER_SESSION: u8 = 64;
+/// The kernel may keep attributes for this long, if their view lasts and until it is told to drop them (P11): about what
+/// the walk of a path takes.
+pub const ATTR_KEPT: Duration = Duration::from_millis(20);
+/// Inodes that the kernel is told that of at most, at a time.
+pub const KEPT_MAX: usize = 4096;
 /// A mount's dirty data in memory is at most this much.
 pub const WRITE_BACK_BYTES_MAX: usize = 64 << 20;
 /// The longest name of a directory entry, in bytes (NAME_MAX).

@@ -65,22 +65,17 @@ impl Filesystem for Adapter {
         if too_long(name) {
             return reply.error(Errno::ENAMETOOLONG);
         }
-        let (dir, name) = (self.numbers.ino(parent), name.as_bytes().to_vec());
-        self.entry(Call::Lookup { dir, name }, reply);
+        self.find(parent, name, reply);
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, _nlookup: u64) {
+        self.known.forgotten(ino);
     }
 
     /// The kernel names an open file only before it reads what it caches, and to find the end (lseek); stat(2) and
     /// fstat(2) come without.
     fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let ino = self.numbers.ino(ino);
-        let call = match fh {
-            None => Call::GetAttr { ino },
-            Some(fh) => Call::Revalidate {
-                ino,
-                handle: handle(fh),
-            },
-        };
-        self.attr(call, reply);
+        self.look(ino, fh, reply);
     }
 
     fn setattr(
@@ -345,6 +340,7 @@ impl Filesystem for Adapter {
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        self.known.named(ino);
         let ino = self.numbers.ino(ino);
         self.empty(
             Call::Flush {

@@ -22,9 +22,11 @@ use polyfs_node::client::ClientHandle;
 
 use crate::convert::{self, Numbers};
 use crate::errno::errno;
+use crate::known::Known;
 use crate::lock_waits::LockWaits;
 
-/// How long the kernel may keep entries and attributes: not at all until directories can be leased (P11).
+/// How long the kernel may keep entries, and most attributes: not at all. To forget an entry it would wait for the lock of
+/// a directory, which a create in flight holds (P11).
 pub(crate) const KEEP: Duration = Duration::ZERO;
 /// Entries fetched for one readdir: about what the kernel's buffer holds.
 const ENTRIES_PER_READ: u32 = 256;
@@ -33,14 +35,21 @@ const ENTRIES_PER_READ: u32 = 256;
 pub(crate) struct Adapter {
     pub(crate) client: ClientHandle,
     pub(crate) numbers: Numbers,
+    pub(crate) known: Arc<Known>,
     waits: Arc<LockWaits>,
 }
 
 impl Adapter {
-    pub(crate) fn new(client: ClientHandle, numbers: Numbers, waits: Arc<LockWaits>) -> Self {
+    pub(crate) fn new(
+        client: ClientHandle,
+        numbers: Numbers,
+        known: Arc<Known>,
+        waits: Arc<LockWaits>,
+    ) -> Self {
         Self {
             client,
             numbers,
+            known,
             waits,
         }
     }
@@ -72,6 +81,49 @@ impl Adapter {
         let numbers = self.numbers;
         self.call(call, move |outcome| match outcome {
             Ok(Reply::Attr(attr)) => reply.attr(&KEEP, &numbers.attr(&attr)),
+            other => reply.error(failure(other)),
+        });
+    }
+
+    /// LOOKUP. The kernel may keep the attributes for a blink: of these and of GETATTR's it sees whether it was told to drop
+    /// them while the answer was on its way (`attr_version`); of those that other answers show it does not.
+    pub(crate) fn find(&self, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let numbers = self.numbers;
+        self.known.named(dir);
+        let (client, known) = (self.client.clone(), Arc::clone(&self.known));
+        let call = Call::Lookup {
+            dir: numbers.ino(dir),
+            name: name.as_bytes().to_vec(),
+        };
+        self.call(call, move |outcome| match outcome {
+            Ok(Reply::Attr(attr)) => {
+                // What the kernel may not know yet it could not be told to drop.
+                let keep = if known.contains(numbers.number(attr.ino)) {
+                    client.keep_attr(&attr)
+                } else {
+                    KEEP
+                };
+                reply.entry_with_ttls(&keep, &KEEP, &numbers.attr(&attr), Generation(0));
+            }
+            other => reply.error(failure(other)),
+        });
+    }
+
+    /// GETATTR.
+    pub(crate) fn look(&self, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let numbers = self.numbers;
+        self.known.named(ino);
+        let client = self.client.clone();
+        let ino = numbers.ino(ino);
+        let call = match fh {
+            None => Call::GetAttr { ino },
+            Some(fh) => Call::Revalidate {
+                ino,
+                handle: handle(fh),
+            },
+        };
+        self.call(call, move |outcome| match outcome {
+            Ok(Reply::Attr(attr)) => reply.attr(&client.keep_attr(&attr), &numbers.attr(&attr)),
             other => reply.error(failure(other)),
         });
     }

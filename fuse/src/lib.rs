@@ -7,6 +7,7 @@ mod adapter;
 mod calls;
 mod convert;
 mod errno;
+mod known;
 mod lock_waits;
 mod mountpoint;
 mod probe;

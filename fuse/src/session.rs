@@ -13,6 +13,7 @@ use polyfs_node::client::ClientHandle;
 
 use crate::calls::Adapter;
 use crate::convert::Numbers;
+use crate::known::Known;
 use crate::lock_waits::LockWaits;
 use crate::mountpoint::{self, MountError};
 
@@ -50,12 +51,21 @@ impl Mounted {
         let failed = |error: io::Error| MountError::failed(&path, error);
         let numbers = Numbers { root };
         let waits = LockWaits::start(client.clone()).map_err(failed)?;
-        let adapter = || Adapter::new(client.clone(), numbers, Arc::clone(&waits));
+        let known = Arc::new(Known::default());
+        let adapter = || {
+            Adapter::new(
+                client.clone(),
+                numbers,
+                Arc::clone(&known),
+                Arc::clone(&waits),
+            )
+        };
         let session = mount(adapter, &path, options)?;
         let session = session.spawn().map_err(failed)?;
         let drop_pages =
             invalidator(session.notifier(), numbers, client.clone()).map_err(failed)?;
         client.on_invalidate(Box::new(drop_pages));
+        client.on_drop_attr(Box::new(drop_attr(session.notifier(), numbers)));
         raise_read_ahead(&path);
         Ok(Self {
             session,
@@ -188,6 +198,19 @@ fn invalidator(
     Ok(move |ino| {
         let _ = door.send(ino);
     })
+}
+
+/// Makes the kernel drop the attributes of an inode. With a negative offset no page is looked at, so it takes no lock but the
+/// inode's own (fuse_reverse_inval_inode) and can be done under a lock.
+fn drop_attr(notifier: Notifier, numbers: Numbers) -> impl Fn(Ino) + Send + Sync {
+    move |ino| {
+        // ENOENT: the kernel does not know the inode, so it keeps nothing of it.
+        if let Err(error) = notifier.inval_inode(numbers.number(ino), -1, 0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::debug!(?ino, %error, "the kernel could not be told to drop attributes");
+        }
+    }
 }
 
 /// Raises the read-ahead of the mount's backing device; a mount without it works, only slower.

@@ -149,7 +149,8 @@ fn tell(world: &World) {
 }
 
 /// What each part of the usual range must have exercised.
-const CALM_MARKS: [&str; 14] = [
+const CALM_MARKS: [&str; 15] = [
+    "answered by the kernel",
     "view granted",
     "answered from a view",
     "read without a round",
@@ -166,7 +167,8 @@ const CALM_MARKS: [&str; 14] = [
     "lock in the way",
 ];
 /// The same, where mounts meet.
-const CROWDED_MARKS: [&str; 13] = [
+const CROWDED_MARKS: [&str; 14] = [
+    "the kernel dropped what it was told to keep",
     "view recalled",
     "view forgotten",
     "change waited for a view",

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
 use openraft_rt::AsyncRuntime;
 use openraft_rt::Select2;
 use parking_lot::Mutex;
-use polyfs_core::attr::Name;
+use polyfs_core::attr::{Attr, Name};
 use polyfs_core::client::port::{CallId, Input, MasterRequest, MessageId, Output};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::{NodeId, Renewal, SessionId};
@@ -30,7 +31,7 @@ use crate::runtime::Runtime;
 use crate::wire::{Message, Reply};
 
 /// A machine that wants nothing is asked again after this.
-const IDLE: core::time::Duration = core::time::Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Takes the outcome of a call.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
@@ -44,6 +45,8 @@ trait Calls: Send + Sync {
     fn call(&self, call: Call, done: Done) -> CallId;
     fn feed(&self, input: Input);
     fn keeps_pages(&self, handle: Handle) -> bool;
+    fn keep_attr(&self, attr: &Attr) -> Duration;
+    fn on_drop_attr(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn on_invalidate(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>);
     fn unmount(&self, done: Box<dyn FnOnce() + Send>);
@@ -64,6 +67,18 @@ impl ClientHandle {
     #[must_use]
     pub fn keeps_pages(&self, handle: Handle) -> bool {
         self.0.keeps_pages(handle)
+    }
+
+    /// How long the kernel may keep these attributes, if it is told them now.
+    #[must_use]
+    pub fn keep_attr(&self, attr: &Attr) -> Duration {
+        self.0.keep_attr(attr)
+    }
+
+    /// Who makes the kernel drop the attributes of an inode. It is told so under a lock, so it must wait for nothing;
+    /// without it the kernel must keep none.
+    pub fn on_drop_attr(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        self.0.on_drop_attr(told);
     }
 
     /// The kernel has dropped what it cached of an inode.
@@ -128,6 +143,7 @@ pub async fn open_through<R: Runtime>(
         mounted: Some(mounted),
         gone: Vec::new(),
         over: false,
+        drop_attr: None,
     };
     let driver = Arc::new(Driver {
         access: access.clone(),
@@ -155,6 +171,8 @@ struct Inner {
     mounted: Option<oneshot::Sender<Result<Ino, Name>>>,
     gone: Vec<Box<dyn FnOnce() + Send>>,
     over: bool,
+    /// Makes the kernel drop attributes: in the order of what the machine wants.
+    drop_attr: Option<Told>,
 }
 
 type Told = Arc<dyn Fn(Ino) + Send + Sync>;
@@ -250,7 +268,8 @@ impl<R: Runtime> Driver<R> {
             Output::Reply { .. }
             | Output::Mounted { .. }
             | Output::Refused { .. }
-            | Output::Gone => {
+            | Output::Gone
+            | Output::DropAttr { .. } => {
                 unreachable!("taken out when drained")
             }
         }
@@ -368,6 +387,11 @@ impl Inner {
                             .map(|told| Deed::Mounted(told, Err(volume))),
                     );
                 }
+                Output::DropAttr { ino } => {
+                    if let Some(told) = &self.drop_attr {
+                        told(ino);
+                    }
+                }
                 Output::Gone => {
                     self.over = true;
                     deeds.push(Deed::Gone(std::mem::take(&mut self.gone)));
@@ -398,6 +422,19 @@ impl<R: Runtime> Calls for Arc<Driver<R>> {
     fn keeps_pages(&self, handle: Handle) -> bool {
         let now = self.access.runtime().now();
         self.inner.lock().client.keeps_pages(now, handle)
+    }
+
+    fn keep_attr(&self, attr: &Attr) -> Duration {
+        let now = self.access.runtime().now();
+        let mut inner = self.inner.lock();
+        if inner.drop_attr.is_none() {
+            return Duration::ZERO;
+        }
+        inner.client.keep_attr(now, attr)
+    }
+
+    fn on_drop_attr(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {
+        self.inner.lock().drop_attr = Some(Arc::from(told));
     }
 
     fn on_lost(&self, told: Box<dyn Fn(Ino) + Send + Sync>) {

@@ -139,7 +139,8 @@ impl Client {
 
     /// What it wants done next; `None` when there is nothing more.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.out.pop_front()
+        let outdated = self.views.outdated().map(|ino| Output::DropAttr { ino });
+        outdated.or_else(|| self.out.pop_front())
     }
 
     /// When it wants a `Tick` at the latest, and for what.

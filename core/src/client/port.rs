@@ -253,6 +253,12 @@ pub enum Output {
         /// Which.
         ino: Ino,
     },
+    /// The kernel must drop the attributes of an inode that it was told it may keep (`Client::keep_attr`), before
+    /// anything that follows is carried out. That waits for nothing: the inode has no page that is being read.
+    DropAttr {
+        /// Which.
+        ino: Ino,
+    },
     /// What was written to a file here and had not been committed can't be saved any more, in whole or in part: whoever
     /// has it open for writing hears it once.
     Lost {

@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use polyfs_core::attr::Attr;
 use polyfs_core::client::port::{CallId, Input, MasterRequest, MessageId, Output, RegionLine};
 use polyfs_core::client::{Client, ClientConfig};
 use polyfs_core::ids::NodeId;
 use polyfs_core::limits::CALL_DEADLINE;
+use polyfs_core::place::Ino;
 use polyfs_core::request::{Answer, Renewed};
-use polyfs_core::vfs::{Call, Outcome};
+use polyfs_core::time::Now;
+use polyfs_core::vfs::{Call, Outcome, Reply};
 use rand::{Rng as _, RngExt as _};
 
 use super::events::{Event, Origin, Timer};
@@ -44,6 +47,8 @@ pub(super) struct Mount {
     frames: BTreeMap<MessageId, (NodeId, usize, Vec<Renewed>)>,
     /// It has lost uncommitted changes: some of its calls may end in EIO at once.
     lost: bool,
+    /// What its kernel keeps, and until when.
+    kept: BTreeMap<Ino, (Attr, u64)>,
 }
 
 impl Mount {
@@ -56,6 +61,28 @@ impl Mount {
 
     pub(super) fn is_at_rest(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// What its kernel answers without asking.
+    fn keeps(&self, call: &Call, now: u64) -> Option<Attr> {
+        let Call::GetAttr { ino } = call else {
+            return None;
+        };
+        let (attr, until) = self.kept.get(ino)?;
+        (now < *until).then(|| attr.clone())
+    }
+
+    /// Its kernel is told attributes, and keeps them as long as it may.
+    fn told(&mut self, call: &Call, outcome: &Outcome, now: Now) {
+        if let Call::GetAttr { .. } | Call::Lookup { .. } = call
+            && let Ok(Reply::Attr(attr)) = outcome
+        {
+            let keep = self.client.keep_attr(now, attr);
+            if !keep.is_zero() {
+                let until = (now.mono + keep).0;
+                self.kept.insert(attr.ino, (attr.clone(), until));
+            }
+        }
     }
 
     /// Its machine is gone: its calls are under way no more.
@@ -86,6 +113,7 @@ impl World {
             calls: BTreeMap::new(),
             frames: BTreeMap::new(),
             lost: false,
+            kept: BTreeMap::new(),
         };
         self.clients.insert(id, mount);
         self.drain_client(id);
@@ -306,6 +334,12 @@ impl World {
                 self.schedule
                     .after(delay, Event::Invalidated { client, ino });
             }
+            Output::DropAttr { ino } => {
+                let mount = self.clients.get_mut(&client).expect("a known client");
+                if mount.kept.remove(&ino).is_some() {
+                    self.mark("the kernel dropped what it was told to keep");
+                }
+            }
             Output::Mounted { root } => {
                 let workload = Workload::new(root, self.config.file_bytes_max);
                 let mount = self.clients.get_mut(&client).expect("a known client");
@@ -369,10 +403,21 @@ impl World {
             since: self.schedule.now(),
         };
         mount.calls.insert(id, under_way);
+        if let Some(attr) = mount.keeps(&call, self.schedule.now()) {
+            self.mark("answered by the kernel");
+            let outcome = Ok(Reply::Attr(attr));
+            let ended = Event::Ended {
+                client,
+                id,
+                outcome,
+            };
+            return self.schedule.after(AT_ONCE, ended);
+        }
         self.give_client(client, Input::Call { id, call });
     }
 
     fn ended(&mut self, client: ClientId, id: CallId, outcome: Outcome) {
+        let now = self.now();
         let mount = self.clients.get_mut(&client).expect("a known client");
         let UnderWay {
             event,
@@ -386,6 +431,10 @@ impl World {
         let lost = mount.lost;
         if let Some(workload) = &mut mount.workload {
             workload.learn(&call, &outcome);
+        }
+        let by_kernel = mount.keeps(&call, since).is_some();
+        if !by_kernel {
+            mount.told(&call, &outcome, now);
         }
         let took = Duration::from_nanos(self.schedule.now() - since);
         if took > self.slowest.0 {

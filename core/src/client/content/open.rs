@@ -37,6 +37,7 @@ const fn not_a_file(kind: FileKind) -> Option<FsError> {
 
 impl Client {
     fn give_handle(&mut self, ino: Ino, flags: OpenFlags, directory: bool) -> Handle {
+        self.views.unkeep(ino);
         let handle = Handle(self.files.fresh());
         let file = self.files.by_ino.get(&ino).filter(|_| !directory);
         let opened = Opened {

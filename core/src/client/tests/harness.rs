@@ -146,7 +146,7 @@ impl Net {
                 Output::Invalidate { ino } => {
                     self.at(delay, Event::Input(client, Input::Invalidated { ino }));
                 }
-                Output::Mounted { .. } | Output::Lost { .. } => {}
+                Output::Mounted { .. } | Output::Lost { .. } | Output::DropAttr { .. } => {}
                 Output::Refused { .. } => panic!("refused"),
                 Output::Gone => self.gone.push(client),
             }

@@ -19,6 +19,7 @@ impl Views {
             *self.aside.entry(what.clone()).or_default() += 1;
             match what {
                 What::Attr(ino) => {
+                    self.kept.drop(*ino);
                     if let Some(item) = self.attrs.get_mut(ino) {
                         item.value = None;
                     }

@@ -10,11 +10,14 @@
 //!                             └─── another leadership is heard of ────▶ the same: what is asserted to it implies that
 //! ```
 //!
+//! What the kernel was told of it is dropped first, each time (`kept`).
+//!
 //! What comes late must not undo what came since: an answer teaches nothing about an item that this mount itself has
 //! changed after its question was sent, and nothing at all when its grant is older than a recall.
 
 mod answers;
 mod aside;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -80,6 +83,7 @@ pub(super) struct Views {
     aside: BTreeMap<What, u32>,
     /// Answers to messages up to this one teach nothing.
     not_before: MessageId,
+    kept: kept::Kept,
 }
 
 impl<T> Item<T> {
@@ -130,6 +134,7 @@ impl Default for Views {
             order: VecDeque::new(),
             aside: BTreeMap::new(),
             not_before: MessageId(0),
+            kept: kept::Kept::default(),
         }
     }
 }
@@ -158,6 +163,8 @@ impl Views {
     pub(super) fn led(&mut self, by: Leadership) {
         let standing = self.standing(by);
         if standing.term < by.term {
+            self.kept.drop_all();
+            let standing = self.standing(by);
             let age = standing.age + 1;
             if cfg!(planted = "view_kept_by_assertion") {
                 (standing.term, standing.floor) = (by.term, 0);
@@ -177,9 +184,13 @@ impl Views {
         self.led(by);
         let standing = self.standing(by);
         if standing.term == by.term {
+            let age = standing.age;
             standing.lapse(now);
             standing.at_epoch(epoch);
             standing.until = standing.until.max(term_end(sent));
+            if standing.age != age {
+                self.kept.drop_all();
+            }
         }
     }
 
@@ -195,13 +206,18 @@ impl Views {
         if standing.term != by.term || route.epoch < standing.epoch {
             return;
         }
+        let before = standing.age;
         standing.lapse(now);
         standing.at_epoch(route.epoch);
         standing.until = standing.until.max(term_end(route.sent));
+        let age = standing.age;
+        if age != before {
+            self.kept.drop_all();
+        }
+        let standing = self.standing(by);
         if views.serial.number <= standing.floor || route.message <= not_before {
             return;
         }
-        let age = standing.age;
         for view in views.names {
             let what = What::Name(view.dir, view.name.clone());
             if self.teaches(&what, route.message) {
@@ -240,6 +256,7 @@ impl Views {
 
     /// A leader recalls the view of an inode; false when it leads no more.
     pub(super) fn recall(&mut self, group: GroupId, ino: Ino, serial: LeaseSerial) -> bool {
+        self.kept.drop(ino);
         let by = Leadership {
             group,
             term: serial.term,
@@ -266,6 +283,7 @@ impl Views {
     /// Everything is forgotten, and what was asked up to this message teaches nothing: a change of this mount's may come
     /// that it knows nothing more of.
     pub(super) fn forget_all(&mut self, last: MessageId) {
+        self.kept.drop_all();
         self.attrs.clear();
         self.names.clear();
         self.order.clear();
@@ -277,6 +295,16 @@ impl Views {
     pub(super) fn forget_session(&mut self, last: MessageId) {
         self.forget_all(last);
         self.groups.clear();
+    }
+
+    /// An inode of which the kernel must drop what it was told it may keep.
+    pub(super) fn outdated(&mut self) -> Option<Ino> {
+        self.kept.outdated()
+    }
+
+    /// The inode is used in a way that what the kernel keeps of it must go.
+    pub(super) fn unkeep(&mut self, ino: Ino) {
+        self.kept.drop(ino);
     }
 
     /// The oldest go when there are too many.

@@ -13,6 +13,7 @@ use crate::client::port::{
 use crate::client::questions::Route;
 use crate::client::{Client, ClientConfig};
 use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId, VolumeId};
+use crate::limits::ATTR_KEPT;
 use crate::place::{Ino, Place, Places, Salt};
 use crate::request::{
     self, Answer, Leadership, LeaseSerial, MetaOp, MetaReply, NameView, Refusal, Request,
@@ -181,6 +182,41 @@ fn a_later_epoch_ends_all_views_of_the_region() {
     assert_eq!(mode(&views, at(3)), None, "that was of the earlier epoch");
 }
 
+/// P11: the kernel keeps attributes for a blink, and drops them before anybody is told that the view is gone.
+#[test]
+fn whatever_ends_a_view_makes_the_kernel_drop_what_it_keeps() {
+    let ends: [fn(&mut Views); 5] = [
+        |views| {
+            let serial = LeaseSerial { term: 4, number: 3 };
+            assert!(views.recall(GROUP, dir(), serial));
+        },
+        |views| views.set_aside(&[What::Attr(dir())]),
+        |views| views.led(leadership(5)),
+        |views| views.confirmed(leadership(4), Epoch(2), at(1), at(2)),
+        |views| views.forget_all(MessageId(6)),
+    ];
+    for end in ends {
+        let mut views = Views::default();
+        views.granted(&route(1, at(0)), grant(4, 1, 7), at(1));
+        assert_eq!(views.keep(&attr(8), at(1)), Duration::ZERO, "no view");
+        assert_eq!(views.keep(&attr(7), at(1)), ATTR_KEPT);
+        assert_eq!(views.outdated(), None);
+        end(&mut views);
+        assert_eq!(views.outdated(), Some(dir()));
+        assert_eq!(views.outdated(), None, "once");
+        assert_eq!(views.keep(&attr(7), at(2)), Duration::ZERO);
+    }
+}
+
+/// The kernel counts from when it comes to the answer.
+#[test]
+fn a_view_that_ends_soon_is_not_kept() {
+    let mut views = Views::default();
+    views.granted(&route(1, at(0)), grant(4, 1, 7), at(1));
+    assert_eq!(mode(&views, at(1900)), Some(7));
+    assert_eq!(views.keep(&attr(7), at(1900)), Duration::ZERO);
+}
+
 /// What a mount sends, with the master's and the regions' part played by hand.
 struct Mount {
     client: Client,
@@ -237,6 +273,7 @@ impl Mount {
                 Output::Reply { .. }
                 | Output::RenewLeases { .. }
                 | Output::Invalidate { .. }
+                | Output::DropAttr { .. }
                 | Output::Lost { .. }
                 | Output::Mounted { .. }
                 | Output::Refused { .. }
