@@ -201,6 +201,7 @@ impl Client {
             Answer::Meta(Ok(MetaReply::Content { attr, runs })) => {
                 if let Some(op) = running.op.take() {
                     content.applied(&op, attr, &runs);
+                    self.files.writes += 1;
                 }
             }
             Answer::Data(Ok(_)) => {}

@@ -60,6 +60,8 @@ pub(super) struct Files {
     /// Inodes without a name that a leader is being told are not open here: its word holds from when it is given.
     disowned: BTreeSet<Ino>,
     dirty_bytes: usize,
+    /// How often anything was written or cut here.
+    writes: u64,
     last: u64,
 }
 

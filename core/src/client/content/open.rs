@@ -214,14 +214,31 @@ impl Client {
     /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer
     /// that brought them was on its way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
-        if let Some(file) = self.files.by_ino.get(&attr.ino)
-            && (file.is_dirty() || file.content.number > attr.change)
-        {
+        if let Some(file) = self.changed_here(&attr) {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);
             attr.ctime = attr.ctime.max(file.content.mtime);
         }
         attr
+    }
+}
+
+impl Client {
+    /// The file, if this mount knows of later changes of its content than these attributes show.
+    fn changed_here(&self, attr: &Attr) -> Option<&FileState> {
+        let file = self.files.by_ino.get(&attr.ino)?;
+        (file.is_dirty() || file.content.number > attr.change).then_some(file)
+    }
+
+    /// How often anything was written here.
+    pub(in super::super) const fn writes_ever(&self) -> u64 {
+        self.files.writes
+    }
+
+    /// Whether attributes that a region has shown are to be joined with what was written here, and that has changed since
+    /// the region was asked: so they may be older than a write that others' changes came before.
+    pub(in super::super) fn torn(&self, attr: &Attr, writes: u64) -> bool {
+        self.files.writes != writes && self.changed_here(attr).is_some()
     }
 }
 

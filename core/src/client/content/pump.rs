@@ -207,6 +207,8 @@ impl Client {
             self.reply(*id, Ok(reply));
             return Started::Yes;
         }
+        self.files.writes += 1;
+        let file = self.file(ino);
         let before = file.back.dirty.len();
         file.back.dirty.put(at, data.clone());
         let after = file.back.dirty.len();

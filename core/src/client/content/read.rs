@@ -35,6 +35,8 @@ pub(super) struct Reading {
     /// Made zeros by a cut that is not carried out yet.
     cut: Option<(u64, u64)>,
     failed: Option<FsError>,
+    /// A region said so.
+    told: bool,
     lost: bool,
     /// The leaders that answered, and their terms.
     led: Vec<(GroupId, u64)>,
@@ -129,6 +131,7 @@ impl Client {
             over: file.overlay(offset, end),
             cut: content.cut_range(),
             failed: None,
+            told: false,
             lost: false,
             led: Vec::new(),
             alone: file.job.is_none(),
@@ -169,7 +172,10 @@ impl Client {
                 let len = payload.len().min(reading.bytes.len() - at);
                 reading.bytes[at..at + len].copy_from_slice(&payload[..len]);
             }
-            Answer::Data(Err(error)) | Answer::Meta(Err(error)) => reading.failed = Some(error),
+            Answer::Data(Err(error)) | Answer::Meta(Err(error)) => {
+                reading.failed = Some(error);
+                reading.told |= route.is_some();
+            }
             Answer::Refused(Refusal::Fenced | Refusal::NoLease) => reading.lost = true,
             Answer::Meta(Ok(_)) | Answer::Txn(_) | Answer::Refused(_) | Answer::Viewed(..) => {
                 reading.failed = Some(FsError::Io);
@@ -194,10 +200,12 @@ impl Client {
         if reading.lost && same {
             file.lease.held = None;
         }
-        if let Some(error) = reading.failed {
+        let lost = reading.lost || !same || !file.allows(LeaseKind::Shared, now);
+        // A region may miss a chunk that the lease named and that is gone since the lease is.
+        if let Some(error) = reading.failed.filter(|_| !(lost && reading.told)) {
             return self.reply(reading.call.id(), Err(error));
         }
-        if reading.lost || !same || !file.allows(LeaseKind::Shared, now) {
+        if lost {
             file.queue.push_front(reading.call);
             return;
         }

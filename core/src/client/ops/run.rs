@@ -39,7 +39,21 @@ struct Task {
     /// Waiting for a directory's salt.
     salt: Option<Ino>,
     sleeping: bool,
+    /// What it looks for, to be asked again when what came can't be shown.
+    looks: Option<Looks>,
 }
+
+/// A question after attributes.
+#[derive(Debug)]
+struct Looks {
+    body: RequestBody,
+    /// How often anything had been written here when it was asked.
+    writes: u64,
+    tries: u32,
+}
+
+/// How often attributes are asked for that what is written here meanwhile keeps from being shown.
+const LOOKS_MAX: u32 = 8;
 
 /// All running machines.
 #[derive(Debug, Default)]
@@ -71,6 +85,7 @@ impl Client {
             then,
             salt: None,
             sleeping: false,
+            looks: None,
         };
         self.tasks.running.insert(id, task);
         self.step_task(id, Got::Start, None);
@@ -87,6 +102,9 @@ impl Client {
         answer: Answer,
         route: Option<Route>,
     ) {
+        let Some(answer) = self.look_again(id, answer, route.as_ref()) else {
+            return;
+        };
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;
         };
@@ -196,8 +214,54 @@ impl Client {
                 }
                 self.task_answer(id, answer, None);
             }
-            None => self.ask(Owner::Task(id), body, Bytes::new()),
+            None => {
+                self.note_look(id, &body);
+                self.ask(Owner::Task(id), body, Bytes::new());
+            }
         }
+    }
+
+    fn note_look(&mut self, id: TaskId, body: &RequestBody) {
+        let writes = self.writes_ever();
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let tries = task.looks.take().map_or(0, |looks| looks.tries);
+        let looks = matches!(
+            body,
+            RequestBody::MetaQuery(
+                MetaQuery::GetAttr { .. } | MetaQuery::Lookup { lease: None, .. }
+            )
+        );
+        task.looks = looks.then(|| Looks {
+            body: body.clone(),
+            writes,
+            tries,
+        });
+    }
+
+    /// Attributes from a region are shown together with what was written here. What was written after the question may
+    /// have come after changes of others that the answer does not show: then what a view shows now is taken instead, or
+    /// it is asked again; `None` when it is.
+    fn look_again(&mut self, id: TaskId, answer: Answer, route: Option<&Route>) -> Option<Answer> {
+        let (Answer::Meta(Ok(MetaReply::Inode { attr, .. })), Some(_)) = (&answer, route) else {
+            return Some(answer);
+        };
+        let task = self.tasks.running.get(&id)?;
+        let Some(looks) = &task.looks else {
+            return Some(answer);
+        };
+        if !self.torn(attr, looks.writes) || looks.tries >= LOOKS_MAX {
+            return Some(answer);
+        }
+        let body = looks.body.clone();
+        if let Some(shown) = self.answer_from_views(&body) {
+            return Some(shown);
+        }
+        self.tasks.running.get_mut(&id)?.looks.as_mut()?.tries += 1;
+        self.note_look(id, &body);
+        self.ask(Owner::Task(id), body, Bytes::new());
+        None
     }
 
     fn task_done(&mut self, id: TaskId, outcome: Outcome) {
