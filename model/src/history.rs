@@ -7,7 +7,7 @@ mod steps;
 use std::collections::BTreeSet;
 
 use polyfs_core::place::Ino;
-use polyfs_core::vfs::{AllocateMode, Call, Outcome, Reply};
+use polyfs_core::vfs::{AllocateMode, Call, LockOwner, Outcome, Reply};
 
 /// One mount of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,18 +154,33 @@ impl History {
 
     /// A session of a mount is over: its locks are free at any time from now on.
     pub fn locks_gone(&mut self, client: ClientId) {
-        let mut locked = BTreeSet::new();
-        for event in self.events.iter().filter(|event| event.client == client) {
-            let failed = matches!(event.ended, Some((_, Err(_))));
-            let done = matches!(event.ended, Some((_, Ok(_))));
-            match &event.call {
-                Call::SetLock { ino, owner, .. } if !failed => drop(locked.insert((*ino, *owner))),
+        let own = || self.events.iter().filter(|event| event.client == client);
+        let closed_after = |file: (Ino, LockOwner), at: u64| {
+            own().any(|event| match &event.call {
                 Call::Release {
                     ino,
                     owner: Some(owner),
                     ..
-                } if done => drop(locked.remove(&(*ino, *owner))),
-                _ => {}
+                } => {
+                    let done = matches!(event.ended, Some((_, Ok(_))));
+                    done && (*ino, *owner) == file && event.invoked > at
+                }
+                _ => false,
+            })
+        };
+        let mut locked = BTreeSet::new();
+        for event in own() {
+            let Call::SetLock { ino, owner, .. } = &event.call else {
+                continue;
+            };
+            // One that ended while the file was being closed may have come after that.
+            let held = match event.ended {
+                Some((_, Err(_))) => false,
+                Some((at, Ok(_))) => !closed_after((*ino, *owner), at),
+                None => true,
+            };
+            if held {
+                locked.insert((*ino, *owner));
             }
         }
         for (ino, owner) in locked {
