@@ -21,14 +21,14 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use openraft_rt::{AsyncRuntime, BoxFuture, BoxStream, Select3};
+use openraft_rt::{AsyncRuntime, BoxFuture, BoxStream, Instant as _, Select3};
 use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
 use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
-use super::types::{TypeConfig, Vote, join_entry, log_id, split_entry};
+use super::types::{LogId, TypeConfig, Vote, join_entry, log_id, split_entry};
 use crate::conn::{Appended, Conn};
 use crate::links::Links;
 use crate::runtime::Runtime;
@@ -39,6 +39,10 @@ use crate::wire::{
 
 /// An append without entries waits this long for one with, to go along with it: openraft sends one for each commit.
 const HOLD: Duration = Duration::from_millis(5);
+
+/// While entries go out a follower is told no more often than this how far the group has committed: it applies several
+/// at once then. Nobody waits for that but whoever becomes leader.
+const TELL_COMMIT: Duration = Duration::from_millis(5);
 
 /// Requests on their way at a time.
 const WINDOW: usize = 32;
@@ -312,10 +316,12 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                 input: Some(input),
                 results,
                 held: None,
+                told: None,
                 sent: VecDeque::new(),
                 ready: VecDeque::new(),
                 ended: false,
             };
+            pipe.log.follows(self.ends.group, self.ends.to);
             pipe.send(&request).map_err(unreachable_rpc)?;
             let items = futures::stream::unfold(pipe, |mut pipe| async move {
                 pipe.next().await.map(|item| (item, pipe))
@@ -398,6 +404,13 @@ impl Line {
     }
 }
 
+impl<R: Runtime, S> Drop for Pipe<R, S> {
+    fn drop(&mut self) {
+        let Ends { group, to, .. } = self.line.ends;
+        self.log.left_alone(group, to);
+    }
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
         self.conn.close_stream(self.stream);
@@ -412,6 +425,8 @@ struct Pipe<R: Runtime, S> {
     results: mpsc::UnboundedReceiver<Appended>,
     /// An entry-less request that waits for company, and until when.
     held: Option<(Request<R>, <R::Async as AsyncRuntime>::Instant)>,
+    /// How far the group has committed, as the other end was told last, and when.
+    told: Option<(Option<LogId>, <R::Async as AsyncRuntime>::Instant)>,
     /// For each request on its way: until when it must be answered.
     sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
     ready: VecDeque<AppendItem<R>>,
@@ -478,6 +493,10 @@ where
 
     fn answered(&mut self, result: Appended) -> Result<(), &'static str> {
         self.sent.pop_front().ok_or("an answer to nothing")?;
+        if result.is_ok() {
+            let Ends { group, to, .. } = self.line.ends;
+            self.log.follower_answered(group, to);
+        }
         self.ended = result.is_err();
         self.ready.push_back(stream_result::<R>(result));
         Ok(())
@@ -493,7 +512,25 @@ where
         }
         // What was held is answered together with what follows it: an answer says how far the log matches.
         self.held = None;
-        self.send(&request)
+        let now = <R::Async as AsyncRuntime>::Instant::now();
+        match self.told {
+            Some((committed, at))
+                if now < at + TELL_COMMIT && committed < request.leader_commit =>
+            {
+                let told_later = Request::<R> {
+                    vote: request.vote,
+                    prev_log_id: request.entries.last().map(|entry| entry.log_id),
+                    entries: Vec::new(),
+                    leader_commit: request.leader_commit,
+                };
+                let mut request = request;
+                request.leader_commit = committed;
+                // Along with the next entries, if such come soon after its time.
+                self.held = Some((told_later, at + TELL_COMMIT + HOLD));
+                self.send(&request)
+            }
+            _ => self.send(&request),
+        }
     }
 
     fn send_held(&mut self) -> Result<(), &'static str> {
@@ -508,7 +545,14 @@ where
             return Err(DISK_STANDS_STILL);
         }
         let (head, payload) = append_head(request);
-        let by = <R::Async as AsyncRuntime>::Instant::now_plus(REQUEST_DEADLINE);
+        let now = <R::Async as AsyncRuntime>::Instant::now();
+        let by = now + REQUEST_DEADLINE;
+        if self
+            .told
+            .is_none_or(|(committed, _)| committed < request.leader_commit)
+        {
+            self.told = Some((request.leader_commit, now));
+        }
         self.line
             .send(head, payload)
             .map_err(|_| "the connection does not take more")?;
