@@ -420,30 +420,21 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let numbers = self.numbers;
-        let call = self.read_dir(ino, fh, offset, false);
-        self.call(call, move |outcome| match outcome {
-            Ok(Reply::Entries(entries)) => {
-                for DirEntry {
-                    cookie,
-                    name,
-                    ino,
-                    kind,
-                    ..
-                } in entries
-                {
-                    let kind = convert::file_type(kind);
-                    if reply.add(
-                        numbers.number(ino),
-                        cookie.0,
-                        kind,
-                        OsStr::from_bytes(&name),
-                    ) {
-                        break;
-                    }
-                }
+        let place = (ino, fh, offset);
+        let add = move |reply: &mut ReplyDirectory, entry: &DirEntry| {
+            reply.add(
+                numbers.number(entry.ino),
+                entry.cookie.0,
+                convert::file_type(entry.kind),
+                OsStr::from_bytes(&entry.name),
+            )
+        };
+        self.list(place, false, move |listed| match listed {
+            Ok(listed) => {
+                listed.into(|entry| add(&mut reply, entry));
                 reply.ok();
             }
-            other => reply.error(failure(other)),
+            Err(error) => reply.error(error),
         });
     }
 
@@ -456,17 +447,12 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let numbers = self.numbers;
-        let call = self.read_dir(ino, fh, offset, true);
-        self.call(call, move |outcome| match outcome {
-            Ok(Reply::Entries(entries)) => {
-                for entry in entries {
-                    if add_plus(&mut reply, numbers, &entry) {
-                        break;
-                    }
-                }
+        self.list((ino, fh, offset), true, move |listed| match listed {
+            Ok(listed) => {
+                listed.into(|entry| add_plus(&mut reply, numbers, entry));
                 reply.ok();
             }
-            other => reply.error(failure(other)),
+            Err(error) => reply.error(error),
         });
     }
 
@@ -478,6 +464,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        self.listings.closed(fh);
         self.empty(Call::ReleaseDir { handle: handle(fh) }, reply);
     }
 

@@ -3,6 +3,7 @@
 //! Owns the shapes of replies: an entry, attributes, bytes, nothing but success. Which call a request becomes is
 //! [`super::adapter`]'s business.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use polyfs_node::client::ClientHandle;
 use crate::convert::{self, Numbers};
 use crate::errno::errno;
 use crate::known::Known;
+use crate::listings::Listings;
 use crate::lock_waits::LockWaits;
 
 /// How long the kernel may keep entries, and most attributes: not at all. To forget an entry it would wait for the lock of
@@ -36,6 +38,7 @@ pub(crate) struct Adapter {
     pub(crate) client: ClientHandle,
     pub(crate) numbers: Numbers,
     pub(crate) known: Arc<Known>,
+    pub(crate) listings: Arc<Listings>,
     waits: Arc<LockWaits>,
 }
 
@@ -50,6 +53,7 @@ impl Adapter {
             client,
             numbers,
             known,
+            listings: Arc::default(),
             waits,
         }
     }
@@ -254,16 +258,54 @@ pub(crate) fn owner(owner: LockOwner) -> vfs::LockOwner {
     vfs::LockOwner(owner.0)
 }
 
+/// Entries for the kernel's buffer.
+pub(crate) struct Listed {
+    listings: Arc<Listings>,
+    handle: FileHandle,
+    after: Cookie,
+    plus: bool,
+    entries: VecDeque<DirEntry>,
+}
+
+impl Listed {
+    /// Adds them until `add` says that the buffer is full; the others are for the next request.
+    pub(crate) fn into(self, add: impl FnMut(&DirEntry) -> bool) {
+        let at = (self.after, self.plus);
+        self.listings.fill(self.handle, at, self.entries, add);
+    }
+}
+
 impl Adapter {
-    pub(crate) fn read_dir(&self, ino: INodeNo, fh: FileHandle, offset: u64, plus: bool) -> Call {
+    /// Entries of an open directory from an offset on: what is left of those that were fetched, or the next.
+    pub(crate) fn list(
+        &self,
+        (ino, fh, offset): (INodeNo, FileHandle, u64),
+        plus: bool,
+        done: impl FnOnce(Result<Listed, Errno>) + Send + 'static,
+    ) {
         let (ino, cookie) = (self.numbers.ino(ino), Cookie(offset));
-        Call::ReadDir {
+        let listings = Arc::clone(&self.listings);
+        let listed = move |entries| Listed {
+            listings,
+            handle: fh,
+            after: cookie,
+            plus,
+            entries,
+        };
+        if let Some(rest) = self.listings.take(fh, cookie, plus) {
+            return done(Ok(listed(rest)));
+        }
+        let call = Call::ReadDir {
             ino,
             handle: handle(fh),
             cookie,
             limit: ENTRIES_PER_READ,
             plus,
-        }
+        };
+        self.call(call, move |outcome| match outcome {
+            Ok(Reply::Entries(entries)) => done(Ok(listed(entries.into()))),
+            other => done(Err(failure(other))),
+        });
     }
 }
 

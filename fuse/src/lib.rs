@@ -8,6 +8,7 @@ mod calls;
 mod convert;
 mod errno;
 mod known;
+mod listings;
 mod lock_waits;
 mod mountpoint;
 mod probe;

@@ -31,7 +31,13 @@ impl Client {
                 name,
                 lease: None,
             } => {
-                let Some(seen) = self.views.name(*dir, name, now)? else {
+                let seen = self.views.name(*dir, name, now).or_else(|| {
+                    let here = self
+                        .regions
+                        .group_at(NameHash::of(*salt, name).place(*dir))?;
+                    self.views.absent(*dir, name, here, now).then_some(None)
+                });
+                let Some(seen) = seen? else {
                     return Some(Answer::Meta(Err(FsError::NotFound)));
                 };
                 let elsewhere = || {

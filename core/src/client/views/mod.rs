@@ -20,8 +20,10 @@ mod aside;
 mod kept;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use alloc::collections::{BTreeMap, VecDeque};
+use core::time::Duration;
 
 use super::content::term_end;
 use super::port::MessageId;
@@ -84,6 +86,8 @@ pub(super) struct Views {
     /// Answers to messages up to this one teach nothing.
     not_before: MessageId,
     kept: kept::Kept,
+    /// Directories of which all names are known.
+    whole: whole::Wholes,
 }
 
 impl<T> Item<T> {
@@ -135,6 +139,7 @@ impl Default for Views {
             aside: BTreeMap::new(),
             not_before: MessageId(0),
             kept: kept::Kept::default(),
+            whole: whole::Wholes::new(),
         }
     }
 }
@@ -153,8 +158,7 @@ impl Views {
 
     fn known<'a, T>(&self, item: &'a Item<T>, now: Instant) -> Option<&'a T> {
         let standing = self.groups.get(&item.group)?;
-        let life = VIEW_LIFE - VIEW_LIFE * CLOCK_DRIFT_PPM / 1_000_000;
-        let good = now < standing.until && item.age == standing.age && now < item.asked + life;
+        let good = now < standing.until && item.age == standing.age && now < item.asked + life();
         item.value.as_ref().filter(|_| good)
     }
 
@@ -231,6 +235,7 @@ impl Views {
         for attr in views.attrs {
             let what = What::Attr(attr.ino);
             if self.teaches(&what, route.message) {
+                self.shown_whole(&attr, route, age, now);
                 let item = self.attrs.entry(attr.ino).or_insert_with(|| {
                     self.order.push_back(what);
                     Item::unknown(MessageId(0))
@@ -267,6 +272,9 @@ impl Views {
             return false;
         }
         standing.floor = standing.floor.max(serial.number);
+        if !cfg!(planted = "whole_kept_at_recall") {
+            self.whole.remove(&ino);
+        }
         self.attrs.remove(&ino);
         let of_dir: alloc::vec::Vec<Name> = self
             .names
@@ -284,6 +292,7 @@ impl Views {
     /// that it knows nothing more of.
     pub(super) fn forget_all(&mut self, last: MessageId) {
         self.kept.drop_all();
+        self.whole.clear();
         self.attrs.clear();
         self.names.clear();
         self.order.clear();
@@ -313,7 +322,12 @@ impl Views {
             let after = match self.order.pop_front() {
                 Some(What::Attr(ino)) => self.attrs.remove(&ino).map(|item| item.after),
                 Some(What::Name(dir, name)) => {
-                    self.names.remove(&(dir, name)).map(|item| item.after)
+                    let gone = self.names.remove(&(dir, name));
+                    // A name that is there, or may be, is known no more.
+                    if gone.as_ref().is_some_and(|item| item.value != Some(None)) {
+                        self.whole.remove(&dir);
+                    }
+                    gone.map(|item| item.after)
                 }
                 None => None,
             };
@@ -321,6 +335,11 @@ impl Views {
             self.not_before = self.not_before.max(after.unwrap_or(MessageId(0)));
         }
     }
+}
+
+/// How long after its question a view may be used.
+fn life() -> Duration {
+    VIEW_LIFE - VIEW_LIFE * CLOCK_DRIFT_PPM / 1_000_000
 }
 
 impl<T> Item<T> {

@@ -182,6 +182,43 @@ fn a_later_epoch_ends_all_views_of_the_region() {
     assert_eq!(mode(&views, at(3)), None, "that was of the earlier epoch");
 }
 
+/// P8: a view of a directory that shows no entries shows that every name is absent.
+#[test]
+fn of_an_empty_directory_every_name_is_known_until_it_is_recalled() {
+    let mut views = Views::default();
+    let other = b"other".to_vec();
+    let absent = |views: &Views, ms| views.absent(dir(), &other, GROUP, at(ms));
+    let filled = |size| {
+        let mut grant = grant(4, 1, 7);
+        grant.attrs[0].size = size;
+        grant
+    };
+    views.granted(&route(1, at(0)), filled(1), at(1));
+    assert!(!absent(&views, 1), "something is there");
+    views.granted(&route(2, at(1)), filled(0), at(1));
+    assert!(absent(&views, 2));
+    assert!(
+        !views.absent(dir(), &other, GroupId(4), at(2)),
+        "not of that region"
+    );
+    // What is made here is learnt, so the rest stays known.
+    let made = [What::Name(dir(), other.clone()), What::Attr(dir())];
+    views.set_aside(&made);
+    assert!(!absent(&views, 2), "nobody knows");
+    views.take_back(&made);
+    views.changed(&made, MessageId(3));
+    assert!(!absent(&views, 2), "its answer did not say");
+    views.granted(&route(4, at(2)), filled(1), at(2));
+    assert!(views.absent(dir(), &b"third".to_vec(), GROUP, at(3)));
+    assert!(
+        !views.absent(dir(), &b"third".to_vec(), GROUP, at(2002)),
+        "out of term"
+    );
+    let serial = LeaseSerial { term: 4, number: 3 };
+    assert!(views.recall(GROUP, dir(), serial));
+    assert!(!views.absent(dir(), &b"third".to_vec(), GROUP, at(3)));
+}
+
 /// P11: the kernel keeps attributes for a blink, and drops them before anybody is told that the view is gone.
 #[test]
 fn whatever_ends_a_view_makes_the_kernel_drop_what_it_keeps() {
