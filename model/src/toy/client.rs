@@ -331,6 +331,8 @@ impl World {
                 }
             }
             Output::Invalidate { ino } => {
+                let mount = self.clients.get_mut(&client).expect("a known client");
+                mount.kept.remove(&ino);
                 self.schedule
                     .after(delay, Event::Invalidated { client, ino });
             }

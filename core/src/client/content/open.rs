@@ -206,6 +206,7 @@ impl Client {
         if opened.directory {
             return;
         }
+        self.views.unkeep(opened.ino);
         let file = self.file(opened.ino);
         file.opens = file.opens.saturating_sub(1);
         self.sync(opened.ino, None, false);

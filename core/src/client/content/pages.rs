@@ -51,6 +51,14 @@ impl Client {
         })
     }
 
+    /// Whether what is known here of the content of an open file may be shown until then, and nothing of it is on its way.
+    pub(in super::super) fn shows_still(&self, ino: Ino, until: Instant) -> bool {
+        let file = self.files.by_ino.get(&ino);
+        let shows =
+            file.is_some_and(|file| file.is_quiet() && !file.pages.stale && file.shows(until));
+        shows && !self.tasks.opens(ino)
+    }
+
     /// A call by a handle: the kernel has opened it.
     pub(in super::super) fn used(&mut self, handle: Handle) {
         if let Some(opened) = self.files.handles.get(&handle)

@@ -40,6 +40,9 @@ impl Client {
 
     /// A content call waits its turn.
     pub(in super::super) fn enqueue(&mut self, ino: Ino, call: ContentCall) {
+        if call.needs() == LeaseKind::Exclusive {
+            self.views.unkeep(ino);
+        }
         self.file(ino).queue.push_back(call);
         self.pump(ino);
     }

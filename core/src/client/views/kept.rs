@@ -69,11 +69,12 @@ impl Views {
 
 impl Client {
     /// How long the kernel may keep these attributes, which it is about to be told; `Output::DropAttr` ends that.
-    /// Nothing of a file that is open here: the kernel asks before it reads what it caches, and what it does with such a
-    /// file may keep it from dropping anything at once.
+    /// Of a file that is open here they also say whether what the kernel caches of it is still good: only as long as a
+    /// content lease says that. When it is closed they are dropped, for a file that is neither open nor being read can't
+    /// keep the kernel from dropping anything at once.
     #[must_use]
     pub fn keep_attr(&mut self, now: Now, attr: &Attr) -> Duration {
-        if self.is_open(attr.ino) {
+        if self.is_open(attr.ino) && !self.shows_still(attr.ino, now.mono + LATE) {
             return Duration::ZERO;
         }
         self.views.keep(attr, now.mono)
