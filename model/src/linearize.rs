@@ -30,8 +30,13 @@ pub enum Verdict {
         /// The calls that were open when it could go no further, each with what a filesystem would have answered there.
         stuck: Vec<(usize, String)>,
     },
-    /// The search gave up: too many states.
-    TooHard,
+    /// The search gave up: too many states. It tells as much as of a violation.
+    TooHard {
+        /// The longest order found has this many events.
+        longest: usize,
+        /// The calls that were open where it was the longest.
+        stuck: Vec<(usize, String)>,
+    },
 }
 
 /// States to try before giving up.
@@ -62,7 +67,10 @@ pub fn check(start: &Tree, history: &History) -> Verdict {
             return Verdict::Linearizable;
         }
         if search.tried.len() > STATES_MAX {
-            return Verdict::TooHard;
+            return Verdict::TooHard {
+                longest: search.longest,
+                stuck: search.explain(),
+            };
         }
         match search.next(frame) {
             Some(next) => stack.push(next),

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use polyfs_model::history::{Event, Kind};
+use polyfs_model::history::{Event, History, Kind};
 use polyfs_model::linearize::{self, Verdict};
 use polyfs_model::toy::{Config, Marks, World};
 use rand::{RngExt as _, SeedableRng as _};
@@ -242,21 +242,32 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
     let history = world.history().in_order();
     match linearize::check(&world.start(), &history) {
         Verdict::Linearizable => Ok(()),
-        Verdict::TooHard => Err("the checker gave up".into()),
-        Verdict::Violated { longest, stuck } => {
-            let events = history.events();
-            tell(&world);
-            let told = |(at, expected): &(usize, String)| {
-                format!("{}\n    expected {}", line(&events[*at]), short(expected))
-            };
-            let stuck: Vec<String> = stuck.iter().map(told).collect();
-            let stuck = stuck.join("\n  ");
-            Err(format!(
-                "no order beyond {longest} of {} events:\n  {stuck}",
-                events.len()
-            ))
+        Verdict::TooHard { longest, stuck } => {
+            let told = stopped_at(&world, &history, longest, &stuck);
+            Err(format!("the checker gave up; {told}"))
         }
+        Verdict::Violated { longest, stuck } => Err(stopped_at(&world, &history, longest, &stuck)),
     }
+}
+
+/// Where the longest order that was found ends.
+fn stopped_at(
+    world: &World,
+    history: &History,
+    longest: usize,
+    stuck: &[(usize, String)],
+) -> String {
+    tell(world);
+    let events = history.events();
+    let told = |(at, expected): &(usize, String)| {
+        format!("{}\n    expected {}", line(&events[*at]), short(expected))
+    };
+    let stuck: Vec<String> = stuck.iter().map(told).collect();
+    let stuck = stuck.join("\n  ");
+    format!(
+        "no order beyond {longest} of {} events:\n  {stuck}",
+        events.len()
+    )
 }
 
 /// After so many failed seeds a test gives up: POLYFS_FAILURES says otherwise.

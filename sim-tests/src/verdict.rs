@@ -17,7 +17,9 @@ pub(crate) fn judge(history: &History, root: Ino) -> Result<(), String> {
     let history = history.with_parts_of_unknown_ends();
     match linearize::check(&Tree::new(root, 0o755, 0, 0), &history) {
         Verdict::Linearizable => Ok(()),
-        Verdict::TooHard => Err("the search for an order gave up".into()),
+        Verdict::TooHard { longest, stuck } => Err(format!(
+            "the search for an order gave up beyond {longest} events: {stuck:?}"
+        )),
         Verdict::Violated { longest, stuck } => Err(tell(&history, longest, &stuck)),
     }
 }

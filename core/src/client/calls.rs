@@ -355,17 +355,29 @@ impl Client {
     /// who closes a file and tells another expects that one to get the lock.
     fn free_locks(&mut self, id: CallId, ino: Ino, owner: Option<LockOwner>, outcome: Outcome) {
         let held = owner.filter(|owner| self.locks.remove(&(ino, *owner)).is_some());
-        if let Some(owner) = held {
-            let op = MetaOp::Unlock {
-                ino,
-                owner,
-                start: 0,
-                end: u64::MAX,
-            };
-            self.start(Then::ReplyWith(id, outcome), Single::op(op));
-        } else {
-            self.reply(id, outcome);
+        match held {
+            Some(owner) => self.unlock_all(Some((id, outcome)), ino, owner),
+            None => self.reply(id, outcome),
         }
+    }
+
+    /// A region could not be told in time that an owner's locks are free: it is told until it is, unless the owner has
+    /// locked again meanwhile, or the session, which they end with, is about to.
+    pub(super) fn free_locks_later(&mut self, ino: Ino, owner: LockOwner) {
+        let again = self.locks.contains_key(&(ino, owner));
+        if !again && matches!(self.unmount, super::unmount::Unmount::No) {
+            self.unlock_all(None, ino, owner);
+        }
+    }
+
+    fn unlock_all(&mut self, call: Option<(CallId, Outcome)>, ino: Ino, owner: LockOwner) {
+        let op = MetaOp::Unlock {
+            ino,
+            owner,
+            start: 0,
+            end: u64::MAX,
+        };
+        self.start(Then::Freed(call, ino, owner), Single::op(op));
     }
 
     /// A leader asks which inodes without a name are not open here.

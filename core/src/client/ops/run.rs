@@ -17,15 +17,16 @@ use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::place::Ino;
 use crate::request::{Answer, MetaQuery, MetaReply, RequestBody};
-use crate::vfs::{OpenFlags, Outcome, Reply};
+use crate::vfs::{LockOwner, OpenFlags, Outcome, Reply};
 
 /// What happens when a machine is done.
 #[derive(Debug)]
 pub(in super::super) enum Then {
     /// The call is answered.
     Reply(CallId),
-    /// The call is answered with this, however the machine ends.
-    ReplyWith(CallId, Outcome),
+    /// An owner's locks on a file are freed: the call, if one still waits for that, is answered with what it has come to
+    /// already. What fails is tried again.
+    Freed(Option<(CallId, Outcome)>, Ino, LockOwner),
     /// A file is opened for the call.
     Open(CallId, Opening),
     /// A leader was told that these are not open here: until it has heard, they can't be opened.
@@ -270,7 +271,16 @@ impl Client {
         };
         match task.then {
             Then::Reply(call) | Then::Open(call, _) => self.reply(call, outcome),
-            Then::ReplyWith(call, outcome) => self.reply(call, outcome),
+            Then::Freed(call, ino, owner) => {
+                // Nobody knows when they will be free: they will be.
+                let failed = outcome == Err(FsError::Io);
+                if let Some((call, outcome)) = call {
+                    self.reply(call, if failed { Err(FsError::Io) } else { outcome });
+                }
+                if failed {
+                    self.free_locks_later(ino, owner);
+                }
+            }
             Then::Disowned(inos) => self.disowned_heard(&inos),
         }
     }
