@@ -136,14 +136,17 @@ impl Course {
             }
             Fault::OneWay => self.one_way(number).await,
             Fault::PairCut => {
+                let next = (number + 1) % self.plan.nodes;
                 let other = match self.plan.nodes {
                     1 => self.machines.mounts[0].clone(),
-                    nodes => self.machines.nodes[(number + 1) % nodes].clone(),
+                    _ => self.machines.nodes[next].clone(),
                 };
+                // Either may have the mount inside.
+                let longest = self.longest(number).min(self.longest(next));
                 self.disturb(&node);
                 self.disturb(&other);
                 self.world.network().partition(&[&node], &[&other]);
-                self.a_while(300, self.longest(number)).await;
+                self.a_while(300, longest).await;
                 self.world.network().heal();
             }
             Fault::Weather => self.weather().await,
