@@ -1,8 +1,8 @@
 //! What was fetched of a listing and did not fit the kernel's buffer: the next READDIR of that handle goes on with it.
 //!
 //! Owns the rest of one batch for each open directory. Names that come and go meanwhile may be shown or not, as
-//! readdir(3) leaves open (and as the C library's own buffer does); attributes are shown for no longer than they were
-//! fetched.
+//! readdir(3) leaves open (and as the C library's own buffer does). Attributes are not kept: the kernel takes a size that
+//! it is told for what the file has now, and drops pages beyond it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,6 +52,9 @@ impl Listings {
             }
             after = entry.cookie;
             entries.pop_front();
+        }
+        for entry in &mut entries {
+            entry.attr = None;
         }
         if !entries.is_empty() {
             let rest = Rest {

@@ -330,6 +330,9 @@ impl Client {
                 lock,
                 wait,
             } => {
+                if let Some(waiting) = self.freeing.get_mut(&(ino, owner)) {
+                    return waiting.push((id, call));
+                }
                 self.locks.insert((ino, owner), ());
                 self.start_call(id, SetLock::new(ino, owner, lock, wait));
             }
@@ -361,12 +364,19 @@ impl Client {
         }
     }
 
-    /// A region could not be told in time that an owner's locks are free: it is told until it is, unless the owner has
-    /// locked again meanwhile, or the session, which they end with, is about to.
-    pub(super) fn free_locks_later(&mut self, ino: Ino, owner: LockOwner) {
-        let again = self.locks.contains_key(&(ino, owner));
-        if !again && matches!(self.unmount, super::unmount::Unmount::No) {
+    /// An owner's locks are free, or could not be freed in time: then that is tried until it has been done, or the session,
+    /// which they end with, is about to. What the owner wants to lock anew comes after: sent beside it, it could be undone.
+    pub(super) fn locks_freed(&mut self, ino: Ino, owner: LockOwner, failed: bool) {
+        let waiting = self.freeing.remove(&(ino, owner)).unwrap_or_default();
+        if failed && matches!(self.unmount, super::unmount::Unmount::No) {
             self.unlock_all(None, ino, owner);
+        }
+        for (id, call) in waiting {
+            if failed {
+                self.reply(id, Err(FsError::Io));
+            } else {
+                self.lock_call(id, call);
+            }
         }
     }
 
@@ -377,7 +387,20 @@ impl Client {
             start: 0,
             end: u64::MAX,
         };
+        self.freeing.entry((ino, owner)).or_default();
         self.start(Then::Freed(call, ino, owner), Single::op(op));
+    }
+
+    /// The caller of a call that waits for its owner's locks to be freed has gone; true when it was one.
+    pub(super) fn cancel_waiting_lock(&mut self, id: CallId) -> bool {
+        let found = self.freeing.values_mut().find_map(|waiting| {
+            let at = waiting.iter().position(|(waits, _)| *waits == id)?;
+            Some(waiting.remove(at))
+        });
+        if found.is_some() {
+            self.reply(id, Err(FsError::Interrupted));
+        }
+        found.is_some()
     }
 
     /// A leader asks which inodes without a name are not open here.

@@ -22,11 +22,12 @@ mod tests;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::place::Ino;
 use crate::request::Answer;
 use crate::time::{Instant, Now};
-use crate::vfs::LockOwner;
+use crate::vfs::{Call, LockOwner};
 
 use caches::Caches;
 use content::Files;
@@ -69,6 +70,8 @@ pub struct Client {
     files: Files,
     /// Who may hold locks: freed at close.
     locks: BTreeMap<(Ino, LockOwner), ()>,
+    /// Owners whose locks are being freed, and what they want to lock anew: an owner's name is used again at once.
+    freeing: BTreeMap<(Ino, LockOwner), Vec<(CallId, Call)>>,
     /// Lookups of `security.capability` on the way.
     capabilities: BTreeMap<CallId, Ino>,
     mounted: bool,
@@ -96,6 +99,7 @@ impl Client {
             tasks: Tasks::default(),
             files: Files::default(),
             locks: BTreeMap::new(),
+            freeing: BTreeMap::new(),
             capabilities: BTreeMap::new(),
             mounted: false,
             unmount: unmount::Unmount::No,

@@ -9,6 +9,8 @@
 //!                    └─ files open here: before it reads again the kernel is told of another time, and drops
 //! ```
 
+use core::time::Duration;
+
 use super::file::{ContentCall, FileState, Recalling};
 use crate::attr::Attr;
 use crate::client::Client;
@@ -30,7 +32,13 @@ pub(super) struct Pages {
     dropping: u32,
     /// They may be of an earlier one, with files open here.
     stale: bool,
+    /// When the kernel was last made to drop them by another time. Until it has come to that answer nothing may make it
+    /// ignore it.
+    told_stale: Option<Instant>,
 }
+
+/// The kernel comes to an answer within this.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// Added to a time of change, within its second: no clock steps by so much, so the kernel sees that it is another.
 const OTHER_NANOS: u32 = 500_000_007;
@@ -54,8 +62,10 @@ impl Client {
     /// Whether what is known here of the content of an open file may be shown until then, and nothing of it is on its way.
     pub(in super::super) fn shows_still(&self, ino: Ino, until: Instant) -> bool {
         let file = self.files.by_ino.get(&ino);
-        let shows =
-            file.is_some_and(|file| file.is_quiet() && !file.pages.stale && file.shows(until));
+        let shows = file.is_some_and(|file| {
+            let told = file.pages.told_stale.is_none_or(|told| told + TOLD < until);
+            file.is_quiet() && !file.pages.stale && told && file.shows(until)
+        });
         shows && !self.tasks.opens(ino)
     }
 
@@ -117,8 +127,12 @@ impl Client {
     }
 
     pub(super) fn look(&mut self, id: CallId, ino: Ino) {
+        let now = self.now.mono;
         let file = self.file(ino);
         let stale = core::mem::take(&mut file.pages.stale);
+        if stale {
+            file.pages.told_stale = Some(now);
+        }
         let content = &file.content;
         // What the kernel was told last, lest it sees times go to and fro.
         let known = [&content.attr, &content.shown].into_iter().flatten();

@@ -147,6 +147,9 @@ impl Client {
 
     /// The caller of a call has gone.
     pub(in super::super) fn cancel_call(&mut self, call: CallId) {
+        if self.cancel_waiting_lock(call) {
+            return;
+        }
         let found = self
             .tasks
             .running
@@ -277,9 +280,7 @@ impl Client {
                 if let Some((call, outcome)) = call {
                     self.reply(call, if failed { Err(FsError::Io) } else { outcome });
                 }
-                if failed {
-                    self.free_locks_later(ino, owner);
-                }
+                self.locks_freed(ino, owner, failed);
             }
             Then::Disowned(inos) => self.disowned_heard(&inos),
         }

@@ -26,6 +26,8 @@ pub(super) struct Net {
     pub cluster: Cluster,
     pub loss_percent: u64,
     pub cut_off: bool,
+    /// No request reaches any node; the master is heard.
+    pub silent: bool,
     /// Nothing reaches this node.
     pub dead: Option<NodeId>,
     pub outcomes: BTreeMap<(usize, CallId), Outcome>,
@@ -45,6 +47,7 @@ impl Net {
             cluster: Cluster::new(),
             loss_percent: 0,
             cut_off: false,
+            silent: false,
             dead: None,
             outcomes: BTreeMap::new(),
             gone: Vec::new(),
@@ -122,7 +125,7 @@ impl Net {
                     request,
                     payload,
                 } => {
-                    if !self.lost() && self.dead != Some(node) {
+                    if !self.lost() && !self.silent && self.dead != Some(node) {
                         let event = Event::Arrive(client, message, node, request, payload);
                         self.at(delay, event);
                     }

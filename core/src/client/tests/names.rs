@@ -215,3 +215,38 @@ fn a_blocked_lock_waits_and_can_be_interrupted() {
     net.pass(Duration::from_secs(1));
     assert_eq!(net.outcomes[&(1, waiting)], Ok(Reply::Done));
 }
+
+/// P8: locks end with the descriptor; an owner's name is used again at once, so freeing must not undo what it locks anew.
+#[test]
+fn locks_that_could_not_be_freed_in_time_are_freed_later_and_before_their_owner_locks_anew() {
+    let mut net = Net::new(2, 7);
+    let (ino, handle) = super::content::create(&mut net, 0);
+    let owner = LockOwner(1);
+    let lock = LockRange {
+        start: 0,
+        end: 9,
+        kind: LockKind::Exclusive,
+        pid: 1,
+    };
+    let set = Call::SetLock {
+        ino,
+        owner,
+        lock,
+        wait: false,
+    };
+    assert_eq!(net.call(0, set.clone()), Ok(Reply::Done));
+    net.silent = true;
+    let flush = Call::Flush { ino, handle, owner };
+    assert_eq!(net.call(0, flush), Err(FsError::Io), "nobody knows when");
+    let again = net.start(0, set.clone());
+    net.silent = false;
+    assert_eq!(net.call(1, set.clone()), Err(FsError::WouldBlock));
+    net.pass(Duration::from_secs(40));
+    assert_eq!(net.outcomes[&(0, again)], Ok(Reply::Done));
+    net.pass(Duration::from_secs(40));
+    assert_eq!(
+        net.call(1, set),
+        Err(FsError::WouldBlock),
+        "it is not undone"
+    );
+}

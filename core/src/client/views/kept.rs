@@ -74,9 +74,13 @@ impl Client {
     /// keep the kernel from dropping anything at once.
     #[must_use]
     pub fn keep_attr(&mut self, now: Now, attr: &Attr) -> Duration {
-        if self.is_open(attr.ino) && !self.shows_still(attr.ino, now.mono + LATE) {
-            return Duration::ZERO;
+        let until = now.mono + LATE;
+        let shows = !self.is_open(attr.ino) || self.shows_still(attr.ino, until);
+        // Nobody recalls anything from a session that is over.
+        if shows && self.session.is_good(until) {
+            self.views.keep(attr, now.mono)
+        } else {
+            Duration::ZERO
         }
-        self.views.keep(attr, now.mono)
     }
 }

@@ -275,7 +275,8 @@ impl Views {
         if !cfg!(planted = "whole_kept_at_recall") {
             self.whole.remove(&ino);
         }
-        self.attrs.remove(&ino);
+        // A recall may come again, and late: what a forgotten item kept from being learnt is not learnt now either.
+        let mut after = self.attrs.remove(&ino).map(|item| item.after);
         let of_dir: alloc::vec::Vec<Name> = self
             .names
             .range((ino, Name::new())..)
@@ -283,8 +284,10 @@ impl Views {
             .map(|((_, name), _)| name.clone())
             .collect();
         for name in of_dir {
-            self.names.remove(&(ino, name));
+            let gone = self.names.remove(&(ino, name));
+            after = after.max(gone.map(|item| item.after));
         }
+        self.not_before = self.not_before.max(after.unwrap_or(MessageId(0)));
         true
     }
 

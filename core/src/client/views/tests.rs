@@ -156,6 +156,24 @@ fn answers_from_before_an_own_change_teach_nothing() {
     assert_eq!(mode(&views, at(4)), Some(8));
 }
 
+/// P8: recalls are repeated, and may come late: they forget nothing of what must not be learnt.
+#[test]
+fn a_recall_that_comes_again_lets_no_answer_from_before_an_own_change_in() {
+    let mut views = Views::default();
+    let concerns = [What::Name(dir(), b"n".to_vec()), What::Attr(dir())];
+    let serial = LeaseSerial { term: 4, number: 3 };
+    assert!(views.recall(GROUP, dir(), serial));
+    // Message 2 asks. Its answer, number 5, is slow; meanwhile this mount makes a change, message 3.
+    views.set_aside(&concerns);
+    views.take_back(&concerns);
+    views.changed(&concerns, MessageId(3));
+    assert!(views.recall(GROUP, dir(), serial));
+    views.granted(&route(2, at(1)), grant(4, 5, 7), at(4));
+    assert_eq!(mode(&views, at(4)), None);
+    views.granted(&route(4, at(4)), grant(4, 6, 8), at(5));
+    assert_eq!(mode(&views, at(5)), Some(8));
+}
+
 /// A change that was given up may still come: what is shown later must be recalled for it, so it is shown to somebody
 /// else, as it were.
 #[test]
