@@ -277,7 +277,7 @@ impl<R: Runtime> SharedLog<R> {
     ) -> Result<(), LogError> {
         let now = self.inner.runtime.now().mono;
         let mut books = self.books();
-        let before = books.lazy.mark();
+        let was_urgent = books.lazy.is_urgent();
         let large = entries
             .iter()
             .any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
@@ -310,7 +310,7 @@ impl<R: Runtime> SharedLog<R> {
             ticket = books.push(Record::Entry { group, entry })?;
         }
         books.wait(ticket, waiter);
-        let rings = books.lazy.appended(group, now, before);
+        let rings = books.lazy.appended(group, now, was_urgent);
         drop(books);
         if rings {
             self.inner.work.ring();

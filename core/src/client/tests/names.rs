@@ -175,23 +175,29 @@ fn more_calls_than_slots_wait() {
     assert_eq!(net.cluster.inodes[&ROOT].entries.len(), 300);
 }
 
-#[test]
-fn a_blocked_lock_waits_and_can_be_interrupted() {
-    let mut net = Net::new(2, 6);
-    let ino = attr(net.call(0, make(ROOT, b"l", FileKind::Regular))).ino;
-    let owner = LockOwner(1);
+const OWNER: LockOwner = LockOwner(1);
+
+fn set_lock(ino: Ino, wait: bool) -> Call {
     let lock = LockRange {
         start: 0,
         end: 9,
         kind: LockKind::Exclusive,
         pid: 1,
     };
-    let set = |wait| Call::SetLock {
+    Call::SetLock {
         ino,
-        owner,
+        owner: OWNER,
         lock,
         wait,
-    };
+    }
+}
+
+#[test]
+fn a_blocked_lock_waits_and_can_be_interrupted() {
+    let mut net = Net::new(2, 6);
+    let ino = attr(net.call(0, make(ROOT, b"l", FileKind::Regular))).ino;
+    let owner = OWNER;
+    let set = |wait| set_lock(ino, wait);
     assert_eq!(net.call(0, set(false)), Ok(Reply::Done));
     assert_eq!(net.call(1, set(false)), Err(FsError::WouldBlock));
     let waiting = net.start(1, set(true));
@@ -221,19 +227,8 @@ fn a_blocked_lock_waits_and_can_be_interrupted() {
 fn locks_that_could_not_be_freed_in_time_are_freed_later_and_before_their_owner_locks_anew() {
     let mut net = Net::new(2, 7);
     let (ino, handle) = super::content::create(&mut net, 0);
-    let owner = LockOwner(1);
-    let lock = LockRange {
-        start: 0,
-        end: 9,
-        kind: LockKind::Exclusive,
-        pid: 1,
-    };
-    let set = Call::SetLock {
-        ino,
-        owner,
-        lock,
-        wait: false,
-    };
+    let owner = OWNER;
+    let set = set_lock(ino, false);
     assert_eq!(net.call(0, set.clone()), Ok(Reply::Done));
     net.silent = true;
     let flush = Call::Flush { ino, handle, owner };

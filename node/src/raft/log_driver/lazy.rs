@@ -26,27 +26,19 @@ pub(super) struct Lazy {
     until: Option<Instant>,
 }
 
-/// How things stood before entries were queued.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
-    urgent: bool,
-}
-
 impl Lazy {
     /// Something is queued that can't wait.
     pub(super) const fn urgent(&mut self) {
         self.urgent = true;
     }
 
-    pub(super) const fn mark(&self) -> Before {
-        Before {
-            urgent: self.urgent,
-        }
+    pub(super) const fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
-    /// Entries of a group were queued, and nothing else since `before`: whether the writer must be woken.
-    pub(super) fn appended(&mut self, group: GroupId, now: Instant, before: Before) -> bool {
-        if before.urgent || !self.can_wait(group, now) {
+    /// Entries of a group were queued, and nothing else since it `was_urgent` or not: whether the writer must be woken.
+    pub(super) fn appended(&mut self, group: GroupId, now: Instant, was_urgent: bool) -> bool {
+        if was_urgent || !self.can_wait(group, now) {
             return true;
         }
         self.urgent = false;
@@ -125,9 +117,9 @@ mod tests {
     }
 
     fn append(lazy: &mut Lazy, now: Instant) -> bool {
-        let before = lazy.mark();
+        let was_urgent = lazy.is_urgent();
         lazy.urgent();
-        lazy.appended(GROUP, now, before)
+        lazy.appended(GROUP, now, was_urgent)
     }
 
     #[test]
