@@ -41,6 +41,17 @@ pub const MODE_GROUP_EXEC: u16 = 0o010;
 /// All bits of a mode.
 pub const MODE_ALL: u16 = 0o7777;
 
+/// What stays of a mode when the content or the owner changes: set-id bits do not survive a change by somebody else's
+/// hand (POSIX write, chown, truncate). They mean nothing of the kind on directories.
+#[must_use]
+pub const fn without_set_id(kind: FileKind, mode: u16) -> u16 {
+    match kind {
+        FileKind::Directory => mode,
+        _ if mode & MODE_GROUP_EXEC != 0 => mode & !(MODE_SUID | MODE_SGID),
+        _ => mode & !MODE_SUID,
+    }
+}
+
 /// An inode's attributes (POSIX `struct stat`, and what a mount needs besides).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {

@@ -45,6 +45,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_FLOCK_LOCKS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // Regions drop privileges with every change of content or owner; without it each write asks for an xattr.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {

@@ -1,6 +1,7 @@
 //! One connection, shared by everything two machines say to each other.
 //!
-//! Owns questions and their answers, the two tasks that move frames, and the bound on what waits to be sent.
+//! Owns questions and their answers, the two tasks that move frames, and the bound on what waits to be sent. A thread that
+//! is not the executor's sends by itself when nothing waits before it: waking the task would cost more than the call.
 //! Deliberately knows no address and no deadline: those are [`crate::links`]' and the caller's.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use crate::group::Answerer;
 use crate::notify::Bell;
 use crate::raft::types::LogId;
-use crate::runtime::{Frame, FrameReceiver, FrameSender, Runtime};
+use crate::runtime::{Frame, FrameReceiver, FrameSender, Runtime, Shortcut, Tried};
 use crate::wire::{AppendStop, Call, Message, NodeIdentity, Refused, Reply};
 
 /// What may wait to be sent, in bytes; more is refused.
@@ -46,11 +47,25 @@ pub type Appended = Result<Option<LogId>, AppendStop>;
 
 type Waiting = BTreeMap<u64, Answerer>;
 
+/// What the sending task is told.
+enum Outgoing {
+    Frame(Frame),
+    /// The network took only a part of a frame: the rest is to be sent.
+    Rest,
+}
+
+/// The way out of an open connection.
+struct Out {
+    queue: mpsc::UnboundedSender<Outgoing>,
+    shortcut: Option<Box<dyn Shortcut>>,
+}
+
 /// A living or dead connection.
 pub struct Conn {
     peer: Peer,
     number: u64,
-    out: Mutex<Option<mpsc::UnboundedSender<Frame>>>,
+    out: Mutex<Option<Out>>,
+    /// Bytes that the network has not taken yet, more or less; none when nothing is under way.
     queued: AtomicUsize,
     next: AtomicU64,
     closing: Bell,
@@ -58,6 +73,16 @@ pub struct Conn {
     told_closed: AtomicBool,
     calls: Mutex<Option<Waiting>>,
     streams: Mutex<Option<BTreeMap<u64, mpsc::UnboundedSender<Appended>>>>,
+}
+
+impl Outgoing {
+    /// Never 0.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame_bytes(frame).max(1),
+            Self::Rest => 1,
+        }
+    }
 }
 
 fn frame_bytes(frame: &Frame) -> usize {
@@ -82,7 +107,11 @@ impl Conn {
         number: u64,
         incoming: Arc<dyn Incoming>,
     ) -> Arc<Self> {
-        let (out, frames) = mpsc::unbounded();
+        let (queue, frames) = mpsc::unbounded();
+        let out = Out {
+            queue,
+            shortcut: sender.shortcut(),
+        };
         let conn = Arc::new(Self {
             peer,
             number,
@@ -126,11 +155,24 @@ impl Conn {
         let bytes = frame_bytes(&frame);
         let out = self.out.lock();
         let out = out.as_ref().ok_or(Refused::Stopping)?;
-        if self.queued.load(Ordering::Acquire) + bytes > QUEUE_BYTES_MAX {
+        let queued = self.queued.load(Ordering::Acquire);
+        if queued + bytes > QUEUE_BYTES_MAX {
             return Err(Refused::Overloaded);
         }
-        self.queued.fetch_add(bytes, Ordering::AcqRel);
-        out.unbounded_send(frame).map_err(|_| Refused::Stopping)
+        // Nobody else sends: the task has nothing, and others wait for the lock.
+        let tried = match &out.shortcut {
+            Some(shortcut) if queued == 0 => shortcut.try_send(&frame),
+            _ => Tried::Refused,
+        };
+        let outgoing = match tried {
+            Tried::Sent => return Ok(()),
+            Tried::Begun => Outgoing::Rest,
+            Tried::Refused => Outgoing::Frame(frame),
+        };
+        self.queued.fetch_add(outgoing.bytes(), Ordering::AcqRel);
+        out.queue
+            .unbounded_send(outgoing)
+            .map_err(|_| Refused::Stopping)
     }
 
     /// Asks; `answer` is called once, with a refusal when the connection ends first. It is called before anything that
@@ -227,17 +269,22 @@ impl Conn {
     async fn send_frames(
         self: Arc<Self>,
         mut sender: impl FrameSender,
-        frames: mpsc::UnboundedReceiver<Frame>,
+        frames: mpsc::UnboundedReceiver<Outgoing>,
         incoming: Arc<dyn Incoming>,
     ) {
         let mut frames = frames.ready_chunks(FRAMES_AT_ONCE);
         while let Some(batch) = frames.next().await {
-            let bytes: usize = batch.iter().map(frame_bytes).sum();
-            self.queued.fetch_sub(bytes, Ordering::AcqRel);
-            if let Err(error) = sender.send(batch).await {
+            let bytes: usize = batch.iter().map(Outgoing::bytes).sum();
+            let frames = batch.into_iter().filter_map(|outgoing| match outgoing {
+                Outgoing::Frame(frame) => Some(frame),
+                Outgoing::Rest => None,
+            });
+            if let Err(error) = sender.send(frames.collect()).await {
                 tracing::debug!(%error, "a connection broke");
                 break;
             }
+            // Only now may somebody else send.
+            self.queued.fetch_sub(bytes, Ordering::AcqRel);
         }
         self.end(&*incoming);
     }

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -23,20 +24,24 @@ use parking_lot::Mutex;
 use polyfs_core::ids::{GroupId, NodeId, Renewal, ReplicaId, SessionId};
 use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::region::leader::port::{Asker, Input, Output, Token};
-use polyfs_core::request::{Answer, Assertion, Leadership, Refusal, Request};
+use polyfs_core::request::{
+    Answer, Assertion, DataQuery, Leadership, Refusal, Request, RequestBody,
+};
 use polyfs_core::time::{Instant, Now};
 
 use crate::links::Links;
 use crate::raft::replica::Replica;
-use crate::raft::state::Machine;
+use crate::raft::state::{ChunkPart, Machine};
 use crate::raft::types::{GroupApplied, GroupCommand};
 use crate::router::Router;
-use crate::runtime::Runtime;
+use crate::runtime::{Lane, Runtime};
 use crate::sessions::Sessions;
 use crate::wire::{Message, Refused, Reply};
 
 /// Requests of one group that wait for answers at a time; more are refused.
 const ASKERS_MAX: usize = 4096;
+/// Requests of one group that wait for the disk at a time; others wait in the group's task.
+const FETCHING_MAX: usize = 1024;
 /// Inputs handled on one view of the state.
 const TURN_INPUTS_MAX: usize = 64;
 /// A machine that wants nothing is asked again after this.
@@ -89,15 +94,20 @@ enum Event {
 
 /// A group on this node. Cheap to clone.
 pub struct Group<R: Runtime> {
+    runtime: R,
     replica: Replica<R>,
     inbox: mpsc::UnboundedSender<Event>,
+    /// Requests that wait for the disk to read what they are about.
+    fetching: Arc<AtomicUsize>,
 }
 
 impl<R: Runtime> Clone for Group<R> {
     fn clone(&self) -> Self {
         Self {
+            runtime: self.runtime.clone(),
             replica: self.replica.clone(),
             inbox: self.inbox.clone(),
+            fetching: Arc::clone(&self.fetching),
         }
     }
 }
@@ -132,7 +142,12 @@ impl<R: Runtime> Group<R> {
             reading: false,
         };
         runtime.spawn(driver.run(events));
-        Self { replica, inbox }
+        Self {
+            runtime: runtime.clone(),
+            replica,
+            inbox,
+            fetching: Arc::default(),
+        }
     }
 
     /// Its replica here.
@@ -143,10 +158,32 @@ impl<R: Runtime> Group<R> {
 
     /// Puts a request to the group; `answer` is called once.
     pub fn request(&self, request: Request, payload: Bytes, answer: Answerer) {
-        self.send(Event::Request {
+        let part = part_read(&request).filter(|part| self.replica.state().read_waits(part));
+        let event = Event::Request {
             request,
             payload,
             answer,
+        };
+        match part {
+            Some(part) => self.fetch_first(part, event),
+            None => self.send(event),
+        }
+    }
+
+    /// Has the disk read what a request is about before the group's task sees it: that one serves everybody, and must not
+    /// wait for a disk. Reads may overtake each other; each is answered from the state that it then finds.
+    fn fetch_first(&self, part: ChunkPart, event: Event) {
+        if self.fetching.fetch_add(1, Ordering::AcqRel) >= FETCHING_MAX {
+            self.fetching.fetch_sub(1, Ordering::AcqRel);
+            return self.send(event);
+        }
+        let group = self.clone();
+        self.runtime.spawn(async move {
+            let replica = group.replica.clone();
+            let fetch = move || replica.state().fetch(&part);
+            group.runtime.blocking(Lane::Read, fetch).await;
+            group.fetching.fetch_sub(1, Ordering::AcqRel);
+            group.send(event);
         });
     }
 
@@ -180,6 +217,16 @@ impl<R: Runtime> Group<R> {
         if let Err(unsent) = self.inbox.unbounded_send(event) {
             refuse(unsent.into_inner());
         }
+    }
+}
+
+/// What of a chunk a request reads.
+fn part_read(request: &Request) -> Option<ChunkPart> {
+    match &request.body {
+        RequestBody::DataQuery(DataQuery::Read {
+            chunk, offset, len, ..
+        }) => ChunkPart::new(*chunk, *offset, *len),
+        _ => None,
     }
 }
 

@@ -108,6 +108,29 @@ pub trait FrameSender: Send + 'static {
     /// # Errors
     /// When the connection is broken, or a frame exceeds the limits of `core::limits` (then nothing was sent).
     fn send(&mut self, frames: Vec<Frame>) -> impl Future<Output = Result<(), NetError>> + Send;
+
+    /// A way past the executor for threads that are not its own, if this network has one.
+    fn shortcut(&self) -> Option<Box<dyn Shortcut>> {
+        None
+    }
+}
+
+/// Sends on the caller's own thread, without waiting. Only for while no [`FrameSender::send`] is under way and nobody else
+/// calls.
+pub trait Shortcut: Send + Sync {
+    /// Tries to send a frame. What is wrong with the connection or the frame is for the next [`FrameSender::send`] to say.
+    fn try_send(&self, frame: &Frame) -> Tried;
+}
+
+/// What became of a frame that was to be sent at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// The network has taken it.
+    Sent,
+    /// The network has taken a part: the next [`FrameSender::send`], even of no frames, begins with the rest.
+    Begun,
+    /// Nothing was done: it is to be sent by [`FrameSender::send`].
+    Refused,
 }
 
 /// The receiving half of a connection.

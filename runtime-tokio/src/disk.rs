@@ -210,6 +210,13 @@ impl Disk for FileDisk {
         self.transfer(offset, memory, |file| file.read_exact_at(buffer, offset))
     }
 
+    fn is_at_hand(&self, offset: u64, bytes: u64) -> bool {
+        // Its first and its last byte stand for what lies between.
+        let last = offset + bytes.saturating_sub(1);
+        let fd = self.file.as_raw_fd();
+        is_cached(fd, offset) && (last == offset || is_cached(fd, last))
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let memory = (bytes.as_ptr(), bytes.len());
         self.transfer(offset, memory, |file| file.write_all_at(bytes, offset))
@@ -233,6 +240,22 @@ impl Disk for FileDisk {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         self.fallocate(mode, offset, bytes)
     }
+}
+
+/// Whether the page cache holds a byte of a file. Where the filesystem can't say, it is taken to.
+#[expect(unsafe_code, reason = "the standard library has no preadv2")]
+fn is_cached(fd: RawFd, offset: u64) -> bool {
+    let Ok(offset) = libc::off_t::try_from(offset) else {
+        return true;
+    };
+    let mut byte = 0_u8;
+    let into = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    // SAFETY: `into` is one piece of one byte that outlives the call; an invalid descriptor would only give an error.
+    let read = unsafe { libc::preadv2(fd, &raw const into, 1, offset, libc::RWF_NOWAIT) };
+    read >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 
 #[expect(unsafe_code, reason = "the standard library has no fallocate")]

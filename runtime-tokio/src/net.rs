@@ -5,13 +5,18 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use polyfs_node::frame::{Decoder, Prefix};
-use polyfs_node::runtime::{Frame, FrameReceiver, FrameSender, Listener, Net, NetError};
+use polyfs_node::runtime::{
+    Frame, FrameReceiver, FrameSender, Listener, Net, NetError, Shortcut, Tried,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::tcp;
@@ -39,16 +44,27 @@ pub struct TokioListener {
 /// The sending half of a connection.
 #[derive(Debug)]
 pub struct TcpFrameSender {
-    // Shared rather than split: dropping one half alone must not close the other.
-    stream: Arc<TcpStream>,
+    way: Arc<Way>,
     // Set while a send is under way: if its future is dropped, half a frame may be out.
     broken: bool,
 }
 
+/// What the sender and its shortcut share.
+#[derive(Debug)]
+struct Way {
+    /// There until it is dropped.
+    half: Option<OwnedWriteHalf>,
+    /// What the network did not take of a frame that was begun on the shortcut.
+    rest: Mutex<Vec<Bytes>>,
+}
+
+/// Sends from threads that are not tokio's.
+struct Direct(Arc<Way>);
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub struct TcpFrameReceiver {
-    stream: Arc<TcpStream>,
+    half: OwnedReadHalf,
     decoder: Decoder,
     buffer: BytesMut,
     ended: bool,
@@ -60,13 +76,17 @@ fn failed(error: &io::Error) -> NetError {
 
 fn halves(stream: TcpStream) -> Result<(TcpFrameSender, TcpFrameReceiver), NetError> {
     tcp::prepare(&stream).map_err(|error| failed(&error))?;
-    let stream = Arc::new(stream);
+    let (read, write) = stream.into_split();
+    let way = Way {
+        half: Some(write),
+        rest: Mutex::new(Vec::new()),
+    };
     let sender = TcpFrameSender {
-        stream: Arc::clone(&stream),
+        way: Arc::new(way),
         broken: false,
     };
     let receiver = TcpFrameReceiver {
-        stream,
+        half: read,
         decoder: Decoder::default(),
         buffer: BytesMut::new(),
         ended: false,
@@ -132,58 +152,118 @@ impl FrameSender for TcpFrameSender {
                 "an earlier frame was sent only in part".into(),
             ));
         }
-        let mut pieces = Vec::with_capacity(frames.len() * 3);
+        let mut pieces = std::mem::take(&mut *self.way.rest());
+        pieces.reserve(frames.len() * 3);
         for frame in frames {
-            let prefix = Prefix::of(&frame)
-                .map_err(|error| NetError::Failed(format!("a frame can't be sent: {error}")))?;
-            pieces.push(Bytes::copy_from_slice(&prefix.encode()));
-            pieces.push(frame.header);
-            pieces.extend(frame.payload);
+            lay_out(frame, &mut pieces)?;
         }
         self.broken = true;
-        write_all(&self.stream, &pieces)
-            .await
-            .map_err(|error| failed(&error))?;
+        let half = self.way.half();
+        loop {
+            match write_some(half, &mut pieces).map_err(|error| failed(&error))? {
+                Written::All => break,
+                Written::Part => half.writable().await.map_err(|error| failed(&error))?,
+            }
+        }
         self.broken = false;
         Ok(())
     }
+
+    fn shortcut(&self) -> Option<Box<dyn Shortcut>> {
+        Some(Box::new(Direct(Arc::clone(&self.way))))
+    }
 }
 
-/// Writes all pieces one after the other, many per system call.
-async fn write_all(stream: &TcpStream, pieces: &[Bytes]) -> io::Result<()> {
-    let (mut first, mut offset) = (0, 0);
-    while first < pieces.len() {
-        if pieces[first].len() == offset {
-            (first, offset) = (first + 1, 0);
-            continue;
+impl Way {
+    fn half(&self) -> &OwnedWriteHalf {
+        self.half.as_ref().expect("it is there until it is dropped")
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Vec<Bytes>> {
+        self.rest.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        // Dropping one half alone must not close the other.
+        if let Some(half) = self.half.take() {
+            half.forget();
+        }
+    }
+}
+
+impl Shortcut for Direct {
+    fn try_send(&self, frame: &Frame) -> Tried {
+        // On tokio's own thread the frames of one turn go out together.
+        if Handle::try_current().is_ok() {
+            return Tried::Refused;
+        }
+        let mut pieces = Vec::with_capacity(3);
+        if lay_out(frame.clone(), &mut pieces).is_err() {
+            return Tried::Refused;
+        }
+        let bytes = |pieces: &[Bytes]| pieces.iter().map(Bytes::len).sum::<usize>();
+        let all = bytes(&pieces);
+        let written = write_some(self.0.half(), &mut pieces);
+        if matches!(written, Ok(Written::All)) {
+            return Tried::Sent;
+        }
+        // An error meets the task, too, which ends the connection.
+        if bytes(&pieces) == all {
+            return Tried::Refused;
+        }
+        *self.0.rest() = pieces;
+        Tried::Begun
+    }
+}
+
+/// Appends a frame as it is sent.
+fn lay_out(frame: Frame, pieces: &mut Vec<Bytes>) -> Result<(), NetError> {
+    let prefix = Prefix::of(&frame)
+        .map_err(|error| NetError::Failed(format!("a frame can't be sent: {error}")))?;
+    pieces.push(Bytes::copy_from_slice(&prefix.encode()));
+    pieces.push(frame.header);
+    pieces.extend(frame.payload);
+    Ok(())
+}
+
+enum Written {
+    All,
+    /// The network takes no more now.
+    Part,
+}
+
+/// Writes pieces one after the other, many per system call, until the network takes no more; what is left stays.
+fn write_some(half: &OwnedWriteHalf, pieces: &mut Vec<Bytes>) -> io::Result<Written> {
+    let mut first = 0;
+    let result = loop {
+        while pieces.get(first).is_some_and(Bytes::is_empty) {
+            first += 1;
+        }
+        if first == pieces.len() {
+            break Ok(Written::All);
         }
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
-        let rest = std::iter::once(&pieces[first][offset..])
-            .chain(pieces[first + 1..].iter().map(|piece| &piece[..]));
         let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(rest) {
+        for (slice, piece) in slices.iter_mut().zip(&pieces[first..]) {
             *slice = IoSlice::new(piece);
             count += 1;
         }
-        let mut written = match stream.try_write_vectored(&slices[..count]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        let mut written = match half.try_write_vectored(&slices[..count]) {
+            Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                stream.writable().await?;
-                continue;
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(Written::Part),
+            Err(error) => break Err(error),
         };
-        while written > 0 {
-            let step = written.min(pieces[first].len() - offset);
+        for piece in &mut pieces[first..] {
+            let step = written.min(piece.len());
+            piece.advance(step);
             written -= step;
-            offset += step;
-            if offset == pieces[first].len() && written > 0 {
-                (first, offset) = (first + 1, 0);
-            }
         }
-    }
-    Ok(())
+    };
+    pieces.drain(..first);
+    result
 }
 
 impl TcpFrameReceiver {
@@ -196,18 +276,9 @@ impl TcpFrameReceiver {
             READ_BYTES
         };
         self.buffer.reserve(missing.max(ahead));
-        loop {
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(bytes) => return Ok(bytes > 0),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream
-                        .readable()
-                        .await
-                        .map_err(|error| failed(&error))?;
-                }
-                Err(error) => return Err(failed(&error)),
-            }
-        }
+        // Unlike `try_read_buf` this knows that a buffer which was not filled means an empty socket, and saves a call.
+        let read = self.half.read_buf(&mut self.buffer).await;
+        Ok(read.map_err(|error| failed(&error))? > 0)
     }
 
     async fn next_frame(&mut self) -> Result<Frame, NetError> {

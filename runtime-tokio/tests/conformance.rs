@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use polyfs_node::runtime::{
-    Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError, Runtime,
+    Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError, Runtime, Tried,
 };
 use polyfs_node::{frame, testing};
 use polyfs_runtime_tokio::{LockError, TcpFrames, TokioDir, TokioRuntime, lock_data_dir};
@@ -168,6 +168,65 @@ fn a_connection_cut_inside_a_frame_is_not_closed_in_order() {
         raw.write_all(b"PFS1\x05").await.unwrap();
         drop(raw);
         assert!(matches!(receiver.receive().await, Err(NetError::Failed(_))));
+    });
+}
+
+/// Frames of many sizes, the last larger than what a socket takes at once.
+fn frames_of_many_sizes() -> Vec<Frame> {
+    let sizes = [0, 1, 100, 4096, 70_000, 8 << 20];
+    let frame = |size: usize| Frame {
+        header: Bytes::from(size.to_string()),
+        payload: vec![
+            Bytes::from(vec![7; size / 2]),
+            Bytes::from(vec![8; size - size / 2]),
+        ],
+    };
+    sizes.into_iter().map(frame).collect()
+}
+
+#[test]
+fn another_thread_sends_by_itself_and_the_task_goes_on_with_what_was_begun() {
+    run(async {
+        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let address = listener.address();
+        let (mut sender, _keep) = TcpFrames.dial(&address).await.unwrap();
+        let (_keep_too, mut receiver, _) = listener.accept().await.unwrap();
+        let shortcut = sender.shortcut().unwrap();
+        let frames = frames_of_many_sizes();
+        assert_eq!(
+            shortcut.try_send(&frames[0]),
+            Tried::Refused,
+            "on tokio's thread"
+        );
+        let sent = frames.clone();
+        let elsewhere = std::thread::spawn(move || {
+            let tried = sent.iter().map(|frame| shortcut.try_send(frame));
+            tried.collect::<Vec<_>>()
+        });
+        let tried = elsewhere.join().unwrap();
+        let (last, others) = tried.split_last().unwrap();
+        assert!(
+            others.iter().all(|tried| *tried == Tried::Sent),
+            "{tried:?}"
+        );
+        assert_eq!(*last, Tried::Begun, "nobody has read anything yet");
+        let after = Frame {
+            header: Bytes::from_static(b"after"),
+            payload: vec![],
+        };
+        let expected = frames.iter().chain([&after]).map(|frame| {
+            let payload = frame.payload.concat();
+            (frame.header.clone(), payload)
+        });
+        let send = sender.send(vec![after.clone()]);
+        let receive = async {
+            for (header, payload) in expected {
+                let frame = receiver.receive().await.unwrap();
+                assert_eq!((frame.header, frame.payload.concat()), (header, payload));
+            }
+        };
+        let (sent, ()) = tokio::join!(send, receive);
+        sent.unwrap();
     });
 }
 

@@ -47,6 +47,11 @@ pub trait Disk: Send + Sync + 'static {
     }
     /// Fills `buffer` from `offset`; `UnexpectedEnd` when the file is shorter.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError>;
+    /// Whether reading a range would not wait for the disk. A guess: what is in memory now may be gone later.
+    fn is_at_hand(&self, offset: u64, bytes: u64) -> bool {
+        let _ = (offset, bytes);
+        true
+    }
     /// Writes all of `bytes` at `offset`, extending the file if needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Makes every completed write, and the length needed to read it back, durable (fdatasync). After an error the

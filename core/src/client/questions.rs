@@ -627,6 +627,10 @@ impl Client {
             return;
         };
         let route = self.settle_views(&question, &answer, came);
+        self.timers.unset(question.tries.wake, Wake::Question(id));
+        if let Some(deadline) = question.tries.deadline {
+            self.timers.unset(deadline, Wake::Question(id));
+        }
         for message in &question.tries.messages {
             self.questions.flights.remove(message);
         }

@@ -1,6 +1,7 @@
 //! When the machine must be woken, and for what.
 //!
-//! Owns the order of wake-ups. One that has become needless does nothing when it comes.
+//! Owns the order of wake-ups. One that has become needless does nothing when it comes; those that every operation sets
+//! are taken back, or fall together, so that there are not as many as operations.
 
 use alloc::collections::BTreeSet;
 
@@ -38,6 +39,11 @@ pub(super) struct Timers(BTreeSet<(Instant, Wake)>);
 impl Timers {
     pub(super) fn set(&mut self, at: Instant, wake: Wake) {
         self.0.insert((at, wake));
+    }
+
+    /// It is not needed any more.
+    pub(super) fn unset(&mut self, at: Instant, wake: Wake) {
+        self.0.remove(&(at, wake));
     }
 
     pub(super) fn next(&self) -> Option<(Instant, &'static str)> {

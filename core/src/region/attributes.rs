@@ -4,6 +4,7 @@ use super::entry;
 use super::inode::{self, Inode};
 use super::kv::{Kv, KvError};
 use super::step::Here;
+use super::xattr;
 use crate::attr::{FileKind, MODE_ALL, MODE_SGID, SetAttr, SetTime};
 use crate::error::FsError;
 use crate::place::Ino;
@@ -21,6 +22,9 @@ pub(super) fn set(
         return Ok(Answer::Meta(Err(FsError::NotFound)));
     };
     change(&mut inode, here.time, set);
+    if set.uid.is_some() || set.gid.is_some() {
+        xattr::drop_capability(state, ino)?;
+    }
     inode.touch(here.time);
     inode::put(state, ino, &inode)?;
     if inode.kind == FileKind::Directory

@@ -11,6 +11,7 @@ use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead};
 use super::runs::{self, Piece};
 use super::step::Here;
+use super::xattr;
 use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::Fence;
@@ -54,6 +55,7 @@ pub(super) fn change(
         Err(error) => return Ok(Answer::Meta(Err(error))),
     };
     inode::put(state, ino, &inode)?;
+    xattr::drop_capability(state, ino)?;
     let attr = inode.attr(ino, None);
     Ok(Answer::Meta(Ok(MetaReply::Content { attr, runs: shown })))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{self, Fragment};
 use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead};
-use crate::attr::{Attr, FileKind, MODE_GROUP_EXEC, MODE_SGID, MODE_SUID, NewInode};
+use crate::attr::{self, Attr, FileKind, NewInode};
 use crate::ids::{Fence, VolumeId};
 use crate::limits::CHUNK_BYTES;
 use crate::place::{Bucket, Ino, Place, Places, Salt};
@@ -91,14 +91,9 @@ impl Inode {
         };
     }
 
-    /// Set-id bits do not survive a change by somebody else's hand (POSIX write, chown, truncate).
+    /// Set-id bits do not survive a change of content or owner.
     pub(super) fn drop_set_id(&mut self) {
-        if self.kind != FileKind::Directory {
-            self.mode &= !MODE_SUID;
-            if self.mode & MODE_GROUP_EXEC != 0 {
-                self.mode &= !MODE_SGID;
-            }
-        }
+        self.mode = attr::without_set_id(self.kind, self.mode);
     }
 
     /// Bytes of storage: the mapped chunks, but no more than the size for a file without holes. A small file shows about

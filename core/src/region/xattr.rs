@@ -14,6 +14,8 @@ use crate::place::Ino;
 use crate::request::{Answer, MetaReply};
 use crate::vfs::XattrMode;
 
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// All of an inode's attributes: names and values.
 fn all(state: &dyn KvRead, ino: Ino) -> Result<Vec<(Name, Vec<u8>)>, KvError> {
     let prefix = key::of_inode(Kind::Xattr, ino);
@@ -89,6 +91,16 @@ pub(super) fn remove(
     }
     state.delete(&key::xattr(ino, name))?;
     touch(state, here, ino)
+}
+
+/// What a program may do (capabilities(7)) does not survive a change of its content or owner. Kernels leave it to us
+/// (`FUSE_HANDLE_KILLPRIV_V2`): one that saw none does not look again before each write.
+pub(super) fn drop_capability(state: &mut dyn Kv, ino: Ino) -> Result<(), KvError> {
+    let key = key::xattr(ino, CAPABILITY);
+    if state.get(&key)?.is_some() {
+        state.delete(&key)?;
+    }
+    Ok(())
 }
 
 fn touch(state: &mut dyn Kv, here: Here, ino: Ino) -> Result<Answer, KvError> {

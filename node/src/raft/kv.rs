@@ -29,7 +29,7 @@ fn length(len: u32) -> usize {
     usize::try_from(len).expect("usize has at least 32 bits")
 }
 
-fn chunk_key(chunk: &ChunkName) -> Vec<u8> {
+pub(super) fn chunk_key(chunk: &ChunkName) -> Vec<u8> {
     key::chunk(Kind::Chunk, chunk)
 }
 

@@ -5,6 +5,7 @@
 //! command: a [`Machine`] does.
 
 mod checkpoint;
+mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::inodes::Inodes;
-use super::kv::{BatchKv, ViewKv};
+use super::kv::BatchKv;
 use super::log_driver::SharedLog;
 use super::snapshot::Snapshot;
 use super::types::{
@@ -40,6 +41,7 @@ use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
 
 pub use checkpoint::CheckpointError;
+pub(crate) use reads::ChunkPart;
 
 /// Entries applied in one commit at most ...
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -513,26 +515,6 @@ impl<R: Runtime> GroupState<R> {
     #[must_use]
     pub fn record(&self) -> ReplicaRecord {
         self.record.lock().clone()
-    }
-
-    /// Reads the applied state.
-    ///
-    /// # Errors
-    /// When the store fails, or `read` does.
-    pub fn read<T>(
-        &self,
-        read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>,
-    ) -> Result<T, KvError> {
-        let lineage = self.record.lock().lineage;
-        let view = self.shared.db().view();
-        let view = view.map_err(|error| KvError::Failed(error.to_string()))?;
-        let kv = ViewKv::new(&view, lineage);
-        let read = read(&kv);
-        if let Some(failure) = kv.failure() {
-            self.log.health().store_failed(self.group, &failure);
-            return Err(super::kv::failed(failure));
-        }
-        read
     }
 
     /// Whether the disk is full but for the reserve.

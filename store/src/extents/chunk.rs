@@ -12,6 +12,7 @@ use polyfs_core::ids::Lineage;
 use polyfs_core::limits::{CHUNK_BYTES, PAGE_BYTES};
 
 use super::allocator::Changes;
+use super::data_file::Way;
 use super::files::{BLOCK, DataFiles};
 use super::page_map::{PAGES_PER_CHUNK, PageMap, PageSum, Piece};
 use super::run::BlockRun;
@@ -107,6 +108,22 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
         Ok(Bytes::from(buffer).slice(skip..skip + len))
     }
 
+    /// Whether [`Self::read`] would wait for the disk, as far as one can say.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    ///
+    /// # Panics
+    /// When the range leaves the chunk.
+    pub fn read_waits(&self, key: &[u8], offset: u64, len: usize) -> Result<bool, StoreError> {
+        let pages = pages_of(&check_range(offset, len));
+        let map = self.maps.load(key)?;
+        Ok(map.is_some_and(|map| {
+            let mut pieces = map.parts(pages);
+            pieces.any(|piece| self.files.read_waits(piece.run()))
+        }))
+    }
+
     /// Copies the written ones of `pages` into `buffer`, which begins with the first of them.
     fn fill(
         &self,
@@ -117,28 +134,42 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
     ) -> Result<(), StoreError> {
         let sum = PageSum::new(self.maps.lineage(), key);
         for piece in map.parts(pages.clone()) {
-            let first = piece.pages().start;
-            let corrupt = |page: u16| StoreError::Corrupt {
-                lineage: self.maps.lineage(),
-                what: format!("page {page} of the chunk {key:02x?} in {:?}", piece.run()),
-            };
-            let bytes = self
-                .files
-                .read_blocks(piece.run())?
-                .ok_or_else(|| corrupt(first))?;
-            for ((page, bytes), crc) in piece
-                .pages()
-                .zip(bytes.as_slice().chunks_exact(PAGE_BYTES))
-                .zip(&piece.crcs)
-            {
-                if sum.of(page, bytes) != *crc {
-                    return Err(corrupt(page));
-                }
-                let at = usize::from(page - pages.start) * PAGE_BYTES;
-                buffer[at..at + PAGE_BYTES].copy_from_slice(bytes);
+            let at = usize::from(piece.pages().start - pages.start) * PAGE_BYTES;
+            let room = &mut buffer[at..];
+            let mut bad = self.fill_piece(&sum, &piece, Way::ThroughCache, room)?;
+            if bad.is_some() {
+                bad = self.fill_piece(&sum, &piece, Way::PastCache, room)?;
+            }
+            if let Some(page) = bad {
+                return Err(StoreError::Corrupt {
+                    lineage: self.maps.lineage(),
+                    what: format!("page {page} of the chunk {key:02x?} in {:?}", piece.run()),
+                });
             }
         }
         Ok(())
+    }
+
+    /// Copies a piece into `room`; the first page that is not what was written, if there is one.
+    fn fill_piece(
+        &self,
+        sum: &PageSum,
+        piece: &Piece,
+        way: Way,
+        room: &mut [u8],
+    ) -> Result<Option<u16>, StoreError> {
+        let Some(bytes) = self.files.read_blocks(piece.run(), way)? else {
+            return Ok(Some(piece.pages().start));
+        };
+        let read = bytes.as_slice().chunks_exact(PAGE_BYTES);
+        let pages = piece.pages().zip(&piece.crcs).zip(read);
+        for (((page, crc), bytes), room) in pages.zip(room.chunks_exact_mut(PAGE_BYTES)) {
+            if sum.of(page, bytes) != *crc {
+                return Ok(Some(page));
+            }
+            room.copy_from_slice(bytes);
+        }
+        Ok(None)
     }
 }
 

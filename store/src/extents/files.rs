@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use polyfs_core::limits::PAGE_BYTES;
 
 use super::allocator::{Allocator, Changes};
 use super::checksum::Crc;
+use super::data_file::{DataFile, Way};
 use super::run::BlockRun;
 use crate::aligned::AlignedBuffer;
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
@@ -163,13 +164,6 @@ fn run_of(extent: &ExtentRef) -> Option<BlockRun> {
     })
 }
 
-#[derive(Debug)]
-struct DataFile<F> {
-    disk: F,
-    dirty: AtomicBool,
-    syncing: Mutex<()>,
-}
-
 /// All data files of a node.
 #[derive(Debug)]
 pub struct DataFiles<D: Dir> {
@@ -212,15 +206,13 @@ impl<D: Dir> DataFiles<D> {
             let Some(file) = number.filter(|file| file_name(*file) == name) else {
                 continue;
             };
-            let disk = dir.open(
-                &name,
-                OpenMode {
-                    create: false,
-                    direct: config.direct,
-                },
-            )?;
-            space.add_file(file, blocks_of(disk.len()?));
-            files.insert(file, Arc::new(DataFile::new(disk)));
+            let mode = OpenMode {
+                create: false,
+                direct: config.direct,
+            };
+            let opened = DataFile::open(&*dir, &name, mode)?;
+            space.add_file(file, blocks_of(opened.disk.len()?));
+            files.insert(file, Arc::new(opened));
         }
         Ok(Self {
             dir,
@@ -389,17 +381,18 @@ impl<D: Dir> DataFiles<D> {
         );
         let _held = self.pin(extent)?;
         let run = run_of(&extent).expect("what is pinned was checked");
-        let buffer = self
-            .read_blocks(run)?
-            .ok_or(StoreError::CorruptExtent(extent))?;
         let lead = usize::try_from(extent.offset % BLOCK).expect("below a block");
-        let bytes = &buffer.as_slice()[lead..lead + extent.bytes as usize];
-        if Crc::of(bytes) != extent.crc {
-            return Err(StoreError::CorruptExtent(extent));
+        for way in [Way::ThroughCache, Way::PastCache] {
+            let Some(buffer) = self.read_blocks(run, way)? else {
+                break;
+            };
+            let bytes = &buffer.as_slice()[lead..lead + extent.bytes as usize];
+            if Crc::of(bytes) == extent.crc {
+                let part = &bytes[range.start as usize..range.end as usize];
+                return Ok(Bytes::copy_from_slice(part));
+            }
         }
-        Ok(Bytes::copy_from_slice(
-            &bytes[range.start as usize..range.end as usize],
-        ))
+        Err(StoreError::CorruptExtent(extent))
     }
 
     /// Used and free bytes.
@@ -570,14 +563,14 @@ impl<D: Dir> DataFiles<D> {
             create: true,
             direct: self.config.direct,
         };
-        let made = self.dir.open(&file_name(file), mode);
-        let disk = made.map_err(|error| self.poison.disk("creating a data file", error))?;
+        let made = DataFile::open(&*self.dir, &file_name(file), mode);
+        let made = made.map_err(|error| self.poison.disk("creating a data file", error))?;
         // Before anything in it can matter, its name is durable.
         self.dir
             .sync()
             .map_err(|error| self.poison.disk("sync of the directory", error))?;
         let mut files = self.files.write().expect("nothing panics under this lock");
-        files.insert(file, Arc::new(DataFile::new(disk)));
+        files.insert(file, Arc::new(made));
         Ok(file)
     }
 
@@ -604,7 +597,11 @@ impl<D: Dir> DataFiles<D> {
     }
 
     /// Reads whole blocks; None when the file is shorter than that.
-    pub(crate) fn read_blocks(&self, run: BlockRun) -> Result<Option<AlignedBuffer>, StoreError> {
+    pub(crate) fn read_blocks(
+        &self,
+        run: BlockRun,
+        way: Way,
+    ) -> Result<Option<AlignedBuffer>, StoreError> {
         let Some(file) = self.file(run.file) else {
             return Ok(None);
         };
@@ -615,7 +612,7 @@ impl<D: Dir> DataFiles<D> {
         buffer.resize_for_read(bytes);
         if fresh.len() < run.count as usize {
             let offset = u64::from(run.first) * BLOCK;
-            match file.disk.read_at(offset, buffer.as_mut_slice()) {
+            match file.read(way, offset, buffer.as_mut_slice()) {
                 Ok(()) => {}
                 Err(DiskError::UnexpectedEnd(_)) => return Ok(None),
                 Err(error) => return Err(StoreError::Disk(error)),
@@ -626,6 +623,14 @@ impl<D: Dir> DataFiles<D> {
             buffer.as_mut_slice()[at..at + PAGE_BYTES].copy_from_slice(&bytes);
         }
         Ok(Some(buffer))
+    }
+
+    /// Whether [`Self::read_blocks`] would wait for the disk, as far as one can say.
+    pub(crate) fn read_waits(&self, run: BlockRun) -> bool {
+        let in_memory = self.space().fresh.of(run).len() == run.count as usize;
+        let bytes = u64::from(run.count) * BLOCK;
+        let file = self.file(run.file);
+        !in_memory && file.is_some_and(|file| !file.is_at_hand(u64::from(run.first) * BLOCK, bytes))
     }
 
     pub(crate) fn commit(&self, changes: Changes) {
@@ -650,17 +655,6 @@ impl<D: Dir> DataFiles<D> {
         ReadGuard {
             space: Arc::clone(&self.space),
             epoch,
-        }
-    }
-}
-
-impl<F> DataFile<F> {
-    fn new(disk: F) -> Self {
-        // What an earlier life wrote may be unsynced: the first sync covers it.
-        Self {
-            disk,
-            dirty: AtomicBool::new(true),
-            syncing: Mutex::new(()),
         }
     }
 }

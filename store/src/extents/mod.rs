@@ -13,6 +13,7 @@
 mod allocator;
 mod checksum;
 mod chunk;
+mod data_file;
 mod files;
 mod fresh;
 mod log_pins;

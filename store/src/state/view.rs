@@ -129,6 +129,27 @@ impl<D: Dir> StateView<D> {
         offset: u64,
         len: usize,
     ) -> Result<Content, StoreError> {
+        self.chunks(lineage).read(chunk, offset, len)
+    }
+
+    /// Whether reading these bytes would wait for the disk, as far as one can say.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    ///
+    /// # Panics
+    /// When the range leaves the chunk.
+    pub fn chunk_read_waits(
+        &self,
+        lineage: Lineage,
+        chunk: &[u8],
+        offset: u64,
+        len: usize,
+    ) -> Result<bool, StoreError> {
+        self.chunks(lineage).read_waits(chunk, offset, len)
+    }
+
+    fn chunks(&self, lineage: Lineage) -> ChunkPages<'_, D, ViewMaps<'_, D>> {
         let maps = ViewMaps {
             view: self,
             lineage,
@@ -137,7 +158,6 @@ impl<D: Dir> StateView<D> {
             files: &*self.inner.data,
             maps,
         }
-        .read(chunk, offset, len)
     }
 
     /// What is kept of a group.

@@ -217,6 +217,16 @@ pub(super) struct WriteBack {
     pub(super) syncs: Vec<SyncWaiter>,
 }
 
+/// Wake-ups for what was written fall together in spans of this: one for many writes.
+const WAKE_GRID: Duration = Duration::from_millis(16);
+
+/// When what has been dirty since then is written back: after [`WRITE_BACK_AGE`], or up to [`WAKE_GRID`] earlier.
+pub(super) fn write_back_due(since: Instant) -> Instant {
+    let latest = since + WRITE_BACK_AGE;
+    let grid = u64::try_from(WAKE_GRID.as_nanos()).expect("a short span");
+    Instant(latest.0 / grid * grid)
+}
+
 impl WriteBack {
     /// Everything, times included, is to be committed.
     pub(super) fn want_all(&mut self) {

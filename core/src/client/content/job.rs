@@ -6,7 +6,7 @@
 use alloc::collections::VecDeque;
 use bytes::Bytes;
 
-use super::file::{Content, ContentCall, FileState};
+use super::file::{Content, ContentCall, FileState, write_back_due};
 use super::map::chunks_of;
 use super::plan::{Piece, PieceWhat, Plan, Step};
 use crate::attr::{Attr, SetAttr};
@@ -17,7 +17,7 @@ use crate::client::questions::Owner;
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::ids::Fence;
-use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX, WRITE_BACK_AGE};
+use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
 use crate::place::Ino;
 use crate::request::{Answer, ContentOp, DataOp, MetaOp, MetaReply, Refusal, RequestBody, Run};
 use crate::vfs::Reply;
@@ -297,7 +297,7 @@ impl Client {
             if error.is_none() && bytes && file.is_behind() {
                 file.back.writes += 1;
                 file.back.since = Some(now);
-                self.timers.set(now + WRITE_BACK_AGE, Wake::File(ino));
+                self.timers.set(write_back_due(now), Wake::File(ino));
             }
         }
         self.files.dirty_bytes -= flying.len();

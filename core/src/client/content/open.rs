@@ -4,7 +4,7 @@
 
 use super::file::{ContentCall, FileState};
 use super::{Opened, Opening};
-use crate::attr::{Attr, FileKind, SetAttr};
+use crate::attr::{Attr, FileKind, SetAttr, without_set_id};
 use crate::client::Client;
 use crate::client::ops::{Single, Then};
 use crate::client::port::CallId;
@@ -219,6 +219,7 @@ impl Client {
             attr.size = file.content.size;
             attr.mtime = attr.mtime.max(file.content.mtime);
             attr.ctime = attr.ctime.max(file.content.mtime);
+            attr.mode = without_set_id(attr.kind, attr.mode);
         }
         attr
     }

@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::file::{ContentCall, FileState, RecallStage, SyncWaiter};
+use super::file::{ContentCall, FileState, RecallStage, SyncWaiter, write_back_due};
 use super::job::Finish;
 use super::plan;
 use crate::client::Client;
@@ -13,7 +13,7 @@ use crate::client::ops::{Single, Then};
 use crate::client::port::{CallId, Output};
 use crate::client::timers::Wake;
 use crate::error::FsError;
-use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, TIMES_BEHIND, WRITE_BACK_AGE};
+use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, TIMES_BEHIND};
 use crate::place::Ino;
 use crate::request::{LeaseKind, LeaseSerial, MetaOp, RecallKind};
 use crate::vfs::Reply;
@@ -239,7 +239,7 @@ impl Client {
         self.files.dirty_bytes = self.files.dirty_bytes + after - before;
         self.caches.seen = self.caches.seen.max(mtime);
         if first {
-            self.timers.set(now + WRITE_BACK_AGE, Wake::File(ino));
+            self.timers.set(write_back_due(now), Wake::File(ino));
         }
         if !waits {
             self.reply(*id, Ok(reply));
@@ -273,7 +273,7 @@ impl Client {
         let old = file
             .back
             .since
-            .is_some_and(|since| now >= since + WRITE_BACK_AGE);
+            .is_some_and(|since| now >= write_back_due(since));
         if old {
             file.back.want_all();
         }

@@ -1,0 +1,67 @@
+//! One data file: how its blocks are read, and whether something in it waits to be synced.
+//!
+//! Owns the two ways to read. Blocks are written past the host's page cache and read through it: what is read again
+//! comes from memory that the host gives and takes. Whoever finds that such bytes are not what was written reads them
+//! once more [`Way::PastCache`] before believing that the disk has lost them. Deliberately knows no checksum.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use crate::disk::{Dir, Disk, DiskError, OpenMode};
+
+/// How to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As the host likes it.
+    ThroughCache,
+    /// From the disk, where the filesystem can.
+    PastCache,
+}
+
+#[derive(Debug)]
+pub(super) struct DataFile<F> {
+    pub(super) disk: F,
+    /// The same file, through the page cache; none when `disk` is that already.
+    cached: Option<F>,
+    pub(super) dirty: AtomicBool,
+    pub(super) syncing: Mutex<()>,
+}
+
+impl<F: Disk> DataFile<F> {
+    pub(super) fn open<D: Dir<Disk = F>>(
+        dir: &D,
+        name: &str,
+        mode: OpenMode,
+    ) -> Result<Self, DiskError> {
+        let disk = dir.open(name, mode)?;
+        let through_cache = OpenMode {
+            create: false,
+            direct: false,
+        };
+        let cached = mode
+            .direct
+            .then(|| dir.open(name, through_cache))
+            .transpose()?;
+        Ok(Self {
+            disk,
+            cached,
+            // What an earlier life wrote may be unsynced: the first sync covers it.
+            dirty: AtomicBool::new(true),
+            syncing: Mutex::new(()),
+        })
+    }
+
+    /// Fills `buffer`, which is aligned; `UnexpectedEnd` when the file is shorter.
+    pub(super) fn read(&self, way: Way, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        match (&self.cached, way) {
+            (Some(cached), Way::ThroughCache) => cached.read_at(offset, buffer),
+            _ => self.disk.read_at(offset, buffer),
+        }
+    }
+
+    /// Whether reading through the cache would not wait for the disk, as far as one can say.
+    pub(super) fn is_at_hand(&self, offset: u64, bytes: u64) -> bool {
+        let read_from = self.cached.as_ref().unwrap_or(&self.disk);
+        read_from.is_at_hand(offset, bytes)
+    }
+}
