@@ -645,6 +645,14 @@ impl Client {
         if let Answer::Meta(Ok(reply)) = &answer {
             self.caches.learn_reply(reply);
         }
+        if let RequestBody::MetaOp(MetaOp::SetLock {
+            ino,
+            delegate: Some(wish),
+            ..
+        }) = question.body
+        {
+            self.wish_over(ino, wish, &answer);
+        }
         self.deliver(question.owner, answer, route);
     }
 
