@@ -160,7 +160,7 @@ impl Record {
     }
 
     /// A session is over: its locks go.
-    fn drop_session(&mut self, session: SessionId) {
+    pub(crate) fn drop_session(&mut self, session: SessionId) {
         self.held.retain(|held| held.owner.0 != session);
         self.delegated = self.elsewhere(session);
     }

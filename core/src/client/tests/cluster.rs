@@ -68,6 +68,7 @@ pub(super) struct Cluster {
     /// Recalls of locks so far; none is sent while they are `recalls_lost`.
     pub lock_recalls: u64,
     pub recalls_lost: bool,
+    ended: Vec<SessionId>,
     sessions: BTreeMap<u64, SessionId>,
     pub sent: Vec<Sent>,
     serial: u64,
@@ -184,6 +185,9 @@ impl Cluster {
                     root: ROOT,
                 }
             }
+            MasterRequest::Renew { session, .. } if self.ended.contains(&session) => {
+                MasterReply::SessionOver
+            }
             MasterRequest::Renew { renewal, .. } => MasterReply::Renewed(Renewal(renewal.0 + 1)),
             MasterRequest::CloseSession { session } => {
                 self.closed.push(session);
@@ -220,6 +224,7 @@ impl Cluster {
                 epoch: line.epoch,
                 places: line.places,
             }),
+            Some(_) if self.ended.contains(&header.session) => Some(Refusal::SessionEnded),
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
@@ -332,6 +337,14 @@ impl Cluster {
                 Outcome::Replied(Ok(MetaReply::Done))
             }
             other => panic!("no operation on locks: {other:?}"),
+        }
+    }
+
+    /// A session is over; nobody has told its mount yet.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.ended.push(session);
+        for record in self.locks.values_mut() {
+            record.drop_session(session);
         }
     }
 

@@ -132,3 +132,6 @@ impl Leader {
         waiting.map(|(_, since)| *since + LOCKS_AWAITED).min()
     }
 }
+
+#[cfg(test)]
+mod tests;
