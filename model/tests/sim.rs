@@ -152,7 +152,10 @@ fn tell(world: &World) {
 }
 
 /// What each part of the usual range must have exercised.
-const CALM_MARKS: [&str; 15] = [
+const CALM_MARKS: [&str; 18] = [
+    "locks delegated",
+    "locked without asking",
+    "locks returned at close",
     "answered by the kernel",
     "view granted",
     "answered from a view",
@@ -170,7 +173,10 @@ const CALM_MARKS: [&str; 15] = [
     "lock in the way",
 ];
 /// The same, where mounts meet.
-const CROWDED_MARKS: [&str; 14] = [
+const CROWDED_MARKS: [&str; 17] = [
+    "locks recalled",
+    "locks returned, some held",
+    "lock call left to the mount",
     "the kernel dropped what it was told to keep",
     "view recalled",
     "view forgotten",
@@ -188,7 +194,9 @@ const CROWDED_MARKS: [&str; 14] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 11] = [
+const ROUGH_MARKS: [&str; 13] = [
+    "recall of locks lost",
+    "session ended with locks delegated",
     "recall of a view lost",
     "change waited for assertions",
     "change waited for a term",
