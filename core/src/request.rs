@@ -685,6 +685,17 @@ pub enum Refusal {
     Unavailable(String),
 }
 
+impl RequestBody {
+    /// Whether it gives back what others may wait for, its sender among them in the end: it waits for no other request.
+    #[must_use]
+    pub const fn gives_back(&self) -> bool {
+        matches!(
+            self,
+            Self::LeaseDone(_) | Self::MetaOp(MetaOp::ReturnLocks { .. })
+        )
+    }
+}
+
 impl MetaOp {
     /// Where the operation's first key lives: the region to ask, which also remembers the answer (P6). It follows
     /// from the arguments alone.

@@ -223,6 +223,39 @@ fn delegations_end_with_the_session() {
     assert_eq!(net.call(0, set(ino, A, 0)), Err(FsError::WouldBlock));
 }
 
+/// Each mount waits in every slot it may use for locks that are the other's to give.
+#[test]
+fn two_mounts_that_wait_for_each_other_in_all_their_slots_come_through() {
+    let mut net = Net::new(2, 9);
+    let (mine, _) = shared_file(&mut net);
+    let make = |name: &[u8]| Call::Create {
+        dir: super::cluster::ROOT,
+        name: name.to_vec(),
+        new: super::cluster::kind_of(crate::attr::FileKind::Regular),
+        flags: READ,
+    };
+    let Ok(Reply::Created(attr, _)) = net.call(1, make(b"theirs")) else {
+        panic!("not created");
+    };
+    delegate(&mut net, 0, mine);
+    delegate(&mut net, 1, attr.ino);
+    net.cluster.recalls_lost = true;
+    for owner in 2..90 {
+        net.start(0, set(attr.ino, LockOwner(owner), 0));
+        net.start(1, set(mine, LockOwner(owner), 0));
+    }
+    net.pass(Duration::from_secs(2));
+    let before = net.outcomes.len();
+    net.cluster.recalls_lost = false;
+    let done = |net: &Net| net.outcomes.len() == before + 2 * 88;
+    assert!(
+        net.run_until(Duration::from_secs(5), done),
+        "all are answered"
+    );
+    let blocked = |outcome: &&crate::vfs::Outcome| **outcome == Err(FsError::WouldBlock);
+    assert_eq!(net.outcomes.values().filter(blocked).count(), 2 * 88);
+}
+
 /// One call after the other, from several mounts and owners, while messages are lost, late and repeated.
 #[test]
 fn whatever_is_lost_or_late_locks_are_those_of_one_machine() {

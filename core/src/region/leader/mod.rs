@@ -259,8 +259,7 @@ impl Leader {
             self.refuse(asker, Refusal::Renewal);
             return Ok(());
         }
-        let gives_back = matches!(request.body, RequestBody::LeaseDone(_));
-        if self.jobs.len() >= self.config.requests_max && !gives_back {
+        if self.jobs.len() >= self.config.requests_max && !request.body.gives_back() {
             self.refuse(
                 asker,
                 Refusal::Unavailable("too many requests at once".into()),
