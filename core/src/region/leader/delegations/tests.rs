@@ -136,7 +136,11 @@ impl Region {
                     self.recalled.push((session, recall.round));
                     continue;
                 }
-                other => panic!("nothing else is wanted: {other:?}"),
+                other @ (Output::AskTxn { .. }
+                | Output::AskQuery { .. }
+                | Output::DeleteChunks { .. }
+                | Output::Renewed { .. }
+                | Output::AskOpen { .. }) => panic!("nothing else is wanted: {other:?}"),
             };
             let given = self.leader.handle_input(now, &self.state, next);
             given.expect("memory");
