@@ -19,6 +19,7 @@ pub mod error;
 pub mod ids;
 pub mod join;
 pub mod limits;
+pub mod locks;
 pub mod master;
 pub mod place;
 pub mod region;

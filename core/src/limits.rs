@@ -55,6 +55,17 @@ pub const WRITE_BACK_AGE: Duration = Duration::from_secs(1);
 /// coarse clock of a kernel that ticks 100 times a second. Only a mount that dies shows it.
 pub const TIMES_BEHIND: Duration = Duration::from_millis(10);
 
+/// Ranges locked on one inode at most.
+pub const LOCKS_MAX: usize = 4096;
+/// A mount wishes to have an open file's locks delegated with this lock call on it, or a later one.
+pub const LOCK_CALLS_ASKED: u32 = 4;
+/// A file with more ranges locked is not delegated: the answer that does so lists them, and is remembered.
+pub const LOCKS_DELEGATED_MAX: usize = 64;
+/// A delegation that had to be recalled is not given anew for so long.
+pub const LOCKS_CONTENDED: Duration = Duration::from_secs(10);
+/// A request that waits for locks to be given back is put off after this: it comes again, and so does the recall.
+pub const LOCKS_AWAITED: Duration = Duration::from_millis(400);
+
 /// A file's content is cut into chunks of this many bytes.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 /// A whole file of up to this many bytes is kept with its inode.

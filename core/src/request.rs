@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::attr::{Attr, FileKind, Name, NewInode, SetAttr};
 use crate::error::FsError;
 use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId};
+use crate::locks::HeldLock;
 use crate::place::{Bucket, Cookie, Ino, Place, Places, Salt};
 use crate::time::Timestamp;
 use crate::vfs::{DirEntry, LockOwner, LockRange, RenameMode, XattrMode};
@@ -324,10 +325,12 @@ pub enum MetaOp {
     /// Removes an extended attribute.
     RemoveXattr { ino: Ino, name: Name },
     /// Takes a lock, replacing what the owner holds in the range; `FsError::WouldBlock` when another is in the way.
+    /// `delegate` is the number of a wish to be given all locks of the inode: `MetaReply::LocksGiven`.
     SetLock {
         ino: Ino,
         owner: LockOwner,
         lock: LockRange,
+        delegate: Option<u64>,
     },
     /// Gives up an owner's locks in a range.
     Unlock {
@@ -352,6 +355,14 @@ pub enum MetaOp {
     AdmitSession { session: SessionId },
     /// A session is over: its locks go, its earlier proposals are refused from here on.
     EndSession { session: SessionId },
+    /// Gives an inode's locks back: these are held now. `None`: those as they were given, which were never used. Nothing
+    /// happens if that grant is over. They are given to nobody for a while if they were `recalled`.
+    ReturnLocks {
+        ino: Ino,
+        grant: u64,
+        locks: Option<Vec<HeldLock<LockOwner>>>,
+        recalled: bool,
+    },
 }
 
 /// Changes of a regular file's content map (P9). The sender holds the exclusive content lease and names its fence.
@@ -478,7 +489,8 @@ pub struct Recall {
     /// Which grant it recalls; a mount that has not got that yet treats it as given back when it comes. Of a view: the
     /// leader's last grant of any view.
     pub serial: LeaseSerial,
-    /// Of a flush: which one. Those who asked since the mount began the last one wait for the next.
+    /// Of a flush: which one. Those who asked since the mount began the last one wait for the next. Of locks: the number
+    /// under which they were given.
     pub round: u64,
     /// What it wants.
     pub want: RecallKind,
@@ -495,6 +507,8 @@ pub enum RecallKind {
     Release,
     /// Forget the view of the inode: no content lease is concerned.
     View,
+    /// Give back the inode's locks (`MetaOp::ReturnLocks`): no content lease is concerned.
+    Locks,
 }
 
 /// Queries of a data region.
@@ -597,6 +611,14 @@ pub enum MetaReply {
     Named(Vec<bool>),
     /// Raw records for the audit.
     Records(Vec<(Vec<u8>, Vec<u8>)>),
+    /// The lock was taken, and from here on all locks of the inode are the asker's to give, under the number of its wish;
+    /// these are held, the new one among them.
+    LocksGiven {
+        grant: u64,
+        locks: Vec<HeldLock<LockOwner>>,
+    },
+    /// Nothing was done, nor looked at: the inode's locks are the asker's to give, who does it itself.
+    LocksAreYours { grant: u64 },
 }
 
 /// What a data region answers.
@@ -663,6 +685,17 @@ pub enum Refusal {
     Unavailable(String),
 }
 
+impl RequestBody {
+    /// Whether it gives back what others may wait for, its sender among them in the end: it waits for no other request.
+    #[must_use]
+    pub const fn gives_back(&self) -> bool {
+        matches!(
+            self,
+            Self::LeaseDone(_) | Self::MetaOp(MetaOp::ReturnLocks { .. })
+        )
+    }
+}
+
 impl MetaOp {
     /// Where the operation's first key lives: the region to ask, which also remembers the answer (P6). It follows
     /// from the arguments alone.
@@ -691,6 +724,7 @@ impl MetaOp {
             | Self::RemoveXattr { ino, .. }
             | Self::SetLock { ino, .. }
             | Self::Unlock { ino, .. }
+            | Self::ReturnLocks { ino, .. }
             | Self::Content { ino, .. }
             | Self::Takeover { ino, .. } => ino.place(),
             Self::NotOpen { inos } => inos.first().map_or(Place(0), |ino| ino.place()),

@@ -46,6 +46,7 @@ fn meta(op: &MetaOp) -> bool {
         | MetaOp::RemoveXattr { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::NotOpen { .. }
         | MetaOp::Reclaimed { .. }
         | MetaOp::Takeover { .. }

@@ -62,6 +62,8 @@ impl Caches {
             | MetaReply::Names(_)
             | MetaReply::Entries { .. }
             | MetaReply::Lock(_)
+            | MetaReply::LocksGiven { .. }
+            | MetaReply::LocksAreYours { .. }
             | MetaReply::Named(_)
             | MetaReply::Records(_) => {}
         }

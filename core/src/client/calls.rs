@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::Client;
 use super::content::{ContentCall, Opening, lease_for};
-use super::ops::{Link, Lookup, Make, ReadDir, Rename, SetLock, Single, Stats, Then};
+use super::ops::{Link, LockCall, Lookup, Make, ReadDir, Rename, Single, Stats, Then};
 use super::port::CallId;
 use crate::attr::Name;
 use crate::error::FsError;
@@ -257,6 +257,9 @@ impl Client {
             Call::Release { ino, handle, owner } => {
                 self.release_handle(handle);
                 self.free_locks(id, ino, owner, Ok(Reply::Done));
+                if !self.has_open(ino) {
+                    self.last_closed(ino);
+                }
             }
             Call::Sync { ino, data_only } => self.sync_call(id, ino, data_only),
             Call::Revalidate { ino, handle } => self.revalidate(id, ino, handle),
@@ -322,7 +325,8 @@ impl Client {
     fn lock_call(&mut self, id: CallId, call: Call) {
         match call {
             Call::TestLock { ino, owner, lock } => {
-                self.start_call(id, Single::query(MetaQuery::TestLock { ino, owner, lock }));
+                self.count_lock_call(ino);
+                self.start_call(id, LockCall::test(ino, owner, lock));
             }
             Call::SetLock {
                 ino,
@@ -334,7 +338,8 @@ impl Client {
                     return waiting.push((id, call));
                 }
                 self.locks.insert((ino, owner), ());
-                self.start_call(id, SetLock::new(ino, owner, lock, wait));
+                self.count_lock_call(ino);
+                self.start_call(id, LockCall::set(ino, owner, lock, wait));
             }
             Call::Unlock {
                 ino,
@@ -342,13 +347,8 @@ impl Client {
                 start,
                 end,
             } => {
-                let op = MetaOp::Unlock {
-                    ino,
-                    owner,
-                    start,
-                    end,
-                };
-                self.start_call(id, Single::op(op));
+                self.count_lock_call(ino);
+                self.start_call(id, LockCall::unlock(ino, owner, start, end));
             }
             _ => unreachable!("the caller tells these apart"),
         }
@@ -381,14 +381,9 @@ impl Client {
     }
 
     fn unlock_all(&mut self, call: Option<(CallId, Outcome)>, ino: Ino, owner: LockOwner) {
-        let op = MetaOp::Unlock {
-            ino,
-            owner,
-            start: 0,
-            end: u64::MAX,
-        };
         self.freeing.entry((ino, owner)).or_default();
-        self.start(Then::Freed(call, ino, owner), Single::op(op));
+        let freed = Then::Freed(call, ino, owner);
+        self.start(freed, LockCall::unlock(ino, owner, 0, u64::MAX));
     }
 
     /// The caller of a call that waits for its owner's locks to be freed has gone; true when it was one.

@@ -6,6 +6,7 @@
 mod caches;
 mod calls;
 mod content;
+mod delegations;
 mod ops;
 pub mod port;
 mod questions;
@@ -31,6 +32,7 @@ use crate::vfs::{Call, LockOwner};
 
 use caches::Caches;
 use content::Files;
+use delegations::Delegations;
 use ops::Tasks;
 use port::{CallId, Input, Output};
 use questions::{Owner, Questions, Route};
@@ -70,6 +72,7 @@ pub struct Client {
     files: Files,
     /// Who may hold locks: freed at close.
     locks: BTreeMap<(Ino, LockOwner), ()>,
+    delegations: Delegations,
     /// Owners whose locks are being freed, and what they want to lock anew: an owner's name is used again at once.
     freeing: BTreeMap<(Ino, LockOwner), Vec<(CallId, Call)>>,
     /// Lookups of `security.capability` on the way.
@@ -99,6 +102,7 @@ impl Client {
             tasks: Tasks::default(),
             files: Files::default(),
             locks: BTreeMap::new(),
+            delegations: Delegations::new(),
             freeing: BTreeMap::new(),
             capabilities: BTreeMap::new(),
             mounted: false,

@@ -269,7 +269,12 @@ impl Client {
             | RequestBody::LeaseDone(_)
             | RequestBody::Txn(_) => false,
         };
-        let slot = if slotted { self.slots.take() } else { None };
+        let gives_back = body.gives_back();
+        let slot = if slotted {
+            self.slots.take(gives_back)
+        } else {
+            None
+        };
         let aside = match &body {
             RequestBody::MetaOp(op) => self.concerns(op),
             RequestBody::MetaQuery(_)
@@ -291,7 +296,11 @@ impl Client {
         };
         self.questions.open.insert(id, question);
         if slotted && slot.is_none() {
-            self.questions.for_slot.push_back(id);
+            if gives_back {
+                self.questions.for_slot.push_front(id);
+            } else {
+                self.questions.for_slot.push_back(id);
+            }
         } else {
             self.questions.ready.push_back(id);
         }
@@ -329,8 +338,7 @@ impl Client {
         };
         let count = self.questions.in_flight.entry(line.group).or_insert(0);
         // Others may wait for what a mount gives back, and this mount for them.
-        let gives_back = matches!(question.body, RequestBody::LeaseDone(_));
-        if *count >= IN_FLIGHT_PER_REGION && !gives_back {
+        if *count >= IN_FLIGHT_PER_REGION && !question.body.gives_back() {
             let crowd = self.questions.crowded.entry(line.group).or_default();
             crowd.push_back(id);
             return;
@@ -640,14 +648,26 @@ impl Client {
         }
         if let Some(slot) = question.slot {
             self.slots.give_back(slot.slot);
-            if let Some(next) = self.questions.for_slot.pop_front() {
+            if let Some(next) = self.questions.for_slot.front().copied() {
                 let waiting = self.questions.open.get_mut(&next);
-                waiting.expect("what waits for a slot is open").slot = self.slots.take();
-                self.questions.ready.push_back(next);
+                let waiting = waiting.expect("what waits for a slot is open");
+                waiting.slot = self.slots.take(waiting.body.gives_back());
+                if waiting.slot.is_some() {
+                    self.questions.for_slot.pop_front();
+                    self.questions.ready.push_back(next);
+                }
             }
         }
         if let Answer::Meta(Ok(reply)) = &answer {
             self.caches.learn_reply(reply);
+        }
+        if let RequestBody::MetaOp(MetaOp::SetLock {
+            ino,
+            delegate: Some(wish),
+            ..
+        }) = question.body
+        {
+            self.wish_over(ino, wish, &answer);
         }
         self.deliver(question.owner, answer, route);
     }

@@ -267,9 +267,13 @@ impl Client {
         self.session.nonce = self.rng.next();
         self.session.opening_since = None;
         self.session.good_until = Instant(0);
+        let waiting = self.lose_delegations();
         self.fail_slotted();
         self.views.forget_session(self.questions.last_message());
         self.lose_all_leases();
+        for task in waiting {
+            self.step_waiting(task, Got::Woken);
+        }
         self.drive_session();
     }
 

@@ -23,8 +23,12 @@ impl Slots {
         }
     }
 
-    /// A slot with a fresh sequence, if one is free.
-    pub(super) fn take(&mut self) -> Option<SlotUse> {
+    /// A slot with a fresh sequence, if one is free. The last one is for what gives something back: two mounts all of whose
+    /// slots wait for each other's locks would wait for ever.
+    pub(super) fn take(&mut self, gives_back: bool) -> Option<SlotUse> {
+        if self.free.len() <= usize::from(!gives_back) {
+            return None;
+        }
         let slot = self.free.pop_front()?;
         Some(self.advance(slot))
     }

@@ -38,6 +38,7 @@ impl Client {
             && ((self.tasks.is_idle() && self.files_are_quiet()) || self.now.mono >= deadline)
         {
             self.unmount = Unmount::Releasing(deadline);
+            self.return_all_locks();
             let inos: Vec<Ino> = self.used_files();
             for ino in inos {
                 self.give_back(ino);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::error::FsError;
 use crate::ids::SessionId;
+use crate::locks::Delegation;
 use crate::place::{Ino, Place, Places};
 use crate::request::{Answer, DataOp, MetaOp, MetaReply, Refusal, Space};
 use crate::txn::{Step, TxnReply};
@@ -127,6 +128,7 @@ fn is_here(places: Places, body: &CommandBody) -> bool {
             | MetaOp::RemoveXattr { .. }
             | MetaOp::SetLock { .. }
             | MetaOp::Unlock { .. }
+            | MetaOp::ReturnLocks { .. }
             | MetaOp::Content { .. }
             | MetaOp::Takeover { .. } => places.contains(op.first_place()),
         },
@@ -198,16 +200,40 @@ fn operation(
         MetaOp::RemoveXattr { ino, name } => {
             on_inode(state, *ino, |state| xattr::remove(state, here, *ino, name))
         }
-        MetaOp::SetLock { ino, owner, lock } => on_inode(state, *ino, |state| {
-            lock::set(state, *ino, (command.session, *owner), *lock)
-        }),
+        MetaOp::SetLock {
+            ino,
+            owner,
+            lock,
+            delegate,
+        } => {
+            if let Some(txn) = super::intent::blocks_inode(state, *ino, &[])? {
+                return Ok(Applied::Blocked(txn));
+            }
+            let (owner, wanted) = ((command.session, *owner), (*lock, *delegate));
+            Ok(match lock::set(state, *ino, owner, wanted, here.time)? {
+                lock::Outcome::Replied(reply) => Applied::Answer(Answer::Meta(reply)),
+                lock::Outcome::Elsewhere(by) => Applied::Delegated(*ino, by),
+            })
+        }
         MetaOp::Unlock {
             ino,
             owner,
             start,
             end,
         } => {
-            lock::unlock(state, *ino, (command.session, *owner), *start, *end)?;
+            let (owner, range) = ((command.session, *owner), (*start, *end));
+            let answer = lock::unlock(state, *ino, owner, range, here.time)?;
+            Ok(Applied::Answer(answer))
+        }
+        MetaOp::ReturnLocks {
+            ino,
+            grant,
+            locks,
+            recalled,
+        } => {
+            let (session, grant) = (command.session, *grant);
+            let to = Delegation { session, grant };
+            lock::give_back(state, *ino, to, (locks.as_deref(), *recalled), here.time)?;
             done(MetaReply::Done)
         }
         MetaOp::Content { ino, fence, change } => on_inode(state, *ino, |state| {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FsError;
 use crate::ids::{Epoch, Renewal, SessionId};
+use crate::locks::Delegation;
 use crate::place::{Ino, Places};
 use crate::request::{Answer, DataOp, MetaOp, SlotUse, Space};
 use crate::time::Timestamp;
@@ -84,6 +85,8 @@ pub enum Applied {
     Blocked(TxnId),
     /// It would change these inodes, of which somebody may have a view: nothing was changed; the leader recalls those.
     Seen(Vec<Ino>),
+    /// The inode's locks are another mount's to give: nothing was changed; the leader recalls them.
+    Delegated(Ino, Delegation),
     /// A transaction entry was applied; with what the coordinator's record says, when there is one.
     Txn(crate::txn::TxnReply),
 }

@@ -47,6 +47,7 @@ const DECODERS: &[(&str, Decode)] = &[
     ("entry", of::<super::entry::Entry>),
     ("fragment", of::<super::entry::Fragment>),
     ("intent", of::<super::intent::Intent>),
+    ("locks", of::<super::lock::Record>),
 ];
 
 struct Dice(u64);

@@ -196,6 +196,7 @@ pub(super) fn blocks_failure(
         | MetaOp::RemoveXattr { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::Content { .. }
         | MetaOp::NotOpen { .. }
         | MetaOp::Reclaimed { .. }

@@ -26,7 +26,7 @@ mod intent;
 pub mod key;
 pub mod kv;
 pub mod leader;
-mod lock;
+pub(crate) mod lock;
 pub mod map;
 pub mod mem;
 pub mod orphan;
@@ -41,6 +41,7 @@ pub mod txn;
 mod xattr;
 
 pub use apply::apply;
+pub use lock::delegated_to;
 pub use session::is_over;
 
 use alloc::string::ToString as _;

@@ -156,6 +156,7 @@ pub(super) fn plan(
         | MetaOp::RemoveXattr { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::Content { .. }
         | MetaOp::NotOpen { .. }
         | MetaOp::Reclaimed { .. }

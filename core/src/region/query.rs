@@ -12,6 +12,7 @@ use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Fence, SessionId};
 use crate::limits::{FRAME_HEADER_BYTES_MAX, NAME_BYTES_MAX};
+use crate::locks::Delegation;
 use crate::place::{Ino, Places};
 use crate::request::{
     ChunkName, ChunkState, DataQuery, DataReply, Grant, LeaseKind, LeaseSerial, MetaQuery,
@@ -38,6 +39,8 @@ pub enum Miss {
     Blocked(TxnId),
     /// The call fails.
     Error(FsError),
+    /// The inode's locks are another mount's to give.
+    Delegated(Ino, Delegation),
     /// The question does not belong here.
     Refused(Refusal),
 }
@@ -116,10 +119,16 @@ impl Reader<'_> {
             MetaQuery::ListXattr { ino } => self.on_inode(*ino, |state| {
                 Ok(Ok(MetaReply::Names(xattr::names(state, *ino)?)))
             }),
-            MetaQuery::TestLock { ino, owner, lock } => self.on_inode(*ino, |state| {
-                let held = lock::test(state, *ino, (self.session, *owner), *lock)?;
-                Ok(Ok(MetaReply::Lock(held)))
-            }),
+            MetaQuery::TestLock { ino, owner, lock } => {
+                if let Err(miss) = self.attr(*ino)? {
+                    return Ok(Err(miss));
+                }
+                let owner = (self.session, *owner);
+                Ok(match lock::test(self.state, *ino, owner, *lock)? {
+                    lock::Outcome::Replied(reply) => reply.map_err(Miss::from),
+                    lock::Outcome::Elsewhere(by) => Err(Miss::Delegated(*ino, by)),
+                })
+            }
             MetaQuery::Named { chunks } => self.named(chunks),
             MetaQuery::Audit {
                 from,
@@ -238,7 +247,7 @@ impl Reader<'_> {
                 match self.attr(entry.child)? {
                     Ok(attr) => Some(attr),
                     Err(Miss::Blocked(txn)) => return Ok(Err(Miss::Blocked(txn))),
-                    Err(Miss::Error(_) | Miss::Refused(_)) => None,
+                    Err(Miss::Error(_) | Miss::Refused(_) | Miss::Delegated(..)) => None,
                 }
             } else {
                 None

@@ -50,6 +50,7 @@ pub(super) fn by_op(state: &dyn KvRead, op: &MetaOp) -> Result<Vec<Ino>, KvError
         MetaOp::Reserve { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::Reclaimed { .. }
         | MetaOp::AdmitSession { .. } => Vec::new(),
     };

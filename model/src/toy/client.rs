@@ -105,7 +105,8 @@ impl World {
             read_only: false,
             write_back_bytes_max: 1 << 20,
         };
-        let client = Client::new(config, seed, self.now());
+        let mut client = Client::new(config, seed, self.now());
+        client.delegate_locks_from(self.config.delegate_locks_from);
         let mount = Mount {
             client,
             workload: None,
@@ -444,6 +445,10 @@ impl World {
         }
         if took <= AT_ONCE && matches!(&call, Call::Lookup { .. } | Call::GetAttr { .. }) {
             self.mark("answered from a view");
+        }
+        let locked = matches!((&call, &outcome), (Call::SetLock { .. }, Ok(_)));
+        if took <= AT_ONCE && locked {
+            self.mark("locked without asking");
         }
         let synced = matches!((&call, &outcome), (Call::Sync { .. }, Ok(_)));
         // EIO at the deadline says nothing about what happened.

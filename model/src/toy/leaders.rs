@@ -255,11 +255,15 @@ impl World {
     }
 
     /// Over a connection: a recall arrives, or the session dies with the connection. Recalls of views may be lost: they are
-    /// repeated with the next confirmation.
+    /// repeated with the next confirmation; so may those of locks, which are repeated while somebody waits.
     fn send_recall(&mut self, node: NodeId, session: SessionId, recall: Recall) {
-        let lost = recall.want == RecallKind::View && self.is_lost();
+        let may_be_lost = matches!(recall.want, RecallKind::View | RecallKind::Locks);
+        let lost = may_be_lost && self.is_lost();
         if lost {
-            self.mark("recall of a view lost");
+            self.mark(match recall.want {
+                RecallKind::Locks => "recall of locks lost",
+                _ => "recall of a view lost",
+            });
         }
         if let Some(client) = self.master.client_of(session)
             && !lost
@@ -442,7 +446,15 @@ impl World {
                     continue;
                 }
                 open = true;
+                let delegated = |replica: &super::consensus::Replica| {
+                    let inos = region::delegated_to(&replica.state, session);
+                    !inos.expect("memory does not fail").is_empty()
+                };
+                let delegated = group.replicas.values().any(delegated);
                 if let Some(node) = group.leader.filter(|node| self.reachable(*node)) {
+                    if delegated {
+                        self.mark("session ended with locks delegated");
+                    }
                     self.give(line.group, node, Input::SessionOver { session });
                 }
             }

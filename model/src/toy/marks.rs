@@ -26,6 +26,7 @@ pub(super) fn of(event: &Event) -> Option<&'static str> {
             RecallKind::Share => "lease recalled to be shared",
             RecallKind::Release => "lease recalled",
             RecallKind::View => "view recalled",
+            RecallKind::Locks => "locks recalled",
         }),
         Event::AskOpen { .. } => Some("orphan asked after"),
         Event::Request { request, .. } => of_request(&request.body),
@@ -71,6 +72,14 @@ fn of_command(body: &CommandBody) -> Option<&'static str> {
             ..
         }) => Some("exchange"),
         CommandBody::Meta(MetaOp::NotOpen { .. }) => Some("orphan disowned"),
+        CommandBody::Meta(MetaOp::ReturnLocks {
+            locks, recalled, ..
+        }) => Some(match (locks, recalled) {
+            (None, _) => "locks returned unused",
+            (Some(locks), true) if !locks.is_empty() => "locks returned, some held",
+            (Some(_), true) => "locks returned, none held",
+            (Some(_), false) => "locks returned at close",
+        }),
         CommandBody::Meta(MetaOp::Reclaimed { .. }) => Some("garbage reclaimed"),
         CommandBody::Meta(MetaOp::Takeover { .. }) => Some("takeover"),
         CommandBody::Decide { decision, .. } => Some(match decision {
@@ -108,6 +117,8 @@ pub(super) fn of_released(input: &Input, command: &CommandBody) -> Option<&'stat
 fn of_answer(answer: &Answer) -> Option<&'static str> {
     match answer {
         Answer::Viewed(answer, _) => of_answer(answer).or(Some("view granted")),
+        Answer::Meta(Ok(MetaReply::LocksGiven { .. })) => Some("locks delegated"),
+        Answer::Meta(Ok(MetaReply::LocksAreYours { .. })) => Some("lock call left to the mount"),
         Answer::Meta(Ok(MetaReply::Elsewhere { .. })) => Some("name found, inode elsewhere"),
         Answer::Meta(Err(polyfs_core::error::FsError::WouldBlock)) => Some("lock in the way"),
         Answer::Refused(Refusal::Busy) => Some("refused: busy"),

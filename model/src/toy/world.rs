@@ -48,6 +48,8 @@ pub struct Config {
     pub late_per_mille: u32,
     /// The longest ordinary delay of a message.
     pub delay_max: Duration,
+    /// From which lock call on a file on a mount wishes to have its locks delegated.
+    pub delegate_locks_from: u32,
     /// How often something goes wrong; `None` for never.
     pub fault_every: Option<Duration>,
     /// Mounts stand still more often, also right when a lease is recalled from them.

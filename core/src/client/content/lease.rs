@@ -271,6 +271,9 @@ impl Client {
         if recall.want == RecallKind::View {
             return self.view_recalled(recall.group, ino, serial);
         }
+        if recall.want == RecallKind::Locks {
+            return self.locks_recalled(ino, recall.round);
+        }
         // Its successor knows, or will know, what is held here, and recalls it anew.
         if self.files.leaders.is_deposed(recall.group, serial.term) {
             return;
@@ -386,7 +389,9 @@ impl Client {
             return self.lease_done(LeaseDone::Released(ino, recall.serial));
         }
         let done = match recall.want {
-            RecallKind::View => panic!("no content lease is concerned when a view is recalled"),
+            RecallKind::View | RecallKind::Locks => {
+                panic!("no content lease is concerned when a view or locks are recalled")
+            }
             RecallKind::Flush => {
                 file.back.wanted = file.back.wanted.max(recall.target);
                 file.back.exact = file.back.exact.max(recall.target);

@@ -145,6 +145,12 @@ impl Client {
         }
     }
 
+    /// Whether a descriptor of a file is open here.
+    pub(in super::super) fn has_open(&self, ino: Ino) -> bool {
+        let file = self.files.by_ino.get(&ino);
+        file.is_some_and(|file| file.opens > 0)
+    }
+
     /// Whether an inode is open here.
     pub(in super::super) fn is_open(&self, ino: Ino) -> bool {
         let used = self

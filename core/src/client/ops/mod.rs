@@ -16,11 +16,12 @@ use crate::time::Instant;
 use crate::vfs::{FsStats, Outcome};
 
 use super::caches::Caches;
+use super::delegations::Delegations;
 use super::regions::RegionMap;
 use super::rng::Rng;
 
 pub(super) use directory::{Make, ReadDir};
-pub(super) use locks::SetLock;
+pub(super) use locks::LockCall;
 pub(super) use rename::Rename;
 pub(super) use run::{Tasks, Then};
 pub(super) use single::{Link, Lookup, Single, Stats};
@@ -55,6 +56,10 @@ pub(super) enum Next {
     Salt(Ino),
     /// Wait that long.
     Sleep(core::time::Duration),
+    /// Go on when the file's locks are back in their region, or a wish for them is over.
+    AwaitLocks(Ino),
+    /// Give back what a region says is delegated to this mount under this number, and go on then.
+    RefuseLocks(Ino, u64),
     /// Ask the master about space.
     Stats,
     /// It is over.
@@ -81,6 +86,9 @@ pub(super) struct View<'a> {
     pub(super) caches: &'a mut Caches,
     pub(super) rng: &'a mut Rng,
     pub(super) regions: &'a RegionMap,
+    pub(super) delegations: &'a mut Delegations,
+    /// The session can't have been ended by now.
+    pub(super) good: bool,
     /// What the region held that answered last.
     pub(super) answered: Option<Places>,
 }

@@ -16,7 +16,7 @@ use crate::client::questions::{Owner, Route};
 use crate::client::timers::Wake;
 use crate::error::FsError;
 use crate::place::Ino;
-use crate::request::{Answer, MetaQuery, MetaReply, RequestBody};
+use crate::request::{Answer, MetaOp, MetaQuery, MetaReply, RequestBody};
 use crate::vfs::{LockOwner, OpenFlags, Outcome, Reply};
 
 /// What happens when a machine is done.
@@ -29,6 +29,8 @@ pub(in super::super) enum Then {
     Freed(Option<(CallId, Outcome)>, Ino, LockOwner),
     /// A file is opened for the call.
     Open(CallId, Opening),
+    /// A file's locks are back in their region; what fails is tried again.
+    Returned(Ino, u64, MetaOp),
     /// A leader was told that these are not open here: until it has heard, they can't be opened.
     Disowned(Vec<Ino>),
 }
@@ -172,6 +174,8 @@ impl Client {
             caches: &mut self.caches,
             rng: &mut self.rng,
             regions: &self.regions,
+            delegations: &mut self.delegations,
+            good: self.session.is_good(self.now.mono),
             answered: route.as_ref().map(|route| route.places),
         };
         let next = task.op.next(&mut view, got);
@@ -190,6 +194,11 @@ impl Client {
                 self.ask_for_task(id, RequestBody::MetaQuery(query));
             }
             Next::Sleep(pause) => self.wake_task_at(id, self.now.mono + pause),
+            Next::AwaitLocks(ino) => self.await_locks(id, ino),
+            Next::RefuseLocks(ino, grant) => {
+                self.await_locks(id, ino);
+                self.refuse_locks(ino, grant);
+            }
             Next::Stats => self.ask_stats(id),
             Next::Done(outcome) => self.task_done(id, outcome),
             Next::Opened {
@@ -205,6 +214,22 @@ impl Client {
                     self.opened(call, opening, attr, granted, created);
                 }
             }
+        }
+    }
+
+    fn await_locks(&mut self, id: TaskId, ino: Ino) {
+        if let Some(task) = self.tasks.running.get_mut(&id) {
+            task.sleeping = true;
+            self.delegations.wait(ino, id);
+        }
+    }
+
+    /// What a machine waited for has come, unless that has ended by now.
+    pub(in super::super) fn step_waiting(&mut self, id: TaskId, got: Got) {
+        if let Some(task) = self.tasks.running.get_mut(&id)
+            && core::mem::take(&mut task.sleeping)
+        {
+            self.step_task(id, got, None);
         }
     }
 
@@ -282,6 +307,7 @@ impl Client {
                 }
                 self.locks_freed(ino, owner, failed);
             }
+            Then::Returned(ino, grant, op) => self.locks_returned(ino, grant, op, &outcome),
             Then::Disowned(inos) => self.disowned_heard(&inos),
         }
     }

@@ -125,6 +125,8 @@ impl Single {
             | MetaReply::Map { .. }
             | MetaReply::Entries { .. }
             | MetaReply::Named(_)
+            | MetaReply::LocksGiven { .. }
+            | MetaReply::LocksAreYours { .. }
             | MetaReply::Records(_) => return Next::fail(FsError::Io),
         };
         Next::Done(Ok(reply))

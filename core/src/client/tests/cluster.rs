@@ -12,7 +12,9 @@ use crate::client::port::{MasterReply, MasterRequest, RegionLine, ReplicaPlace};
 use crate::error::FsError;
 use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId, VolumeId};
 use crate::limits::CHUNK_BYTES;
+use crate::locks::Delegation;
 use crate::place::{Bucket, Cookie, Ino, NameHash, PLACES, Place, Places, Salt};
+use crate::region::lock::{Outcome, Record};
 use crate::request::*;
 use crate::time::Timestamp;
 use crate::vfs::{DirEntry, FsStats, XattrMode};
@@ -61,7 +63,12 @@ pub(super) struct Cluster {
     pub reads_led: core::cell::RefCell<Vec<bool>>,
     slots: BTreeMap<(GroupId, SessionId, u8), (u64, Answer)>,
     leases: BTreeMap<Ino, Leases>,
-    locks: BTreeMap<Ino, (SessionId, crate::vfs::LockOwner)>,
+    /// As a region keeps them; who meets a delegation is refused, and its holder recalled.
+    pub locks: BTreeMap<Ino, Record>,
+    /// Recalls of locks so far; none is sent while they are `recalls_lost`.
+    pub lock_recalls: u64,
+    pub recalls_lost: bool,
+    ended: Vec<SessionId>,
     sessions: BTreeMap<u64, SessionId>,
     pub sent: Vec<Sent>,
     serial: u64,
@@ -71,6 +78,13 @@ pub(super) struct Cluster {
 }
 
 pub(super) const ROOT: Ino = Ino::new(Place::new(Bucket(0), 0), 1);
+
+const fn ino_of(op: &MetaOp) -> Ino {
+    match op {
+        MetaOp::SetLock { ino, .. } | MetaOp::Unlock { ino, .. } => *ino,
+        _ => panic!("no operation that meets a delegation"),
+    }
+}
 
 fn new_attr(ino: Ino, new: &NewInode, time: Timestamp, parent: Ino, salt: Salt) -> Attr {
     Attr {
@@ -171,6 +185,9 @@ impl Cluster {
                     root: ROOT,
                 }
             }
+            MasterRequest::Renew { session, .. } if self.ended.contains(&session) => {
+                MasterReply::SessionOver
+            }
             MasterRequest::Renew { renewal, .. } => MasterReply::Renewed(Renewal(renewal.0 + 1)),
             MasterRequest::CloseSession { session } => {
                 self.closed.push(session);
@@ -207,6 +224,7 @@ impl Cluster {
                 epoch: line.epoch,
                 places: line.places,
             }),
+            Some(_) if self.ended.contains(&header.session) => Some(Refusal::SessionEnded),
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
@@ -222,6 +240,13 @@ impl Cluster {
                 patient,
                 held: _,
             }) => self.open(header.session, *ino, *lease, *patient, reply_to),
+            RequestBody::MetaQuery(MetaQuery::TestLock { ino, owner, lock }) => {
+                let record = self.locks.entry(*ino).or_default();
+                Some(match record.test((header.session, *owner), *lock) {
+                    Outcome::Replied(result) => Answer::Meta(result),
+                    Outcome::Elsewhere(by) => self.recall_locks(*ino, by),
+                })
+            }
             RequestBody::MetaQuery(query) => Some(Answer::Meta(self.query(query))),
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
                 Some(self.slotted(header, &request.body, payload))
@@ -256,6 +281,15 @@ impl Cluster {
         }
         let answer = match body {
             RequestBody::DataOp(op) => self.data_op(op, payload),
+            RequestBody::MetaOp(
+                op @ (MetaOp::SetLock { .. } | MetaOp::Unlock { .. } | MetaOp::ReturnLocks { .. }),
+            ) => {
+                self.executed += 1;
+                match self.lock_op(header.session, op) {
+                    Outcome::Replied(result) => Answer::Meta(result),
+                    Outcome::Elsewhere(by) => return self.recall_locks(ino_of(op), by),
+                }
+            }
             RequestBody::MetaOp(op) => {
                 self.executed += 1;
                 match self.op(header.session, op) {
@@ -267,6 +301,67 @@ impl Cluster {
         };
         self.slots.insert(key, (used.sequence, answer.clone()));
         answer
+    }
+
+    fn lock_op(&mut self, session: SessionId, op: &MetaOp) -> Outcome {
+        let now = self.time();
+        match op {
+            MetaOp::SetLock {
+                ino,
+                owner,
+                lock,
+                delegate,
+            } => {
+                let record = self.locks.entry(*ino).or_default();
+                record.set((session, *owner), *lock, *delegate, now)
+            }
+            MetaOp::Unlock {
+                ino,
+                owner,
+                start,
+                end,
+            } => {
+                let record = self.locks.entry(*ino).or_default();
+                Outcome::Replied(Ok(record.unlock((session, *owner), (*start, *end), now)))
+            }
+            MetaOp::ReturnLocks {
+                ino,
+                grant,
+                locks,
+                recalled,
+            } => {
+                let grant = *grant;
+                let to = Delegation { session, grant };
+                let record = self.locks.entry(*ino).or_default();
+                record.give_back(to, locks.as_deref(), *recalled, now);
+                Outcome::Replied(Ok(MetaReply::Done))
+            }
+            other => panic!("no operation on locks: {other:?}"),
+        }
+    }
+
+    /// A session is over; nobody has told its mount yet.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.ended.push(session);
+        for record in self.locks.values_mut() {
+            record.drop_session(session);
+        }
+    }
+
+    /// Who meets a delegation asks again; its holder is asked to give it back.
+    fn recall_locks(&mut self, ino: Ino, by: Delegation) -> Answer {
+        let recall = Recall {
+            group: GroupId(1),
+            ino,
+            serial: LeaseSerial::default(),
+            round: by.grant,
+            want: RecallKind::Locks,
+        };
+        self.lock_recalls += 1;
+        if !self.recalls_lost {
+            self.sent.push(Sent::Recall(by.session, recall));
+        }
+        Answer::Refused(Refusal::Busy)
     }
 
     fn inode(&self, ino: Ino) -> Result<&Inode, FsError> {
@@ -449,19 +544,6 @@ impl Cluster {
                     return Err(FsError::Exists);
                 }
                 inode.xattrs.insert(name.clone(), value.clone());
-                MetaReply::Done
-            }
-            MetaOp::SetLock { ino, owner, .. } => {
-                let holder = *self.locks.entry(*ino).or_insert((session, *owner));
-                if holder != (session, *owner) {
-                    return Err(FsError::WouldBlock);
-                }
-                MetaReply::Done
-            }
-            MetaOp::Unlock { ino, owner, .. } => {
-                if self.locks.get(ino) == Some(&(session, *owner)) {
-                    self.locks.remove(ino);
-                }
                 MetaReply::Done
             }
             MetaOp::NotOpen { .. } => MetaReply::Done,

@@ -28,6 +28,8 @@ pub(super) struct Net {
     pub cut_off: bool,
     /// No request reaches any node; the master is heard.
     pub silent: bool,
+    /// The master answers nothing.
+    pub master_silent: bool,
     /// Nothing reaches this node.
     pub dead: Option<NodeId>,
     pub outcomes: BTreeMap<(usize, CallId), Outcome>,
@@ -48,6 +50,7 @@ impl Net {
             loss_percent: 0,
             cut_off: false,
             silent: false,
+            master_silent: false,
             dead: None,
             outcomes: BTreeMap::new(),
             gone: Vec::new(),
@@ -131,11 +134,13 @@ impl Net {
                     }
                 }
                 Output::SendMaster { message, request } => {
-                    let reply = self.cluster.master(request);
-                    self.at(
-                        delay,
-                        Event::Input(client, Input::MasterAnswer { message, reply }),
-                    );
+                    let input = if self.master_silent {
+                        Input::MasterSilent { message }
+                    } else {
+                        let reply = self.cluster.master(request);
+                        Input::MasterAnswer { message, reply }
+                    };
+                    self.at(delay, Event::Input(client, input));
                 }
                 Output::RenewLeases { message, node, .. } => {
                     if !self.cut_off {

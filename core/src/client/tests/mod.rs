@@ -9,5 +9,6 @@
 mod cluster;
 mod content;
 mod harness;
+mod locks;
 mod names;
 mod pages;

@@ -131,6 +131,7 @@ impl Client {
             MetaOp::Reserve { .. }
             | MetaOp::SetLock { .. }
             | MetaOp::Unlock { .. }
+            | MetaOp::ReturnLocks { .. }
             | MetaOp::NotOpen { .. }
             | MetaOp::Reclaimed { .. }
             | MetaOp::Takeover { .. }

@@ -361,7 +361,11 @@ impl Leader {
                 running.decision = Some(earlier);
                 Answer::Refused(Refusal::Busy)
             }
-            Applied::Txn(_) | Applied::Distributed(_) | Applied::Blocked(_) | Applied::Seen(_) => {
+            Applied::Txn(_)
+            | Applied::Distributed(_)
+            | Applied::Blocked(_)
+            | Applied::Seen(_)
+            | Applied::Delegated(..) => {
                 panic!("a decision yields the client's answer or an earlier decision")
             }
         };

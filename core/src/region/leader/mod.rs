@@ -15,6 +15,7 @@
 
 mod changes;
 mod coordinate;
+mod delegations;
 mod inherit;
 mod lease;
 mod leases;
@@ -110,6 +111,7 @@ pub struct Leader {
     leases: leases::Leases,
     views: views::ViewTable,
     changes: changes::Changes,
+    locks: delegations::AwaitedLocks,
     /// Transactions this region coordinates.
     txns: BTreeMap<TxnId, Txn>,
     /// Requests that met an intent, by the transaction in the way.
@@ -135,6 +137,7 @@ impl Leader {
             leases: leases::Leases::new(now.mono, config.term, read_admitted(state)?),
             views: views::ViewTable::new(now.mono, config.term),
             changes: changes::Changes::default(),
+            locks: delegations::AwaitedLocks::default(),
             txns: BTreeMap::new(),
             blocked: BTreeMap::new(),
             reclaim: reclaim::Reclaim::new(now.mono),
@@ -215,7 +218,13 @@ impl Leader {
         let views = self
             .changes_timeout()
             .map(|at| (at, "a recalled view runs out"));
-        [leases, txns, reclaim, views].into_iter().flatten().min()
+        let locks = self
+            .locks_timeout()
+            .map(|at| (at, "recalled locks are asked for again"));
+        [leases, txns, reclaim, views, locks]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a request may go on at all; work saved, since apply checks again (P5).
@@ -250,8 +259,7 @@ impl Leader {
             self.refuse(asker, Refusal::Renewal);
             return Ok(());
         }
-        let gives_back = matches!(request.body, RequestBody::LeaseDone(_));
-        if self.jobs.len() >= self.config.requests_max && !gives_back {
+        if self.jobs.len() >= self.config.requests_max && !request.body.gives_back() {
             self.refuse(
                 asker,
                 Refusal::Unavailable("too many requests at once".into()),
@@ -312,6 +320,17 @@ impl Leader {
     ) -> Result<(), KvError> {
         self.descriptor = read_descriptor(state)?;
         self.views.applied(token);
+        self.job_applied(now, state, token, applied)?;
+        self.locks_may_be_back(now, state)
+    }
+
+    fn job_applied(
+        &mut self,
+        now: Now,
+        state: &dyn KvRead,
+        token: Token,
+        applied: Applied,
+    ) -> Result<(), KvError> {
         match self.jobs.remove(&token) {
             Some(Job::Operation(operation)) => {
                 self.operation_applied(now, state, operation, applied)
@@ -415,6 +434,7 @@ impl Leader {
     fn tick(&mut self, now: Now, state: &dyn KvRead) -> Result<(), KvError> {
         self.take_over_the_dead(now);
         self.expire_views(now);
+        self.put_off_awaiting_locks(now);
         self.retry_transactions(now, state)?;
         self.reclaim_step(now, state)
     }

@@ -72,6 +72,10 @@ impl Leader {
             payload,
             joined: false,
         };
+        if let Some((ino, by)) = Self::awaits_locks(state, &operation)? {
+            self.await_locks(now, ino, by, Job::Operation(operation));
+            return Ok(());
+        }
         self.go_on(now, state, operation, false)
     }
 
@@ -204,6 +208,14 @@ impl Leader {
                     ..operation
                 };
                 self.propose_operation(now, state, again, inos)
+            }
+            (Applied::Delegated(ino, by), waiting) => {
+                let again = Operation {
+                    waiting,
+                    ..operation
+                };
+                self.await_locks(now, ino, by, Job::Operation(again));
+                Ok(())
             }
             (Applied::Answer(Answer::Refused(refusal)), Waiting::Query(query)) => {
                 self.refuse(query.asker, refusal);

@@ -154,6 +154,10 @@ impl Leader {
                 self.answer_viewed(query.asker, Answer::Meta(Err(error)), views);
                 return Ok(());
             }
+            Err(Miss::Delegated(ino, by)) => {
+                self.await_locks(now, ino, by, Job::Query(query));
+                return Ok(());
+            }
             Err(Miss::Refused(refusal)) => {
                 self.refuse(query.asker, refusal);
                 return Ok(());
@@ -293,6 +297,8 @@ fn shown(reply: &MetaReply) -> impl Iterator<Item = &Attr> + '_ {
         | MetaReply::Bytes(_)
         | MetaReply::Names(_)
         | MetaReply::Lock(_)
+        | MetaReply::LocksGiven { .. }
+        | MetaReply::LocksAreYours { .. }
         | MetaReply::Named(_)
         | MetaReply::Records(_) => (None, &[]),
     };

@@ -199,6 +199,8 @@ fn seen_in(reply: &MetaReply) -> Option<Seen> {
         | MetaReply::Names(_)
         | MetaReply::Entries { .. }
         | MetaReply::Lock(_)
+        | MetaReply::LocksGiven { .. }
+        | MetaReply::LocksAreYours { .. }
         | MetaReply::Named(_)
         | MetaReply::Records(_) => None,
     }
@@ -242,6 +244,7 @@ fn names_of(op: &MetaOp) -> Vec<(Ino, Salt, &Name)> {
         | MetaOp::RemoveXattr { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::Content { .. }
         | MetaOp::NotOpen { .. }
         | MetaOp::Reclaimed { .. }
@@ -267,6 +270,7 @@ fn inos_of(op: &MetaOp) -> Vec<Ino> {
         MetaOp::Reserve { .. }
         | MetaOp::SetLock { .. }
         | MetaOp::Unlock { .. }
+        | MetaOp::ReturnLocks { .. }
         | MetaOp::NotOpen { .. }
         | MetaOp::Reclaimed { .. }
         | MetaOp::Takeover { .. }
