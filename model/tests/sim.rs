@@ -194,8 +194,7 @@ const CROWDED_MARKS: [&str; 17] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 13] = [
-    "recall of locks lost",
+const ROUGH_MARKS: [&str; 12] = [
     "session ended with locks delegated",
     "recall of a view lost",
     "change waited for assertions",

@@ -6,6 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use super::foresight::Foresight;
 use crate::attr::{Attr, FileKind, Name};
 use crate::place::{Ino, Salt};
 use crate::request::{MetaReply, Seen};
@@ -20,6 +21,7 @@ pub(super) struct Caches {
     salts: BTreeMap<Ino, Salt>,
     kinds: BTreeMap<Ino, FileKind>,
     names: BTreeMap<(Ino, Name), Option<Seen>>,
+    pub(super) foresight: Foresight,
     /// Reserved numbers for directories to be made.
     pub(super) homes: Vec<Ino>,
     /// The highest file time this mount has seen.

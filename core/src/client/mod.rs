@@ -7,6 +7,7 @@ mod caches;
 mod calls;
 mod content;
 mod delegations;
+mod foresight;
 mod ops;
 pub mod port;
 mod questions;

@@ -65,6 +65,7 @@ impl Client {
         if self.files.disowned.contains(&ino) {
             return self.reply(call, Err(FsError::Stale));
         }
+        self.caches.foresight.opened(ino, flags.write);
         let now = self.now.mono;
         let known = self.files.by_ino.get(&ino).and_then(|file| {
             let usable = file.allows(LeaseKind::Shared, now) && file.lease.recall.is_none();
@@ -97,14 +98,7 @@ impl Client {
         }
         let ino = attr.ino;
         if let Some((grant, route)) = granted {
-            let better = self
-                .file(ino)
-                .lease
-                .held
-                .is_none_or(|held| held.kind <= grant.kind);
-            if better {
-                self.install(ino, grant, &route);
-            }
+            self.install_if_better(ino, grant, &route);
         }
         let handle = self.give_handle(ino, flags, false);
         let cuts = flags.truncate && created != Some(true);
@@ -124,6 +118,14 @@ impl Client {
         }
         self.reply(call, Ok(reply));
         self.pump(ino);
+    }
+
+    /// A grant came with an answer to something else.
+    pub(in super::super) fn install_if_better(&mut self, ino: Ino, grant: Grant, route: &Route) {
+        let held = self.file(ino).lease.held;
+        if held.is_none_or(|held| held.kind <= grant.kind) {
+            self.install(ino, grant, route);
+        }
     }
 
     /// A leader is told that these are not open here: nothing may open them from what is cached, nor overtake the word

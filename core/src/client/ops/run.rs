@@ -105,6 +105,9 @@ impl Client {
         answer: Answer,
         route: Option<Route>,
     ) {
+        if let Some(route) = &route {
+            self.install_found(id, &answer, route);
+        }
         let Some(answer) = self.look_again(id, answer, route.as_ref()) else {
             return;
         };
@@ -258,15 +261,30 @@ impl Client {
         let tries = task.looks.take().map_or(0, |looks| looks.tries);
         let looks = matches!(
             body,
-            RequestBody::MetaQuery(
-                MetaQuery::GetAttr { .. } | MetaQuery::Lookup { lease: None, .. }
-            )
+            RequestBody::MetaQuery(MetaQuery::GetAttr { .. } | MetaQuery::Lookup { .. })
         );
         task.looks = looks.then(|| Looks {
             body: body.clone(),
             writes,
             tries,
         });
+    }
+
+    /// A lookup may bring the lease of what it found.
+    fn install_found(&mut self, id: TaskId, answer: &Answer, route: &Route) {
+        let task = self.tasks.running.get(&id);
+        let looks = task.and_then(|task| task.looks.as_ref());
+        let looks_up = looks.is_some_and(|looks| {
+            matches!(
+                looks.body,
+                RequestBody::MetaQuery(MetaQuery::Lookup { lease: Some(_), .. })
+            )
+        });
+        if let Answer::Meta(Ok(MetaReply::Inode { attr, grant })) = answer
+            && let Some(grant) = grant.clone().filter(|_| looks_up)
+        {
+            self.install_if_better(attr.ino, grant, route);
+        }
     }
 
     /// Attributes from a region are shown together with what was written here. What was written after the question may

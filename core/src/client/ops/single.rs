@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 
 use super::{Got, Next, Op, View};
-use crate::attr::Name;
+use crate::attr::{FileKind, Name};
 use crate::error::FsError;
 use crate::place::{Ino, Salt};
 use crate::request::{LeaseKind, MetaOp, MetaQuery, MetaReply, RequestBody, Seen};
@@ -185,6 +185,10 @@ impl Op for Lookup {
                     kind: attr.kind,
                 };
                 view.caches.note_name(self.dir, &self.name, Some(seen));
+                // What views answer says nothing of what a question could save.
+                if view.answered.is_some() && attr.kind == FileKind::Regular {
+                    view.caches.foresight.looked_up(attr.ino);
+                }
                 Next::Done(Ok(Reply::Attr(attr)))
             }
             Got::Meta(Ok(MetaReply::Elsewhere { seen })) => {
@@ -223,7 +227,11 @@ impl Lookup {
             dir: self.dir,
             salt,
             name: self.name.clone(),
-            lease: None,
+            lease: view
+                .caches
+                .foresight
+                .expects_open()
+                .then_some(LeaseKind::Shared),
         }))
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Cluster {
     pub lines: Vec<RegionLine>,
     pub map_for_clients: Vec<RegionLine>,
     pub executed: u64,
+    /// Questions about names and inodes.
+    pub queries: u64,
     /// Of each read of data: whether it names a leadership that has answered before.
     pub reads_led: core::cell::RefCell<Vec<bool>>,
     slots: BTreeMap<(GroupId, SessionId, u8), (u64, Answer)>,
@@ -78,6 +80,11 @@ pub(super) struct Cluster {
 }
 
 pub(super) const ROOT: Ino = Ino::new(Place::new(Bucket(0), 0), 1);
+
+/// Whether one region holds both.
+pub(super) fn same_region(one: Ino, other: Ino) -> bool {
+    one.place().0 / (PLACES / 2) == other.place().0 / (PLACES / 2)
+}
 
 const fn ino_of(op: &MetaOp) -> Ino {
     match op {
@@ -239,7 +246,10 @@ impl Cluster {
                 lease,
                 patient,
                 held: _,
-            }) => self.open(header.session, *ino, *lease, *patient, reply_to),
+            }) => {
+                self.queries += 1;
+                self.open(header.session, *ino, *lease, *patient, reply_to)
+            }
             RequestBody::MetaQuery(MetaQuery::TestLock { ino, owner, lock }) => {
                 let record = self.locks.entry(*ino).or_default();
                 Some(match record.test((header.session, *owner), *lock) {
@@ -247,7 +257,11 @@ impl Cluster {
                     Outcome::Elsewhere(by) => self.recall_locks(*ino, by),
                 })
             }
-            RequestBody::MetaQuery(query) => Some(Answer::Meta(self.query(query))),
+            RequestBody::MetaQuery(query) => {
+                self.queries += 1;
+                let found = self.query(query);
+                Some(self.with_lease(header.session, query, found, reply_to))
+            }
             RequestBody::MetaOp(_) | RequestBody::DataOp(_) => {
                 Some(self.slotted(header, &request.body, payload))
             }
@@ -378,7 +392,7 @@ impl Cluster {
             MetaQuery::Lookup { dir, name, .. } => {
                 let ino = self.find(*dir, name)?;
                 let attr = self.inodes[&ino].attr.clone();
-                if ino.place().0 / (PLACES / 2) == dir.place().0 / (PLACES / 2) {
+                if same_region(ino, *dir) {
                     MetaReply::Inode { attr, grant: None }
                 } else {
                     let kind = attr.kind;
@@ -652,6 +666,28 @@ impl Cluster {
         inode.attr.ctime = inode.attr.ctime.max(time);
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
+    }
+
+    /// A lookup that asks for a lease has it if nobody is in the way.
+    fn with_lease(
+        &mut self,
+        session: SessionId,
+        query: &MetaQuery,
+        found: Result<MetaReply, FsError>,
+        reply_to: u64,
+    ) -> Answer {
+        match (query, &found) {
+            (
+                MetaQuery::Lookup {
+                    lease: Some(kind), ..
+                },
+                Ok(MetaReply::Inode { attr, .. }),
+            ) if attr.kind == FileKind::Regular => {
+                let opened = self.open(session, attr.ino, *kind, false, reply_to);
+                opened.expect("who is impatient is answered")
+            }
+            _ => Answer::Meta(found),
+        }
     }
 
     fn grant(&mut self, session: SessionId, ino: Ino, kind: LeaseKind) -> Grant {

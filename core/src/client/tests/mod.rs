@@ -8,6 +8,7 @@
 
 mod cluster;
 mod content;
+mod foresight;
 mod harness;
 mod locks;
 mod names;

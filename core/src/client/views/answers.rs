@@ -26,10 +26,7 @@ impl Client {
         match query {
             MetaQuery::GetAttr { ino } => inode(*ino),
             MetaQuery::Lookup {
-                dir,
-                salt,
-                name,
-                lease: None,
+                dir, salt, name, ..
             } => {
                 let seen = self.views.name(*dir, name, now).or_else(|| {
                     let here = self
@@ -48,8 +45,7 @@ impl Client {
                 };
                 inode(seen.ino).or_else(elsewhere)
             }
-            MetaQuery::Lookup { .. }
-            | MetaQuery::Open { .. }
+            MetaQuery::Open { .. }
             | MetaQuery::Map { .. }
             | MetaQuery::ReadLink { .. }
             | MetaQuery::ReadDir { .. }
