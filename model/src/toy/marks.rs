@@ -110,6 +110,7 @@ fn of_answer(answer: &Answer) -> Option<&'static str> {
         Answer::Viewed(answer, _) => of_answer(answer).or(Some("view granted")),
         Answer::Meta(Ok(MetaReply::Elsewhere { .. })) => Some("name found, inode elsewhere"),
         Answer::Meta(Err(polyfs_core::error::FsError::WouldBlock)) => Some("lock in the way"),
+        Answer::Refused(Refusal::Epoch { .. }) => Some("refused: epoch"),
         Answer::Refused(Refusal::Busy) => Some("refused: busy"),
         Answer::Refused(Refusal::Changed) => Some("refused: changed"),
         Answer::Refused(Refusal::NotLeader { .. }) => Some("redirected"),
