@@ -17,7 +17,7 @@ const SEEDS: Range<u64> = 0..2000;
 /// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
 /// The same, where regions get new epochs.
-const REGROWN_SEEDS: Range<u64> = 300..500;
+const REGROWN_SEEDS: Range<u64> = 300..400;
 /// Of crowded weather the usual run leaves out: a read takes 3.5 s there, behind three mounts that pass the lease of one
 /// file around (docs/testing.md).
 const TOO_SLOW: [u64; 1] = [939];
