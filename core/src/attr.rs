@@ -47,8 +47,18 @@ pub const MODE_ALL: u16 = 0o7777;
 pub const fn without_set_id(kind: FileKind, mode: u16) -> u16 {
     match kind {
         FileKind::Directory => mode,
-        _ if mode & MODE_GROUP_EXEC != 0 => mode & !(MODE_SUID | MODE_SGID),
-        _ => mode & !MODE_SUID,
+        FileKind::Regular
+        | FileKind::Symlink
+        | FileKind::Fifo
+        | FileKind::Socket
+        | FileKind::CharDevice
+        | FileKind::BlockDevice => {
+            if mode & MODE_GROUP_EXEC != 0 {
+                mode & !(MODE_SUID | MODE_SGID)
+            } else {
+                mode & !MODE_SUID
+            }
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use rand_chacha::ChaCha8Rng;
 const SEEDS: Range<u64> = 0..2000;
 /// The same, of rough weather.
 const ROUGH_SEEDS: Range<u64> = 300..1100;
+/// The same, where regions get new epochs.
+const REGROWN_SEEDS: Range<u64> = 300..400;
 /// Of crowded weather the usual run leaves out: a read takes 3.5 s there, behind three mounts that pass the lease of one
 /// file around (docs/testing.md).
 const TOO_SLOW: [u64; 1] = [939];
@@ -39,6 +41,7 @@ fn seeds(weather: Weather) -> Range<u64> {
     let Ok(range) = std::env::var("POLYFS_SEEDS") else {
         return match weather {
             Weather::Rough | Weather::Stormy => ROUGH_SEEDS,
+            Weather::Regrown => REGROWN_SEEDS,
             Weather::Calm | Weather::Crowded => SEEDS,
         };
     };
@@ -57,6 +60,15 @@ enum Weather {
     Rough,
     /// Rough, with more late requests, and mounts that stand still when a lease is recalled from them.
     Stormy,
+    /// Rough, and regions get new epochs all the time.
+    Regrown,
+}
+
+impl Weather {
+    /// Whether machines fail.
+    const fn is_rough(self) -> bool {
+        matches!(self, Self::Rough | Self::Stormy | Self::Regrown)
+    }
 }
 
 /// Each seed draws its own world.
@@ -65,9 +77,10 @@ fn config(seed: u64, weather: Weather) -> Config {
     let (mounts, threads) = match weather {
         Weather::Calm => (1..=1, 1..=1),
         Weather::Crowded => (2..=3, 1..=3),
-        Weather::Rough | Weather::Stormy => (1..=3, 1..=2),
+        Weather::Rough | Weather::Stormy | Weather::Regrown => (1..=3, 1..=2),
     };
-    let rough = matches!(weather, Weather::Rough | Weather::Stormy);
+    let rough = weather.is_rough();
+    let regrown = weather == Weather::Regrown;
     let stormy = weather == Weather::Stormy;
     let late_max = if stormy { 20 } else { 6 };
     Config {
@@ -86,6 +99,7 @@ fn config(seed: u64, weather: Weather) -> Config {
         delegate_locks_from: DELEGATE_LOCKS_FROM,
         delay_max: Duration::from_millis(random.random_range(1..20)),
         fault_every: rough.then(|| Duration::from_millis(random.random_range(500..5000))),
+        epoch_every: regrown.then(|| Duration::from_millis(random.random_range(20..300))),
         stormy,
         tell: std::env::var("POLYFS_TELL").is_ok(),
     }
@@ -209,6 +223,9 @@ const ROUGH_MARKS: [&str; 12] = [
     "refused: no lease",
 ];
 
+/// The same, where regions get new epochs.
+const REGROWN_MARKS: [&str; 3] = ["new epoch", "request of another epoch", "refused: epoch"];
+
 /// A range that exercises nothing of a rule says nothing about it.
 fn all_marked(marks: &Marks, weather: Weather) {
     eprintln!("{marks:#?}");
@@ -217,8 +234,11 @@ fn all_marked(marks: &Marks, weather: Weather) {
     if weather != Weather::Calm {
         required.extend(CROWDED_MARKS);
     }
-    if matches!(weather, Weather::Rough | Weather::Stormy) {
+    if weather.is_rough() {
         required.extend(ROUGH_MARKS);
+    }
+    if weather == Weather::Regrown {
+        required.extend(REGROWN_MARKS);
     }
     required.retain(|mark| !marks.contains_key(mark));
     assert!(
@@ -245,7 +265,7 @@ fn run(seed: u64, weather: Weather, marks: &mut Marks) -> Result<(), String> {
         return Err(format!("the audit found: {findings:#?}"));
     }
     let lively = match weather {
-        Weather::Rough | Weather::Stormy => nothing_hangs(&world),
+        Weather::Rough | Weather::Stormy | Weather::Regrown => nothing_hangs(&world),
         Weather::Calm | Weather::Crowded => nothing_hurt(&world),
     };
     lively.inspect_err(|_| tell(&world))?;
@@ -398,4 +418,24 @@ fn seeds_in_stormy_weather_2() {
 #[test]
 fn seeds_in_stormy_weather_3() {
     part_passes(3, Weather::Stormy);
+}
+
+#[test]
+fn seeds_in_regrown_regions_0() {
+    part_passes(0, Weather::Regrown);
+}
+
+#[test]
+fn seeds_in_regrown_regions_1() {
+    part_passes(1, Weather::Regrown);
+}
+
+#[test]
+fn seeds_in_regrown_regions_2() {
+    part_passes(2, Weather::Regrown);
+}
+
+#[test]
+fn seeds_in_regrown_regions_3() {
+    part_passes(3, Weather::Regrown);
 }

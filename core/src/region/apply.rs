@@ -200,41 +200,8 @@ fn operation(
         MetaOp::RemoveXattr { ino, name } => {
             on_inode(state, *ino, |state| xattr::remove(state, here, *ino, name))
         }
-        MetaOp::SetLock {
-            ino,
-            owner,
-            lock,
-            delegate,
-        } => {
-            if let Some(txn) = super::intent::blocks_inode(state, *ino, &[])? {
-                return Ok(Applied::Blocked(txn));
-            }
-            let (owner, wanted) = ((command.session, *owner), (*lock, *delegate));
-            Ok(match lock::set(state, *ino, owner, wanted, here.time)? {
-                lock::Outcome::Replied(reply) => Applied::Answer(Answer::Meta(reply)),
-                lock::Outcome::Elsewhere(by) => Applied::Delegated(*ino, by),
-            })
-        }
-        MetaOp::Unlock {
-            ino,
-            owner,
-            start,
-            end,
-        } => {
-            let (owner, range) = ((command.session, *owner), (*start, *end));
-            let answer = lock::unlock(state, *ino, owner, range, here.time)?;
-            Ok(Applied::Answer(answer))
-        }
-        MetaOp::ReturnLocks {
-            ino,
-            grant,
-            locks,
-            recalled,
-        } => {
-            let (session, grant) = (command.session, *grant);
-            let to = Delegation { session, grant };
-            lock::give_back(state, *ino, to, (locks.as_deref(), *recalled), here.time)?;
-            done(MetaReply::Done)
+        MetaOp::SetLock { .. } | MetaOp::Unlock { .. } | MetaOp::ReturnLocks { .. } => {
+            locks(state, here, command.session, op)
         }
         MetaOp::Content { ino, fence, change } => on_inode(state, *ino, |state| {
             content::change(state, here, *ino, *fence, change)
@@ -264,6 +231,58 @@ fn operation(
             session::end(state, *session)?;
             done(MetaReply::Done)
         }
+    }
+}
+
+/// An operation on an inode's locks.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "`operation` has sorted them"
+)]
+fn locks(
+    state: &mut dyn Kv,
+    here: Here,
+    session: SessionId,
+    op: &MetaOp,
+) -> Result<Applied, KvError> {
+    match op {
+        MetaOp::SetLock {
+            ino,
+            owner,
+            lock,
+            delegate,
+        } => {
+            if let Some(txn) = super::intent::blocks_inode(state, *ino, &[])? {
+                return Ok(Applied::Blocked(txn));
+            }
+            let (owner, wanted) = ((session, *owner), (*lock, *delegate));
+            Ok(match lock::set(state, *ino, owner, wanted, here.time)? {
+                lock::Outcome::Replied(reply) => Applied::Answer(Answer::Meta(reply)),
+                lock::Outcome::Elsewhere(by) => Applied::Delegated(*ino, by),
+            })
+        }
+        MetaOp::Unlock {
+            ino,
+            owner,
+            start,
+            end,
+        } => {
+            let (owner, range) = ((session, *owner), (*start, *end));
+            let answer = lock::unlock(state, *ino, owner, range, here.time)?;
+            Ok(Applied::Answer(answer))
+        }
+        MetaOp::ReturnLocks {
+            ino,
+            grant,
+            locks,
+            recalled,
+        } => {
+            let grant = *grant;
+            let to = Delegation { session, grant };
+            lock::give_back(state, *ino, to, (locks.as_deref(), *recalled), here.time)?;
+            done(MetaReply::Done)
+        }
+        other => unreachable!("no operation on locks: {other:?}"),
     }
 }
 

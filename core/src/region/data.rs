@@ -169,6 +169,43 @@ mod tests {
     use crate::place::Ino;
     use crate::region::mem::MemKv;
 
+    const CHUNK: ChunkName = ChunkName {
+        ino: Ino(7),
+        version: 1,
+        number: 0,
+    };
+
+    fn written(state: &mut MemKv, fence: u64) -> Answer {
+        let op = DataOp::Write {
+            chunk: CHUNK,
+            fence: Fence(fence),
+            offset: 0,
+        };
+        let payload = Bytes::from_static(b"x");
+        apply(state, Timestamp::default(), &op, &payload).expect("memory")
+    }
+
+    /// P8: what a dead holder still has in some log changes nothing that the next one has seen, whether that one wrote or
+    /// only read, and be the chunk not yet written.
+    #[test]
+    fn a_chunk_refuses_fences_below_the_highest_it_saw() {
+        let done = Answer::Data(Ok(DataReply::Done));
+        let refused = Answer::Refused(Refusal::Fenced);
+        let mut state = MemKv::default();
+        assert_eq!(written(&mut state, 2), done);
+        assert_eq!(written(&mut state, 1), refused);
+        assert_eq!(written(&mut state, 2), done);
+
+        let mut unwritten = MemKv::default();
+        let raised = DataOp::RaiseFence {
+            chunk: CHUNK,
+            fence: Fence(2),
+        };
+        let raised = apply(&mut unwritten, Timestamp::default(), &raised, &Bytes::new());
+        assert_eq!(raised.expect("memory"), done);
+        assert_eq!(written(&mut unwritten, 1), refused);
+    }
+
     /// Large files are deleted one after the other: their tombstones do not pile up.
     #[test]
     fn as_many_tombstones_go_as_come() {

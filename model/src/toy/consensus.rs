@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use polyfs_core::ids::{GroupId, NodeId, ReplicaId};
+use polyfs_core::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use polyfs_core::region::command::{Applied, Command};
 use polyfs_core::region::leader::Leader;
 use polyfs_core::region::leader::port::Token;
 use polyfs_core::region::mem::MemKv;
+use polyfs_core::request::{Answer, Refusal};
 
 /// A term; 0 is before the first election.
 pub(super) type Term = u64;
@@ -25,8 +26,18 @@ pub(super) struct Proposal {
 struct Entry {
     term: Term,
     token: Token,
-    proposal: Proposal,
+    change: Change,
 }
+
+/// What an entry does.
+enum Change {
+    Command(Proposal),
+    /// The region has this epoch from here on, as a split gives it one.
+    Epoch(Epoch),
+}
+
+/// No leader's proposal.
+const NOBODYS: Token = Token(0);
 
 /// One replica of a group.
 pub(super) struct Replica {
@@ -56,6 +67,46 @@ pub(super) struct Group {
 pub(super) struct Yielded {
     pub(super) token: Token,
     pub(super) applied: Applied,
+}
+
+impl Replica {
+    /// The region's epoch, as far as applied here.
+    pub(super) fn epoch(&self) -> Epoch {
+        let descriptor = polyfs_core::region::descriptor(&self.state);
+        descriptor.expect("memory does not fail").epoch
+    }
+
+    fn apply(&mut self, change: &Change) -> Applied {
+        match change {
+            Change::Command(proposal) => self.carry_out(proposal),
+            Change::Epoch(epoch) => {
+                let descriptor = polyfs_core::region::descriptor(&self.state);
+                let mut descriptor = descriptor.expect("memory does not fail");
+                descriptor.epoch = *epoch;
+                polyfs_core::region::found(&mut self.state, &descriptor, None)
+                    .expect("memory does not fail");
+                let places = descriptor.places;
+                let epoch = *epoch;
+                Applied::Answer(Answer::Refused(Refusal::Epoch { epoch, places }))
+            }
+        }
+    }
+
+    fn carry_out(&mut self, proposal: &Proposal) -> Applied {
+        let Proposal { command, payload } = proposal;
+        let is_stale = command.epoch != self.epoch();
+        let before = is_stale.then(|| self.state.clone());
+        let applied = polyfs_core::region::apply(&mut self.state, command, payload);
+        let applied = applied.expect("memory does not fail");
+        assert!(
+            before.is_none_or(|before| before == self.state),
+            "an entry accepted under {:?} changed something under {:?} (P5): {:?}",
+            command.epoch,
+            self.epoch(),
+            command.body
+        );
+        applied
+    }
 }
 
 impl Group {
@@ -108,9 +159,18 @@ impl Group {
         self.log.push(Entry {
             term,
             token,
-            proposal,
+            change: Change::Command(proposal),
         });
         true
+    }
+
+    /// Gives the region its next epoch.
+    pub(super) fn raise_epoch(&mut self, epoch: Epoch) {
+        self.log.push(Entry {
+            term: self.term,
+            token: NOBODYS,
+            change: Change::Epoch(epoch),
+        });
     }
 
     /// Applies up to `entries` entries at a replica; yields those that its present leadership proposed.
@@ -124,14 +184,9 @@ impl Group {
             let Entry {
                 term,
                 token,
-                proposal,
+                change,
             } = entry;
-            let applied = polyfs_core::region::apply(
-                &mut replica.state,
-                &proposal.command,
-                &proposal.payload,
-            )
-            .expect("memory does not fail");
+            let applied = replica.apply(change);
             replica.applied += 1;
             if *term == replica.term && replica.leader.is_some() {
                 yielded.push(Yielded {

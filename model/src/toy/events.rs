@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polyfs_core::client::port::{CallId, MasterReply, MasterRequest, MessageId};
-use polyfs_core::ids::{GroupId, NodeId, Renewal, SessionId};
+use polyfs_core::ids::{Epoch, GroupId, NodeId, Renewal, SessionId};
 use polyfs_core::place::Ino;
 use polyfs_core::region::leader::port::{Asker, Token};
 use polyfs_core::request::{Answer, Assertion, Recall, Renewed, Request};
@@ -140,6 +140,10 @@ pub(super) enum Event {
     MasterTick,
     /// The next fault.
     Fault,
+    /// Some region gets its next epoch.
+    NextEpoch,
+    /// The master, and who routes by its map, hears of a region's epoch.
+    LearnEpoch { group: GroupId, epoch: Epoch },
 }
 
 impl Event {
@@ -172,6 +176,8 @@ impl Event {
             | Self::RouterRetry { .. }
             | Self::Master { .. }
             | Self::MasterTick
+            | Self::NextEpoch
+            | Self::LearnEpoch { .. }
             | Self::Fault => None,
         }
     }

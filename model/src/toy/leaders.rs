@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyfs_core::ids::{Epoch, GroupId, NodeId, Renewal, SessionId};
+use polyfs_core::ids::{GroupId, NodeId, Renewal, SessionId};
 use polyfs_core::limits::CLIENT_RETRY;
 use polyfs_core::place::{Place, Places};
 use polyfs_core::region;
@@ -47,6 +47,9 @@ impl World {
             return self.send_answer(node, origin, Answer::Refused(refusal), Bytes::new());
         }
         let asker = self.askers.entry((group, node)).or_default().add(origin);
+        let replica = &self.groups[&group].replicas[&node];
+        let leads = replica.term == self.groups[&group].term;
+        let is_stale = leads && request.header.epoch != replica.epoch();
         self.give(
             group,
             node,
@@ -56,6 +59,13 @@ impl World {
                 payload,
             },
         );
+        if is_stale {
+            self.mark("request of another epoch");
+            assert!(
+                self.take_asker(group, node, asker).is_none(),
+                "a request that names another epoch was not answered at once (P5)"
+            );
+        }
     }
 
     pub(super) fn lease_frame_arrives(
@@ -505,12 +515,13 @@ impl World {
             .lines
             .iter()
             .find(|line| line.space == space && line.places.contains(Place(places.start)));
-        let group = line.expect("regions tile the space").group;
+        let line = line.expect("regions tile the space");
+        let (group, epoch) = (line.group, line.epoch);
         let leader = self.groups[&group].leader;
         let reachable = self.reachable(asker);
         let header = Header {
             group,
-            epoch: Epoch(1),
+            epoch,
             session: SessionId::CLUSTER,
             renewal: Renewal(0),
             slot: None,

@@ -121,6 +121,7 @@ fn of_answer(answer: &Answer) -> Option<&'static str> {
         Answer::Meta(Ok(MetaReply::LocksAreYours { .. })) => Some("lock call left to the mount"),
         Answer::Meta(Ok(MetaReply::Elsewhere { .. })) => Some("name found, inode elsewhere"),
         Answer::Meta(Err(polyfs_core::error::FsError::WouldBlock)) => Some("lock in the way"),
+        Answer::Refused(Refusal::Epoch { .. }) => Some("refused: epoch"),
         Answer::Refused(Refusal::Busy) => Some("refused: busy"),
         Answer::Refused(Refusal::Changed) => Some("refused: changed"),
         Answer::Refused(Refusal::NotLeader { .. }) => Some("redirected"),

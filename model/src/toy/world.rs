@@ -52,6 +52,8 @@ pub struct Config {
     pub delegate_locks_from: u32,
     /// How often something goes wrong; `None` for never.
     pub fault_every: Option<Duration>,
+    /// How often some region gets another epoch; `None` for never.
+    pub epoch_every: Option<Duration>,
     /// Mounts stand still more often, also right when a lease is recalled from them.
     pub stormy: bool,
     /// Say on stderr what happens.
@@ -83,7 +85,10 @@ pub struct World {
     pub(super) random: ChaCha8Rng,
     pub(super) schedule: Schedule,
     pub(super) groups: BTreeMap<GroupId, Group>,
+    /// The master's map.
     pub(super) lines: Vec<RegionLine>,
+    /// Of regions that got another than the first.
+    epochs: BTreeMap<GroupId, Epoch>,
     pub(super) askers: BTreeMap<(GroupId, NodeId), Askers>,
     pub(super) router: Router,
     pub(super) master: Master,
@@ -117,6 +122,8 @@ const PAUSE_MILLIS: core::ops::Range<u64> = 2100..6000;
 
 /// A late request arrives after so many milliseconds: after its repetition, or after its session's end.
 const LATE_MILLIS: core::ops::Range<u64> = 300..16_000;
+/// The master hears of a region's epoch within so many milliseconds.
+const EPOCH_HEARD_MILLIS: u64 = 1000;
 /// What a mount that stood still finds waiting reaches it within so many microseconds, in any order.
 const WAKE_MICROS: u64 = 1000;
 
@@ -161,6 +168,7 @@ impl World {
             schedule: Schedule::default(),
             groups,
             lines,
+            epochs: BTreeMap::new(),
             askers: BTreeMap::new(),
             router: Router::default(),
             master: Master::new(root),
@@ -195,6 +203,9 @@ impl World {
             .after(Duration::from_secs(1), Event::MasterTick);
         if let Some(every) = self.config.fault_every {
             self.schedule.after(every, Event::Fault);
+        }
+        if let Some(every) = self.config.epoch_every {
+            self.schedule.after(every, Event::NextEpoch);
         }
     }
 
@@ -475,6 +486,12 @@ impl World {
             } => self.answered(origin, answer, payload),
             Event::MasterTick => self.master_tick(),
             Event::Fault => self.fault(),
+            Event::NextEpoch => self.next_epoch(),
+            Event::LearnEpoch { group, epoch } => {
+                let line = self.lines.iter_mut().find(|line| line.group == group);
+                let line = line.expect("a known group");
+                line.epoch = line.epoch.max(epoch);
+            }
             event => self.happen_to_client(event),
         }
     }
@@ -490,6 +507,34 @@ impl World {
         for group in self.leaderless() {
             self.elect(group);
         }
+    }
+
+    /// A region that has a leader gets its next epoch, as a split would give it one; it keeps its places. What was accepted
+    /// or sent under the one before is still on its way, and the master hears of it late.
+    fn next_epoch(&mut self) {
+        let Some(every) = self.config.epoch_every.filter(|_| self.faults_left) else {
+            return;
+        };
+        self.schedule.after(every, Event::NextEpoch);
+        let led = |(_, group): &(&GroupId, &Group)| group.leader.is_some();
+        let led: Vec<GroupId> = self.groups.iter().filter(led).map(|(id, _)| *id).collect();
+        if led.is_empty() {
+            return;
+        }
+        let id = led[self.random.random_range(0..led.len())];
+        let epoch = self.epochs.entry(id).or_insert(Epoch(1));
+        epoch.0 += 1;
+        let epoch = *epoch;
+        let group = self.groups.get_mut(&id).expect("a known group");
+        group.raise_epoch(epoch);
+        for node in group.replicas.keys().copied().collect::<Vec<_>>() {
+            let delay = self.delay();
+            self.schedule.after(delay, Event::Apply { group: id, node });
+        }
+        let delay = Duration::from_millis(self.random.random_range(0..EPOCH_HEARD_MILLIS));
+        self.schedule
+            .after(delay, Event::LearnEpoch { group: id, epoch });
+        self.mark("new epoch");
     }
 
     fn draw_fault(&mut self) -> Fault {

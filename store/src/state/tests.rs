@@ -46,8 +46,13 @@ fn checkpoint(db: &StateDb<MemoryDir>) {
         .unwrap();
 }
 
-/// How many seeds a test runs: as the environment says, else `default`.
+/// How many seeds a test runs: as the environment says (`POLYFS_SEEDS=from..to`, or how many of them from `POLYFS_SEED`
+/// on), else `default`.
 fn seeds(default: u64) -> std::ops::Range<u64> {
+    let asked = std::env::var("POLYFS_SEEDS").unwrap_or_default();
+    if let Some((from, to)) = asked.split_once("..") {
+        return from.parse().expect("a number")..to.parse().expect("a number");
+    }
     let number = |name| {
         std::env::var(name)
             .ok()

@@ -385,27 +385,30 @@ fn run(seed: u64) -> Result<usize, String> {
     while world.step < END {
         world.step();
         if let Some(broken) = world.broken {
-            return Err(format!("seed {seed} step {}: {broken}", world.step));
+            return Err(format!("step {}: {broken}", world.step));
         }
         if world.step >= CALM && world.step.is_multiple_of(20) && world.at_goal().is_ok() {
             return Ok(world.state.nodes.len());
         }
     }
     let left = world.at_goal().expect_err("checked above");
-    Err(format!("seed {seed}: no goal in the end: {left}"))
+    Err(format!("no goal in the end: {left}"))
 }
 
 #[test]
 fn every_group_grows_and_mends_itself_by_lawful_steps() {
-    let results: Vec<_> = (0..150).map(run).collect();
-    let broken: Vec<&String> = results.iter().filter_map(|r| r.as_ref().err()).collect();
-    assert!(
-        broken.is_empty(),
-        "{} of 150 failed: {:?}",
-        broken.len(),
-        broken.first()
-    );
-    assert!(results.contains(&Ok(7)), "some worlds grow");
+    let (mut failed, mut grew) = (Vec::new(), false);
+    for seed in 0..150 {
+        match run(seed) {
+            Ok(nodes) => grew |= nodes == 7,
+            Err(broken) => {
+                std::eprintln!("seed {seed} failed: {broken}");
+                failed.push(seed);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "seeds {failed:?} failed");
+    assert!(grew, "some worlds grow");
 }
 
 /// P1: what a node has lost and does not report is replaced, and until then counts as no copy.

@@ -15,8 +15,8 @@ use crate::region::command::{Command, CommandBody, Descriptor};
 use crate::region::key;
 use crate::region::mem::MemKv;
 use crate::request::{
-    Answer, Aside, ChunkName, DataQuery, DataReply, Header, Leadership, LeaseKind, MetaOp,
-    MetaQuery, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
+    Answer, Aside, ChunkName, ContentOp, DataOp, DataQuery, DataReply, Header, Leadership,
+    LeaseKind, MetaOp, MetaQuery, MetaReply, Refusal, Request, RequestBody, SlotUse, Space,
 };
 use crate::time::{Instant, Now, Timestamp};
 use crate::txn::{Decision, Step, TxnId, TxnRecord, TxnReply};
@@ -197,6 +197,87 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
     assert!(
         matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
     );
+}
+
+/// P8: a higher fence is committed at the chunk before a read is served, also at one that is not yet written: else what a
+/// dead holder has in some log would still change what was read.
+#[test]
+fn a_read_under_a_higher_fence_raises_it_first() {
+    let mut state = MemKv::default();
+    let descriptor = Descriptor {
+        space: Space::Data,
+        places: Places::ALL,
+        epoch: Epoch(1),
+    };
+    crate::region::found(&mut state, &descriptor, None).expect("memory");
+    let chunk = ChunkName {
+        ino: Ino::new(Place::new(Bucket(0), 0), 9),
+        version: 1,
+        number: 0,
+    };
+    let mut leader = lead(&state);
+    let query = DataQuery::Read {
+        chunk,
+        fence: Fence(3),
+        offset: 0,
+        len: 10,
+        absent_is_hole: true,
+        led: None,
+    };
+    ask(&mut leader, &state, RequestBody::DataQuery(query));
+    let Some(Output::ReadIndex { token }) = leader.poll_output() else {
+        panic!("it asks whether it still leads");
+    };
+    let ready = Input::ReadReady { token };
+    leader.handle_input(now(1), &state, ready).expect("memory");
+    let raised = CommandBody::Data(DataOp::RaiseFence {
+        chunk,
+        fence: Fence(3),
+    });
+    assert!(
+        matches!(leader.poll_output(), Some(Output::Propose { command, .. }) if command.body == raised)
+    );
+}
+
+/// P8: a deposed leader knows nothing of the leases that its successor gave: who has none here is told so only once the
+/// others have confirmed that it still leads.
+#[test]
+fn that_a_lease_is_missing_is_said_only_by_a_confirmed_leader() {
+    let state = region();
+    let mut leader = lead(&state);
+    let op = MetaOp::Content {
+        ino: Ino::new(Place::new(Bucket(0), 0), 9),
+        fence: Fence(0),
+        change: ContentOp::ToChunks,
+    };
+    ask(&mut leader, &state, RequestBody::MetaOp(op));
+    let Some(Output::ReadIndex { token }) = leader.poll_output() else {
+        panic!("it asks whether it still leads");
+    };
+    let ready = Input::ReadReady { token };
+    leader.handle_input(now(1), &state, ready).expect("memory");
+    let refused = Answer::Refused(Refusal::NoLease);
+    assert!(
+        matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
+    );
+}
+
+fn ask(leader: &mut Leader, state: &MemKv, body: RequestBody) {
+    let header = Header {
+        group: GroupId(1),
+        epoch: Epoch(1),
+        session: SessionId(5),
+        renewal: Renewal(1),
+        slot: None,
+        seen: Timestamp::default(),
+        aside: Aside::default(),
+    };
+    let input = Input::Request {
+        asker: Asker(1),
+        request: Request { header, body },
+        payload: Bytes::new(),
+    };
+    leader.handle_input(now(0), state, input).expect("memory");
 }
 
 /// P8, local reads: without a round only for who has had an answer of this very leadership.

@@ -556,6 +556,7 @@ fn what_was_promised_survives_power_cuts_at_any_boundary() {
         let done = std::panic::catch_unwind(|| run(seed));
         let world = done.unwrap_or_else(|cause| {
             let text = cause.downcast_ref::<String>().cloned().unwrap_or_default();
+            eprintln!("seed {seed} failed: {text}");
             panic!("POLYFS_SEED={seed} POLYFS_SEEDS=1: {text}")
         });
         crashes += world.crashes;

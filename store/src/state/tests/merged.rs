@@ -295,6 +295,7 @@ fn batches_and_views_agree_with_a_plain_map_over_checkpoints() {
         let done = std::panic::catch_unwind(run);
         let counts = done.unwrap_or_else(|cause| {
             let text = cause.downcast_ref::<String>().cloned().unwrap_or_default();
+            eprintln!("seed {seed} failed: {text}");
             panic!("POLYFS_SEED={seed} POLYFS_SEEDS=1: {text}")
         });
         checkpoints += counts.0;

@@ -75,7 +75,8 @@ fn what_was_acknowledged_survives_any_power_cut() {
         let one = one.unwrap_or_else(|cause| {
             // Shown so that one seed can be run again alone.
             let text = cause.downcast_ref::<String>().cloned().unwrap_or_default();
-            panic!("seed {seed} fails: {text}")
+            eprintln!("seed {seed} failed: {text}");
+            panic!("POLYFS_SEEDS={seed}..{}: {text}", seed + 1)
         });
         counts
             .iter_mut()
