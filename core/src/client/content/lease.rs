@@ -134,6 +134,9 @@ impl Client {
         }
         if changed {
             self.pages_outdated(ino);
+            if !cfg!(planted = "half_done_again") {
+                self.give_up_half_done(ino);
+            }
         }
         let file = self.file(ino);
         file.lease.held = Some(Held {
