@@ -40,7 +40,7 @@ use crate::wire::{Message, Refused, Reply};
 
 /// Requests of one group that wait for answers at a time; more are refused.
 const ASKERS_MAX: usize = 4096;
-/// Requests of one group that wait for the disk at a time; others wait in the group's task.
+/// Requests of one group that wait for the disk at a time; more are refused.
 const FETCHING_MAX: usize = 1024;
 /// Inputs handled on one view of the state.
 const TURN_INPUTS_MAX: usize = 64;
@@ -175,7 +175,7 @@ impl<R: Runtime> Group<R> {
     fn fetch_first(&self, part: ChunkPart, event: Event) {
         if self.fetching.fetch_add(1, Ordering::AcqRel) >= FETCHING_MAX {
             self.fetching.fetch_sub(1, Ordering::AcqRel);
-            return self.send(event);
+            return refuse(event, Refused::Overloaded);
         }
         let group = self.clone();
         self.runtime.spawn(async move {
@@ -215,7 +215,7 @@ impl<R: Runtime> Group<R> {
 
     fn send(&self, event: Event) {
         if let Err(unsent) = self.inbox.unbounded_send(event) {
-            refuse(unsent.into_inner());
+            refuse(unsent.into_inner(), Refused::Stopping);
         }
     }
 }
@@ -230,11 +230,11 @@ fn part_read(request: &Request) -> Option<ChunkPart> {
     }
 }
 
-/// Answers an event that nobody will handle any more.
-fn refuse(event: Event) {
+/// Answers an event that nobody will handle.
+fn refuse(event: Event, why: Refused) {
     match event {
         Event::Request { answer, .. } | Event::Renew { answer, .. } => {
-            answer(Reply::Refused(Refused::Stopping), Bytes::new());
+            answer(Reply::Refused(why), Bytes::new());
         }
         Event::SessionOver { .. } | Event::Input { .. } | Event::ReadRound { .. } | Event::Stop => {
         }

@@ -152,11 +152,12 @@ impl FrameSender for TcpFrameSender {
                 "an earlier frame was sent only in part".into(),
             ));
         }
-        let mut pieces = std::mem::take(&mut *self.way.rest());
-        pieces.reserve(frames.len() * 3);
+        let mut laid_out = Vec::with_capacity(frames.len() * 3);
         for frame in frames {
-            lay_out(frame, &mut pieces)?;
+            lay_out(frame, &mut laid_out)?;
         }
+        let mut pieces = std::mem::take(&mut *self.way.rest());
+        pieces.append(&mut laid_out);
         self.broken = true;
         let half = self.way.half();
         loop {

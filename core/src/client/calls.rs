@@ -306,13 +306,18 @@ impl Client {
                     return self.reply(id, Err(FsError::TooBig));
                 }
                 self.note_capability(ino, false);
+                let outlives_writes = name != CAPABILITY;
                 let op = MetaOp::SetXattr {
                     ino,
                     name,
                     value,
                     mode,
                 };
-                self.start_call(id, Single::op(op));
+                if outlives_writes {
+                    self.start_call(id, Single::op(op));
+                } else {
+                    self.set_after_writes(id, ino, op);
+                }
             }
             Call::RemoveXattr { ino, name } => {
                 self.start_call(id, Single::op(MetaOp::RemoveXattr { ino, name }));

@@ -293,12 +293,19 @@ impl Client {
             return;
         };
         file.calls = 0;
-        if let Stage::Here { grant, .. } = file.stage
-            && let Some(op) = self.delegations.take_back(ino, false)
-        {
-            self.return_locks(ino, grant, op);
-        }
+        self.give_locks_back(ino);
         self.delegations.tidy(ino);
+    }
+
+    /// What is held here goes back, for this mount's own reasons.
+    pub(super) fn give_locks_back(&mut self, ino: Ino) {
+        let file = self.delegations.files.get(&ino);
+        if let Some(Stage::Here { grant, .. }) = file.map(|file| &file.stage) {
+            let grant = *grant;
+            if let Some(op) = self.delegations.take_back(ino, false) {
+                self.return_locks(ino, grant, op);
+            }
+        }
     }
 
     /// At unmount: all locks go back.

@@ -223,6 +223,10 @@ const fn wants_lease(body: &RequestBody) -> bool {
                 | MetaOp::SetXattr { .. }
                 | MetaOp::RemoveXattr { .. }
                 | MetaOp::Content { .. }
+                | MetaOp::SetLock {
+                    delegate: Some(_),
+                    ..
+                }
         )
     )
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::codec::DecodeError;
+use crate::limits::CHUNK_BYTES;
 use crate::request::ChunkName;
 
 /// The store failed. The replica stops: it must not go on with state it can't trust.
@@ -53,6 +54,15 @@ pub trait KvRead {
         offset: u32,
         len: u32,
     ) -> Result<Option<Bytes>, KvError>;
+    /// Reads a chunk whole from where it is stored, past whatever is kept in memory of it; false when there is no such
+    /// chunk.
+    ///
+    /// # Errors
+    /// As [`KvError`]; a checksum that does not match is `Corrupt`.
+    fn verify_chunk(&self, chunk: &ChunkName) -> Result<bool, KvError> {
+        let bytes = u32::try_from(CHUNK_BYTES).expect("a chunk is small");
+        Ok(self.read_chunk(chunk, 0, bytes)?.is_some())
+    }
 }
 
 /// Changing region state: what one log entry does becomes durable together or not at all.

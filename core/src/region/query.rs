@@ -382,10 +382,9 @@ pub fn data(state: &dyn KvRead, query: &DataQuery) -> Result<DataFound, KvError>
 
 /// Reads a chunk whole. A store that can't be read at all shows at the next entry.
 fn verify(state: &dyn KvRead, chunk: &ChunkName) -> ChunkState {
-    let len = u32::try_from(crate::limits::CHUNK_BYTES).expect("a chunk is small");
-    match state.read_chunk(chunk, 0, len) {
-        Ok(Some(_)) => ChunkState::Whole,
-        Ok(None) => ChunkState::Absent,
+    match state.verify_chunk(chunk) {
+        Ok(true) => ChunkState::Whole,
+        Ok(false) => ChunkState::Absent,
         Err(_) => ChunkState::Damaged,
     }
 }

@@ -236,4 +236,9 @@ impl<D: Dir> KvRead for ViewKv<'_, D> {
             .read_chunk(self.lineage, &key, u64::from(offset), length(len));
         read.map(Some).map_err(|error| self.told.note(error))
     }
+
+    fn verify_chunk(&self, chunk: &ChunkName) -> Result<bool, KvError> {
+        let there = self.view.verify_chunk(self.lineage, &chunk_key(chunk));
+        there.map_err(|error| self.told.note(error))
+    }
 }

@@ -108,6 +108,31 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
         Ok(Bytes::from(buffer).slice(skip..skip + len))
     }
 
+    /// Reads a chunk whole from the disk, past the cache, and drops it; false when it has no map.
+    ///
+    /// # Errors
+    /// `Corrupt` when a page is not what was written; failures of the disk.
+    pub fn verify(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let Some(map) = self.maps.load(key)? else {
+            return Ok(false);
+        };
+        let sum = PageSum::new(self.maps.lineage(), key);
+        for piece in map.parts(0..PAGES_PER_CHUNK) {
+            let mut room = vec![0; piece.pages().len() * PAGE_BYTES];
+            if let Some(page) = self.fill_piece(&sum, &piece, Way::PastCache, &mut room)? {
+                return Err(self.corrupt(key, &piece, page));
+            }
+        }
+        Ok(true)
+    }
+
+    fn corrupt(&self, key: &[u8], piece: &Piece, page: u16) -> StoreError {
+        StoreError::Corrupt {
+            lineage: self.maps.lineage(),
+            what: format!("page {page} of the chunk {key:02x?} in {:?}", piece.run()),
+        }
+    }
+
     /// Whether [`Self::read`] would wait for the disk, as far as one can say.
     ///
     /// # Errors
@@ -141,10 +166,7 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
                 bad = self.fill_piece(&sum, &piece, Way::PastCache, room)?;
             }
             if let Some(page) = bad {
-                return Err(StoreError::Corrupt {
-                    lineage: self.maps.lineage(),
-                    what: format!("page {page} of the chunk {key:02x?} in {:?}", piece.run()),
-                });
+                return Err(self.corrupt(key, &piece, page));
             }
         }
         Ok(())

@@ -10,7 +10,6 @@ use std::ops::Bound;
 use std::sync::Mutex;
 
 use polyfs_core::ids::Lineage;
-use polyfs_core::limits::CHUNK_BYTES;
 use redb::StorageBackend;
 
 use super::caught::{Held, catch};
@@ -233,10 +232,9 @@ impl<D: Dir> StateView<D> {
             judge(found.value(key).map(drop))?;
             Ok(true)
         })?;
-        let chunk = usize::try_from(CHUNK_BYTES).expect("usize has at least 32 bits");
         layers.visit::<Pages>(&all, usize::MAX, |key, _| {
             let (lineage, chunk_key) = split(key).ok_or_else(|| corrupt(Tag::Pages, key))?;
-            judge(self.read_chunk(lineage, chunk_key, 0, chunk).map(drop))?;
+            judge(self.verify_chunk(lineage, chunk_key).map(drop))?;
             Ok(true)
         })?;
         Ok(damaged)

@@ -132,6 +132,14 @@ impl<D: Dir> StateView<D> {
         self.chunks(lineage).read(chunk, offset, len)
     }
 
+    /// Reads a chunk whole from the disk, past the cache; false when there is none.
+    ///
+    /// # Errors
+    /// `Corrupt`, failures of the disk.
+    pub fn verify_chunk(&self, lineage: Lineage, chunk: &[u8]) -> Result<bool, StoreError> {
+        self.chunks(lineage).verify(chunk)
+    }
+
     /// Whether reading these bytes would wait for the disk, as far as one can say.
     ///
     /// # Errors

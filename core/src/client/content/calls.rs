@@ -82,6 +82,16 @@ impl Client {
         self.start_call(id, Single::op_with_attr(ino, op));
     }
 
+    /// Sets an extended attribute that does not outlive a write: what was written before it is committed before it.
+    pub(in super::super) fn set_after_writes(&mut self, id: CallId, ino: Ino, op: MetaOp) {
+        let file = self.files.by_ino.get(&ino);
+        if file.is_some_and(|file| file.is_dirty()) {
+            self.enqueue(ino, ContentCall::SetXattr { id, op });
+        } else {
+            self.start_call(id, Single::op(op));
+        }
+    }
+
     pub(in super::super) fn allocate_call(
         &mut self,
         id: CallId,

@@ -15,7 +15,7 @@ use crate::attr::{Attr, SetAttr};
 use crate::ids::{GroupId, NodeId};
 use crate::limits::{CHUNK_BYTES, TIMES_BEHIND, WRITE_BACK_AGE};
 use crate::place::Ino;
-use crate::request::{ChunkName, Claim, Hold, LeaseKind, LeaseSerial, RecallKind};
+use crate::request::{ChunkName, Claim, Hold, LeaseKind, LeaseSerial, MetaOp, RecallKind};
 use crate::time::{Instant, Timestamp};
 use crate::vfs::{AllocateMode, Handle, Reply, SeekWhat};
 
@@ -47,6 +47,11 @@ pub(in super::super) enum ContentCall {
         id: CallId,
         set: SetAttr,
     },
+    /// Write back, then change an extended attribute that does not outlive a write.
+    SetXattr {
+        id: CallId,
+        op: MetaOp,
+    },
     Allocate {
         id: CallId,
         offset: u64,
@@ -71,6 +76,7 @@ impl ContentCall {
             | Self::Write { id, .. }
             | Self::SetSize { id, .. }
             | Self::SetAttr { id, .. }
+            | Self::SetXattr { id, .. }
             | Self::Allocate { id, .. }
             | Self::Seek { id, .. }
             | Self::Look { id } => *id,
@@ -83,6 +89,7 @@ impl ContentCall {
             Self::Write { .. }
             | Self::SetSize { .. }
             | Self::SetAttr { .. }
+            | Self::SetXattr { .. }
             | Self::Allocate { .. } => LeaseKind::Exclusive,
         }
     }

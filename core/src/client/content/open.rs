@@ -128,6 +128,18 @@ impl Client {
         }
     }
 
+    /// A lookup brought a lease: given back when nobody has used it for long.
+    pub(in super::super) fn lease_found(&mut self, ino: Ino, grant: Grant, route: &Route) {
+        if self.files.disowned.contains(&ino) {
+            return;
+        }
+        self.install_if_better(ino, grant, route);
+        let now = self.now.mono;
+        let file = self.file(ino);
+        file.idle_since = file.idle_since.max(now);
+        self.pump(ino);
+    }
+
     /// A leader is told that these are not open here: nothing may open them from what is cached, nor overtake the word
     /// on its way (P9).
     pub(in super::super) fn disown(&mut self, inos: &[Ino]) {

@@ -129,6 +129,7 @@ impl Client {
             ContentCall::Write { .. } => return self.write(ino, call),
             ContentCall::SetSize { .. }
             | ContentCall::SetAttr { .. }
+            | ContentCall::SetXattr { .. }
             | ContentCall::Allocate { .. } => return self.start_change(ino, call),
         }
         Started::Yes
@@ -157,6 +158,10 @@ impl Client {
                     set: set.clone(),
                 };
                 self.start(Then::Reply(*id), Single::op_with_attr(ino, op));
+                return Started::Yes;
+            }
+            ContentCall::SetXattr { id, op } => {
+                self.start(Then::Reply(*id), Single::op(op.clone()));
                 return Started::Yes;
             }
             ContentCall::Read { .. }

@@ -137,7 +137,8 @@ impl LockCall {
             (Ok(MetaReply::LocksAreYours { grant }), _) => {
                 match view.delegations.ours(self.ino, grant) {
                     Ours::Uncertain if view.good => self.begin(view),
-                    Ours::Uncertain => Next::Sleep(PAUSE_MIN),
+                    // The region knows whether the session lives; waiting for the master could take for ever.
+                    Ours::Uncertain => Next::ReturnLocks(self.ino),
                     Ours::Again => self.begin(view),
                     Ours::Waits => Next::AwaitLocks(self.ino),
                     Ours::Unknown => Next::RefuseLocks(self.ino, grant),

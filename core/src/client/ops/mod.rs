@@ -58,6 +58,8 @@ pub(super) enum Next {
     Sleep(core::time::Duration),
     /// Go on when the file's locks are back in their region, or a wish for them is over.
     AwaitLocks(Ino),
+    /// Give back the file's locks, that are delegated to this mount, and go on then.
+    ReturnLocks(Ino),
     /// Give back what a region says is delegated to this mount under this number, and go on then.
     RefuseLocks(Ino, u64),
     /// Ask the master about space.

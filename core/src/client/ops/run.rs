@@ -198,6 +198,10 @@ impl Client {
             }
             Next::Sleep(pause) => self.wake_task_at(id, self.now.mono + pause),
             Next::AwaitLocks(ino) => self.await_locks(id, ino),
+            Next::ReturnLocks(ino) => {
+                self.await_locks(id, ino);
+                self.give_locks_back(ino);
+            }
             Next::RefuseLocks(ino, grant) => {
                 self.await_locks(id, ino);
                 self.refuse_locks(ino, grant);
@@ -283,7 +287,7 @@ impl Client {
         if let Answer::Meta(Ok(MetaReply::Inode { attr, grant })) = answer
             && let Some(grant) = grant.clone().filter(|_| looks_up)
         {
-            self.install_if_better(attr.ino, grant, route);
+            self.lease_found(attr.ino, grant, route);
         }
     }
 

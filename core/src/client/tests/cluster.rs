@@ -577,6 +577,7 @@ impl Cluster {
         let inode = self.inodes.get_mut(&ino).ok_or(FsError::NotFound)?;
         inode.attr.change += 1;
         inode.content = inode.attr.change;
+        inode.xattrs.remove(b"security.capability".as_slice());
         let version = inode.attr.change;
         let grows = |inode: &Inode, size: u64| {
             assert!(

@@ -15,7 +15,7 @@ use crate::error::FsError;
 use crate::limits::TIMES_BEHIND;
 use crate::place::Ino;
 use crate::time::Timestamp;
-use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat};
+use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat, XattrMode};
 
 pub(super) const BOTH: OpenFlags = OpenFlags {
     read: true,
@@ -612,4 +612,30 @@ fn a_lease_that_ran_out_is_not_used() {
     net.cut_off = false;
     net.pass(Duration::from_secs(1));
     assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");
+}
+
+#[test]
+fn a_capability_set_after_a_write_outlives_that_write() {
+    let mut net = Net::new(1, 13);
+    let file = create(&mut net, 0);
+    let name = b"security.capability".to_vec();
+    for step in 0..2 {
+        write(&mut net, 0, file, step * 5000, &[7; 5000]);
+        let set = Call::SetXattr {
+            ino: file.0,
+            name: name.clone(),
+            value: Bytes::from_static(b"cap"),
+            mode: XattrMode::Set,
+        };
+        assert_eq!(net.call(0, set), Ok(Reply::Done));
+        net.pass(Duration::from_secs(3));
+        let get = Call::GetXattr {
+            ino: file.0,
+            name: name.clone(),
+        };
+        assert_eq!(
+            net.call(0, get),
+            Ok(Reply::Data(Bytes::from_static(b"cap")))
+        );
+    }
 }

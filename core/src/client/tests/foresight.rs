@@ -83,3 +83,26 @@ fn a_file_that_is_looked_up_and_read_like_those_before_is_asked_for_once() {
     assert_eq!(questions.first(), Some(&2), "nothing is foreseen yet");
     assert_eq!(questions.last(), Some(&1), "{questions:?}");
 }
+
+#[test]
+fn a_lease_that_a_lookup_brought_is_given_back_when_nobody_uses_it() {
+    let mut net = Net::new(2, 12);
+    let files = files_of_another_mount(&mut net, 12);
+    let (unused, read) = files.split_last().unwrap();
+    for (name, ino) in read {
+        let lookup = Call::Lookup {
+            dir: ROOT,
+            name: name.clone(),
+        };
+        assert_eq!(attr(net.call(1, lookup)).ino, *ino);
+        open(&mut net, 1, *ino, READ);
+    }
+    let lookup = Call::Lookup {
+        dir: ROOT,
+        name: unused.0.clone(),
+    };
+    assert!(net.call(1, lookup).is_ok());
+    assert_eq!(net.cluster.holders(unused.1), 1, "it came along");
+    net.pass(Duration::from_secs(15));
+    assert_eq!(net.cluster.holders(unused.1), 0);
+}

@@ -204,12 +204,23 @@ fn while_the_session_is_uncertain_no_lock_is_given() {
     delegate(&mut net, 0, ino);
     net.master_silent = true;
     net.pass(Duration::from_secs(12));
-    let waits = net.start(0, set(ino, B, 1));
+    net.cluster.end_session(SessionId(1));
+    assert_eq!(net.call(1, set(ino, A, 1)), Ok(Reply::Done));
+    let asked = net.start(0, set(ino, B, 1));
     net.pass(Duration::from_secs(1));
-    assert!(!net.outcomes.contains_key(&(0, waits)));
-    net.master_silent = false;
-    net.pass(Duration::from_secs(3));
-    assert_eq!(net.outcomes[&(0, waits)], Ok(Reply::Done));
+    assert_ne!(net.outcomes.get(&(0, asked)), Some(&Ok(Reply::Done)));
+}
+
+/// The region knows that the session lives: what is asked of it does not wait for the master.
+#[test]
+fn while_the_master_is_silent_the_region_gives_locks() {
+    let mut net = Net::new(2, 7);
+    let (ino, _) = shared_file(&mut net);
+    delegate(&mut net, 0, ino);
+    net.master_silent = true;
+    net.pass(Duration::from_secs(12));
+    assert_eq!(net.call(0, set(ino, B, 1)), Ok(Reply::Done));
+    assert_eq!(net.call(1, set(ino, A, 1)), Err(FsError::WouldBlock));
 }
 
 #[test]

@@ -12,6 +12,13 @@ use crate::request::{
 };
 
 impl Cluster {
+    /// How many mounts hold a lease of a file.
+    pub(in super::super) fn holders(&self, ino: Ino) -> usize {
+        self.leases
+            .get(&ino)
+            .map_or(0, |leases| leases.holders.len())
+    }
+
     /// A lookup that asks for a lease has it if nobody is in the way.
     pub(super) fn with_lease(
         &mut self,
