@@ -22,7 +22,7 @@ use polyfs_core::request::{Assertion, Request};
 use polyfs_core::time::Instant;
 
 use crate::conn::{Conn, Incoming, Peer};
-use crate::find::{FindError, Finder};
+use crate::find::{FIND_DEADLINE, FindError, Finder};
 use crate::group::Answerer;
 use crate::links::Links;
 use crate::node::Node;
@@ -74,11 +74,24 @@ impl<R: Runtime> Access<R> {
         Self::with(runtime, links, sessions, Stand::Inside(node))
     }
 
-    /// From a process that is no node: finds the cluster, and learns where its nodes are.
+    /// From a process that is no node: finds the cluster, and learns where its nodes are. A node that has just founded it
+    /// may be named before it answers: for [`FIND_DEADLINE`] it is tried again.
     ///
     /// # Errors
     /// When the cluster is not found; the error says what to do.
     pub async fn outside(runtime: R, finder: Finder<R>) -> Result<Self, FindError> {
+        let give_up = runtime.now().mono + FIND_DEADLINE;
+        loop {
+            match Self::met(runtime.clone(), finder.clone()).await {
+                Err(FindError::NoMember { .. }) if runtime.now().mono + PAUSE < give_up => {
+                    runtime.sleep(PAUSE).await;
+                }
+                met => return met,
+            }
+        }
+    }
+
+    async fn met(runtime: R, finder: Finder<R>) -> Result<Self, FindError> {
         let found = finder.find().await?;
         let links = Links::outside(runtime.clone(), found.cluster);
         let sessions: Arc<Sessions> = Arc::default();
