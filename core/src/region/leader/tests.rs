@@ -29,11 +29,20 @@ fn now(ms: u64) -> Now {
 }
 
 /// A meta region of the first bucket alone.
-fn region() -> MemKv {
+pub(super) fn region() -> MemKv {
+    founded(Space::Meta, Bucket(0).places())
+}
+
+/// A data region of everything.
+fn data_region() -> MemKv {
+    founded(Space::Data, Places::ALL)
+}
+
+fn founded(space: Space, places: Places) -> MemKv {
     let mut state = MemKv::default();
     let descriptor = Descriptor {
-        space: Space::Meta,
-        places: Bucket(0).places(),
+        space,
+        places,
         epoch: Epoch(1),
     };
     crate::region::found(&mut state, &descriptor, None).expect("memory");
@@ -203,13 +212,7 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
 /// dead holder has in some log would still change what was read.
 #[test]
 fn a_read_under_a_higher_fence_raises_it_first() {
-    let mut state = MemKv::default();
-    let descriptor = Descriptor {
-        space: Space::Data,
-        places: Places::ALL,
-        epoch: Epoch(1),
-    };
-    crate::region::found(&mut state, &descriptor, None).expect("memory");
+    let state = data_region();
     let chunk = ChunkName {
         ino: Ino::new(Place::new(Bucket(0), 0), 9),
         version: 1,
@@ -283,13 +286,7 @@ fn ask(leader: &mut Leader, state: &MemKv, body: RequestBody) {
 /// P8, local reads: without a round only for who has had an answer of this very leadership.
 #[test]
 fn only_the_leadership_that_has_answered_reads_without_a_round() {
-    let mut state = MemKv::default();
-    let descriptor = Descriptor {
-        space: Space::Data,
-        places: Places::ALL,
-        epoch: Epoch(1),
-    };
-    crate::region::found(&mut state, &descriptor, None).expect("memory");
+    let state = data_region();
     let mut leader = lead(&state);
     let mut read = |led: Option<(u64, u64)>| {
         let query = DataQuery::Read {

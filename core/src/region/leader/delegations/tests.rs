@@ -11,14 +11,15 @@ use crate::ids::{Epoch, GroupId, Renewal, SessionId, VolumeId};
 use crate::limits::{LOCKS_AWAITED, LOCKS_CONTENDED};
 use crate::locks::HeldLock;
 use crate::place::{Bucket, Ino, Place, Salt};
-use crate::region::command::{Applied, Command, CommandBody, Descriptor};
+use crate::region::command::{Applied, Command, CommandBody};
 use crate::region::inode::{self, Inode};
 use crate::region::leader::port::{Asker, Input, Output};
+use crate::region::leader::tests::region;
 use crate::region::leader::{Config, Leader};
 use crate::region::mem::MemKv;
 use crate::request::{
     Answer, Aside, Header, MetaOp, MetaQuery, MetaReply, RecallKind, Refusal, Request, RequestBody,
-    SlotUse, Space,
+    SlotUse,
 };
 use crate::time::{Instant, Now, Timestamp};
 use crate::vfs::{LockKind, LockOwner, LockRange};
@@ -80,13 +81,7 @@ fn lead(state: &MemKv, term: u64) -> Leader {
 
 impl Region {
     fn new() -> Self {
-        let mut state = MemKv::default();
-        let descriptor = Descriptor {
-            space: Space::Meta,
-            places: Bucket(0).places(),
-            epoch: Epoch(1),
-        };
-        crate::region::found(&mut state, &descriptor, None).expect("memory");
+        let mut state = region();
         let new = NewInode {
             kind: FileKind::Regular,
             mode: 0o644,
