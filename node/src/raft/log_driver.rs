@@ -13,7 +13,6 @@
 //! ```
 
 mod bulk;
-mod lazy;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +26,7 @@ use futures::channel::oneshot;
 use openraft::storage::IOFlushed;
 use openraft_rt::AsyncRuntime;
 use parking_lot::{Mutex, MutexGuard};
-use polyfs_core::ids::{GroupId, ReplicaId};
+use polyfs_core::ids::GroupId;
 use polyfs_core::limits::{EXTENT_PAYLOAD_BYTES_MIN, STALLED_DISK};
 use polyfs_core::time::Instant;
 use polyfs_store::extent_ref::ExtentRef;
@@ -139,8 +138,6 @@ pub(super) struct Books<R: Runtime> {
     /// Committed indexes and log ids that wait for company, or for their entries.
     committed: BTreeMap<GroupId, (u64, Bytes)>,
     last_ticket: Ticket,
-    /// What of the queue can wait a little, and whose followers allow that.
-    lazy: lazy::Lazy,
     writing_since: Option<Instant>,
     /// The log is full, and staged entries wait until it is not.
     no_room: bool,
@@ -153,7 +150,6 @@ impl<R: Runtime> Books<R> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        self.lazy.urgent();
         self.last_ticket = self.index.push(record)?;
         Ok(self.last_ticket)
     }
@@ -220,7 +216,6 @@ impl<R: Runtime> SharedLog<R> {
             pins: pins.into_iter().map(|pin| (pin.extent(), pin)).collect(),
             committed: BTreeMap::new(),
             last_ticket: Ticket(0),
-            lazy: lazy::Lazy::default(),
             writing_since: None,
             no_room: false,
             failure: None,
@@ -275,9 +270,7 @@ impl<R: Runtime> SharedLog<R> {
         entries: Vec<(u64, u64, Bytes, Bytes)>,
         waiter: Waiter<R>,
     ) -> Result<(), LogError> {
-        let now = self.inner.runtime.now().mono;
         let mut books = self.books();
-        let was_urgent = books.lazy.is_urgent();
         let large = entries
             .iter()
             .any(|entry| entry.3.len() >= EXTENT_PAYLOAD_BYTES_MIN);
@@ -310,11 +303,8 @@ impl<R: Runtime> SharedLog<R> {
             ticket = books.push(Record::Entry { group, entry })?;
         }
         books.wait(ticket, waiter);
-        let rings = books.lazy.appended(group, now, was_urgent);
         drop(books);
-        if rings {
-            self.inner.work.ring();
-        }
+        self.inner.work.ring();
         Ok(())
     }
 
@@ -359,22 +349,6 @@ impl<R: Runtime> SharedLog<R> {
         let now = self.inner.runtime.now().mono;
         let since = self.books().writing_since;
         since.is_some_and(|since| now.since(since) >= STALLED_DISK)
-    }
-
-    /// A leader of this node begins to send entries to a follower.
-    pub(super) fn follows(&self, group: GroupId, follower: ReplicaId) {
-        self.books().lazy.follows(group, follower);
-    }
-
-    /// A follower has made durable what it was sent.
-    pub(super) fn follower_answered(&self, group: GroupId, follower: ReplicaId) {
-        let now = self.inner.runtime.now().mono;
-        self.books().lazy.answered(group, follower, now);
-    }
-
-    /// A leader of this node sends to a follower no more.
-    pub(super) fn left_alone(&self, group: GroupId, follower: ReplicaId) {
-        self.books().lazy.left_alone(group, follower);
     }
 
     /// Groups whose entries hold the oldest segment.
@@ -579,15 +553,8 @@ impl<R: Runtime> Inner<R> {
     async fn write_batches(self: Arc<Self>) {
         let mut idle = false;
         while !self.stopped.load(Ordering::Acquire) {
-            let now = self.runtime.now().mono;
-            let spare = self.books.lock().lazy.left(now);
-            if let Some(spare) = spare {
-                let _ = R::Async::timeout(spare, self.work.rung()).await;
-                continue;
-            }
             let taken = {
                 let mut books = self.books.lock();
-                books.lazy.taken();
                 let taken = books.take_batch(idle);
                 books.writing_since = matches!(taken, Ok(Some(_))).then(|| self.runtime.now().mono);
                 taken

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod config;
+mod followers;
 mod hold;
 mod inodes;
 mod kv;

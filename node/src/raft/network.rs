@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
-use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
@@ -21,14 +20,17 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use openraft::{EntryPayload, OptionalSend};
 use openraft_rt::{AsyncRuntime, BoxFuture, BoxStream, Instant as _, Select3};
+use parking_lot::Mutex;
 use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
+use super::followers::{COMPANY, Followers, PipeId};
 use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
-use super::types::{LogId, TypeConfig, Vote, join_entry, log_id, split_entry};
+use super::types::{Entry, LogId, TypeConfig, Vote, join_entry, log_id, split_entry};
 use crate::conn::{Appended, Conn};
 use crate::links::Links;
 use crate::runtime::Runtime;
@@ -44,6 +46,13 @@ const HOLD: Duration = Duration::from_millis(5);
 /// at once then. Nobody waits for that but whoever becomes leader.
 const TELL_COMMIT: Duration = Duration::from_millis(5);
 
+/// How long nothing at all may happen before a pipe looks around.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// After a request with so many bytes, or entries, the next goes out at once: there may be much to catch up with.
+const LARGE_BYTES: usize = 256 << 10;
+const MANY_ENTRIES: usize = 64;
+
 /// Requests on their way at a time.
 const WINDOW: usize = 32;
 
@@ -57,6 +66,7 @@ pub struct Networks<R: Runtime> {
     log: SharedLog<R>,
     group: GroupId,
     me: ReplicaId,
+    followers: Arc<Mutex<Followers>>,
 }
 
 impl<R: Runtime> Networks<R> {
@@ -68,6 +78,7 @@ impl<R: Runtime> Networks<R> {
             log,
             group,
             me,
+            followers: Arc::default(),
         }
     }
 
@@ -80,6 +91,7 @@ impl<R: Runtime> Networks<R> {
         Network {
             links: self.links.clone(),
             log: self.log.clone(),
+            followers: Arc::clone(&self.followers),
             ends,
             heartbeat,
         }
@@ -102,6 +114,7 @@ impl<R: Runtime> RaftNetworkFactory<Config<R>> for Networks<R> {
 pub struct Network<R: Runtime> {
     pub(super) links: Links<R>,
     log: SharedLog<R>,
+    followers: Arc<Mutex<Followers>>,
     pub(super) ends: Ends,
     heartbeat: bool,
 }
@@ -137,6 +150,14 @@ impl<R: Runtime> Network<R> {
         self.links
             .to(node)
             .ok_or("no connection to the replica's node")
+    }
+
+    /// Counts the other replica among the followers.
+    fn followed(&self) -> PipeId {
+        let Ends { group, to, .. } = self.ends;
+        let node = self.links.node_of(group, to).unwrap_or_default();
+        let distance = node.0.wrapping_sub(self.links.me().node.0);
+        self.followers.lock().follows(to, distance)
     }
 
     /// Asks and waits for at most `deadline`.
@@ -313,7 +334,10 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                     stream,
                 },
                 log: self.log.clone(),
+                id: self.followed(),
+                followers: Arc::clone(&self.followers),
                 input: Some(input),
+                resting: None,
                 results,
                 held: None,
                 told: None,
@@ -321,7 +345,6 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                 ready: VecDeque::new(),
                 ended: false,
             };
-            pipe.log.follows(self.ends.group, self.ends.to);
             pipe.send(&request).map_err(unreachable_rpc)?;
             let items = futures::stream::unfold(pipe, |mut pipe| async move {
                 pipe.next().await.map(|item| (item, pipe))
@@ -406,8 +429,7 @@ impl Line {
 
 impl<R: Runtime, S> Drop for Pipe<R, S> {
     fn drop(&mut self) {
-        let Ends { group, to, .. } = self.line.ends;
-        self.log.left_alone(group, to);
+        self.followers.lock().left_alone(self.id);
     }
 }
 
@@ -421,13 +443,17 @@ impl Drop for Line {
 struct Pipe<R: Runtime, S> {
     line: Line,
     log: SharedLog<R>,
+    id: PipeId,
+    followers: Arc<Mutex<Followers>>,
     input: Option<S>,
+    /// Until when requests may wait for company, unasked for.
+    resting: Option<<R::Async as AsyncRuntime>::Instant>,
     results: mpsc::UnboundedReceiver<Appended>,
     /// An entry-less request that waits for company, and until when.
     held: Option<(Request<R>, <R::Async as AsyncRuntime>::Instant)>,
     /// How far the group has committed, as the other end was told last, and when.
     told: Option<(Option<LogId>, <R::Async as AsyncRuntime>::Instant)>,
-    /// For each request on its way: until when it must be answered.
+    /// For each request on its way: when it was sent.
     sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
     ready: VecDeque<AppendItem<R>>,
     ended: bool,
@@ -455,16 +481,12 @@ where
 
     /// Waits for whatever comes first: a result, a request, or a time.
     async fn step(&mut self) -> Result<(), &'static str> {
-        let now = <R::Async as AsyncRuntime>::Instant::now_plus(Duration::ZERO);
-        let answer_by = self.sent.front().copied();
+        let answer_by = self.sent.front().map(|sent| *sent + REQUEST_DEADLINE);
         let held_until = self.held.as_ref().map(|(_, until)| *until);
-        let idle = now + Duration::from_secs(3600);
-        let wake = [answer_by, held_until]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(idle);
-        let input = self.input.as_mut().filter(|_| self.sent.len() < WINDOW);
+        let times = [answer_by, held_until, self.resting].into_iter().flatten();
+        let wake = times.min().unwrap_or_else(|| NowPlus::now_plus(IDLE));
+        let asks = self.sent.len() < WINDOW && self.resting.is_none();
+        let input = self.input.as_mut().filter(|_| asks);
         let next_request = async {
             match input {
                 Some(input) => input.next().await,
@@ -487,15 +509,20 @@ where
             Select3::Third(()) if answer_by.is_some_and(|by| by <= wake) => {
                 Err("no answer in time")
             }
+            Select3::Third(()) if self.resting.is_some_and(|until| until <= wake) => {
+                self.resting = None;
+                Ok(())
+            }
             Select3::Third(()) => self.send_held(),
         }
     }
 
     fn answered(&mut self, result: Appended) -> Result<(), &'static str> {
-        self.sent.pop_front().ok_or("an answer to nothing")?;
+        let sent = self.sent.pop_front().ok_or("an answer to nothing")?;
         if result.is_ok() {
-            let Ends { group, to, .. } = self.line.ends;
-            self.log.follower_answered(group, to);
+            let took = <R::Async as AsyncRuntime>::Instant::now() - sent;
+            let now = self.log.runtime().now().mono;
+            self.followers.lock().answered(self.id, now, took);
         }
         self.ended = result.is_err();
         self.ready.push_back(stream_result::<R>(result));
@@ -513,6 +540,7 @@ where
         // What was held is answered together with what follows it: an answer says how far the log matches.
         self.held = None;
         let now = <R::Async as AsyncRuntime>::Instant::now();
+        self.rest(&request, now);
         match self.told {
             Some((committed, at))
                 if now < at + TELL_COMMIT && committed < request.leader_commit =>
@@ -533,6 +561,20 @@ where
         }
     }
 
+    /// What comes next may wait for company, if the group commits without this follower.
+    fn rest(&mut self, request: &Request<R>, now: <R::Async as AsyncRuntime>::Instant) {
+        let bytes = |entry: &Entry| match &entry.payload {
+            EntryPayload::Normal(command) => command.bytes(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        let many = request.entries.len() >= MANY_ENTRIES;
+        if !many && request.entries.iter().map(bytes).sum::<usize>() < LARGE_BYTES {
+            let mono = self.log.runtime().now().mono;
+            let waits = self.followers.lock().may_wait(self.id, mono);
+            self.resting = waits.then(|| now + COMPANY);
+        }
+    }
+
     fn send_held(&mut self) -> Result<(), &'static str> {
         match self.held.take() {
             Some((held, _)) => self.send(&held),
@@ -546,7 +588,6 @@ where
         }
         let (head, payload) = append_head(request);
         let now = <R::Async as AsyncRuntime>::Instant::now();
-        let by = now + REQUEST_DEADLINE;
         if self
             .told
             .is_none_or(|(committed, _)| committed < request.leader_commit)
@@ -556,7 +597,7 @@ where
         self.line
             .send(head, payload)
             .map_err(|_| "the connection does not take more")?;
-        self.sent.push_back(by);
+        self.sent.push_back(now);
         Ok(())
     }
 }

@@ -1,0 +1,166 @@
+//! Which followers a leader's next commit rests on, and which may hear of its entries a little later.
+//!
+//! Owns the order in which a group's followers are relied on. A leader with its own copy needs half of its group besides;
+//! while that half answers promptly the others are sent what comes in a few milliseconds in one piece, which costs them,
+//! and a machine they share, a fraction. Nobody is waited for by name: a commit counts whoever has an entry (P2), and who
+//! may be late is late by [`COMPANY`] at most. Deliberately sends nothing.
+
+use std::time::Duration;
+
+use polyfs_core::ids::ReplicaId;
+use polyfs_core::time::Instant;
+
+/// How much later the others may hear.
+pub(super) const COMPANY: Duration = Duration::from_millis(1);
+/// A follower is prompt that answered an append so recently.
+const PROMPT: Duration = Duration::from_millis(100);
+/// One that answers so many times faster than another is relied on before it.
+const FASTER: u32 = 4;
+
+/// The followers that a leader sends entries to, the one it relies on first in front.
+#[derive(Debug, Default)]
+pub(super) struct Followers {
+    order: Vec<Follower>,
+    pipes: u64,
+}
+
+/// Which pipe to a follower: an older one of the same may end after a newer has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PipeId(u64);
+
+#[derive(Debug)]
+struct Follower {
+    id: ReplicaId,
+    pipe: PipeId,
+    distance: u64,
+    answered: Option<Instant>,
+    /// How long its answers take, averaged.
+    took: Duration,
+}
+
+impl Followers {
+    /// The leader begins to send to a follower. The nearest comes first: `distance` is counted around the ring of nodes, so
+    /// that the groups that one node leads rely on the same other, and those of different leaders on different ones.
+    pub(super) fn follows(&mut self, id: ReplicaId, distance: u64) -> PipeId {
+        self.pipes += 1;
+        let pipe = PipeId(self.pipes);
+        self.order.retain(|follower| follower.id != id);
+        self.order.push(Follower {
+            id,
+            pipe,
+            distance,
+            answered: None,
+            took: Duration::ZERO,
+        });
+        self.order.sort_by_key(|follower| follower.distance);
+        pipe
+    }
+
+    /// It has made durable what it was sent `took` ago.
+    pub(super) fn answered(&mut self, pipe: PipeId, now: Instant, took: Duration) {
+        let Some(place) = self.place(pipe) else {
+            return;
+        };
+        let follower = &mut self.order[place];
+        follower.took = match follower.answered {
+            None => took,
+            Some(_) => (follower.took * 7 + took) / 8,
+        };
+        follower.answered = Some(now);
+        if place > 0 && self.order[place].took * FASTER < self.order[place - 1].took {
+            self.order.swap(place, place - 1);
+        }
+    }
+
+    /// The leader sends to it no more.
+    pub(super) fn left_alone(&mut self, pipe: PipeId) {
+        self.order.retain(|follower| follower.pipe != pipe);
+    }
+
+    /// Whether a follower may hear of entries [`COMPANY`] later: the leader and those it relies on before are enough.
+    pub(super) fn may_wait(&self, pipe: PipeId, now: Instant) -> bool {
+        let prompt = |follower: &&Follower| follower.answered.is_some_and(|at| now < at + PROMPT);
+        let place = self.place(pipe);
+        let own = place.and_then(|place| self.order.get(place));
+        let before = self.order.iter().take(place.unwrap_or(0));
+        let needed = self.order.len().div_ceil(2);
+        own.filter(prompt).is_some() && before.filter(prompt).count() >= needed
+    }
+
+    fn place(&self, pipe: PipeId) -> Option<usize> {
+        self.order.iter().position(|follower| follower.pipe == pipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    const QUICK: Duration = Duration::from_micros(400);
+
+    fn group<const N: usize>(ms: u64) -> (Followers, [PipeId; N]) {
+        let mut followers = Followers::default();
+        let pipes = std::array::from_fn(|n| followers.follows(ReplicaId(n as u64), n as u64));
+        for pipe in pipes {
+            assert!(!followers.may_wait(pipe, at(ms)), "none has answered yet");
+            followers.answered(pipe, at(ms), QUICK);
+        }
+        (followers, pipes)
+    }
+
+    fn waiting<const N: usize>(followers: &Followers, pipes: [PipeId; N], ms: u64) -> [bool; N] {
+        pipes.map(|pipe| followers.may_wait(pipe, at(ms)))
+    }
+
+    #[test]
+    fn a_leader_relies_on_half_of_its_group_besides_itself() {
+        let (followers, pipes) = group::<1>(0);
+        assert_eq!(waiting(&followers, pipes, 1), [false]);
+        let (followers, pipes) = group::<2>(0);
+        assert_eq!(waiting(&followers, pipes, 1), [false, true]);
+        let (followers, pipes) = group::<3>(0);
+        assert_eq!(waiting(&followers, pipes, 1), [false, false, true]);
+        let (followers, pipes) = group::<4>(0);
+        assert_eq!(waiting(&followers, pipes, 1), [false, false, true, true]);
+    }
+
+    #[test]
+    fn nobody_waits_when_one_that_is_relied_on_is_silent() {
+        let (mut followers, pipes) = group::<2>(0);
+        followers.answered(pipes[1], at(99), QUICK);
+        assert_eq!(waiting(&followers, pipes, 99), [false, true]);
+        assert_eq!(waiting(&followers, pipes, 101), [false, false]);
+        followers.left_alone(pipes[0]);
+        assert_eq!(waiting(&followers, pipes, 99), [false, false]);
+    }
+
+    #[test]
+    fn one_that_comes_back_is_relied_on_when_it_has_answered() {
+        let (mut followers, [first, second]) = group::<2>(0);
+        let again = followers.follows(ReplicaId(0), 0);
+        followers.left_alone(first);
+        followers.answered(first, at(1), QUICK);
+        assert_eq!(waiting(&followers, [again, second], 1), [false, false]);
+        followers.answered(again, at(1), QUICK);
+        assert_eq!(waiting(&followers, [again, second], 1), [false, true]);
+    }
+
+    #[test]
+    fn a_much_faster_one_is_relied_on_instead() {
+        let (mut followers, pipes) = group::<2>(0);
+        for ms in 1..40 {
+            followers.answered(pipes[0], at(ms), QUICK * 3);
+            followers.answered(pipes[1], at(ms), QUICK);
+        }
+        assert_eq!(waiting(&followers, pipes, 40), [false, true], "not enough");
+        for ms in 40..80 {
+            followers.answered(pipes[0], at(ms), QUICK * 6);
+            followers.answered(pipes[1], at(ms), QUICK);
+        }
+        assert_eq!(waiting(&followers, pipes, 80), [true, false]);
+    }
+}
