@@ -93,18 +93,57 @@ impl MountError {
     }
 }
 
-/// Makes sure that a filesystem can be mounted at `path`: detaches a dead mount of ours that was left there, then wants
-/// an empty directory. Answers the path the kernel will know it by.
+/// What is at a mountpoint that can be used.
+enum Found {
+    /// An empty directory; by the path the kernel will know it by.
+    Free(PathBuf),
+    /// A mount whose process is gone.
+    Dead(PathBuf),
+}
+
+/// Makes sure that a filesystem can be mounted at `path`, now: a dead mount that was left there is detached. Answers the
+/// path the kernel will know it by.
 pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    let dead = match look(path)? {
+        Found::Free(path) => return Ok(path),
+        Found::Dead(path) => path,
+    };
+    tracing::warn!(path = %dead.display(), "detaching a mount whose process is gone");
+    detach(&dead)?;
+    match look(&dead) {
+        Ok(Found::Free(path)) => Ok(path),
+        Ok(Found::Dead(path)) => prepare(&path),
+        // It was empty when the dead one was mounted: this was written just now, by a program that found no mount.
+        Err(MountError::NotEmpty(path)) => {
+            tracing::warn!(path = %path.display(), "what a program wrote below the mount is hidden by it");
+            Ok(path)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a filesystem can be mounted at `path`, before anything else is done for it. A dead mount stays until it is
+/// replaced: as long as it is there nobody writes below it.
+///
+/// # Errors
+/// Why it can't.
+pub fn check(path: &Path) -> Result<(), MountError> {
+    look(path).map(drop)
+}
+
+fn look(path: &Path) -> Result<Found, MountError> {
     if let Err(error) = fs::File::open("/dev/fuse") {
         return Err(MountError::NoFuse(error));
     }
     must_answer(path)?;
-    detach_dead(path)?;
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(MountError::Missing(path.to_path_buf()));
+        }
+        // The kernel's word for a mount whose process is gone.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            return locate(path).map(Found::Dead);
         }
         Err(error) => return Err(MountError::failed(path, error)),
     };
@@ -119,31 +158,14 @@ pub(crate) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     if entries.next().is_some() {
         return Err(MountError::NotEmpty(path));
     }
-    Ok(path)
+    Ok(Found::Free(path))
 }
 
-/// Whether a filesystem can be mounted at `path`, before anything else is done for it. A dead mount of ours that was
-/// left there is detached.
-///
-/// # Errors
-/// Why it can't.
-pub fn check(path: &Path) -> Result<(), MountError> {
-    prepare(path).map(drop)
-}
-
-/// Detaches a mount of ours whose process is gone (the kernel answers ENOTCONN for it).
-fn detach_dead(path: &Path) -> Result<(), MountError> {
-    let dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
-    if fs::metadata(path).is_err_and(dead) {
-        tracing::warn!(path = %path.display(), "detaching a mount whose process is gone");
-        let path = locate(path)?;
-        match umount(&path, libc::MNT_DETACH) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => fusermount(&path, true)?,
-            Err(error) => return Err(MountError::failed(&path, error)),
-        }
+fn detach(path: &Path) -> Result<(), MountError> {
+    match umount(path, libc::MNT_DETACH) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => fusermount(path, true),
+        done => done.map_err(|error| MountError::failed(path, error)),
     }
-    Ok(())
 }
 
 fn hangs(path: &Path) -> MountError {

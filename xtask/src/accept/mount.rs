@@ -24,6 +24,8 @@ pub(crate) struct Mount {
     pub(crate) point: PathBuf,
     /// From start to the line that says it is mounted.
     pub(crate) took: Duration,
+    /// Its dead mount is for somebody else to find.
+    left: bool,
 }
 
 impl Mount {
@@ -56,13 +58,16 @@ impl Mount {
         point: &Path,
         logs: &Path,
     ) -> Result<Self> {
-        std::fs::create_dir_all(point)?;
+        if !is_mounted(point) {
+            std::fs::create_dir_all(point)?;
+        }
         let started = Instant::now();
         let log = fresh_log(logs, "mount");
         let mut mount = Self {
             daemon: Some(Daemon::start(name, command, &log)?),
             point: point.to_owned(),
             took: Duration::ZERO,
+            left: false,
         };
         mount.daemon()?.wait_line("mounted", START_LIMIT)?;
         mount.took = started.elapsed();
@@ -94,16 +99,17 @@ impl Mount {
         Ok(started.elapsed())
     }
 
-    /// kill -9, and the dead mount is taken away.
+    /// kill -9. The dead mount stays, as it does after a crash: programs that still run get errors there, and the next
+    /// start replaces it.
     pub(crate) fn kill(mut self) -> Result<()> {
         let daemon = self.daemon()?;
         daemon.signal(Signal::SIGKILL)?;
         daemon.wait(STOP_LIMIT)?;
         self.daemon = None;
-        unmount(&self.point);
+        self.left = true;
         ensure!(
-            !is_mounted(&self.point),
-            "{} stayed mounted",
+            is_mounted(&self.point),
+            "{} is not mounted any more after kill -9",
             self.point.display()
         );
         Ok(())
@@ -117,6 +123,9 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         // The process first: it unmounts by itself when it can.
         self.daemon = None;
         unmount(&self.point);
