@@ -48,6 +48,11 @@ pub enum MountError {
         /// The command that detaches it.
         advice: &'static str,
     },
+    /// Something is, or was, mounted there or above it, and its process is gone.
+    #[error(
+        "{0} can't be reached: the process of what is mounted there, or above it, is gone, and it is no polyfs mount of exactly that path; detach it first: umount --lazy"
+    )]
+    DeadOther(PathBuf),
     /// Nothing of ours is mounted there.
     #[error("{0} is no polyfs mount; mount | grep polyfs shows those there are")]
     NotMounted(PathBuf),
@@ -97,7 +102,7 @@ impl MountError {
 enum Found {
     /// An empty directory; by the path the kernel will know it by.
     Free(PathBuf),
-    /// A mount whose process is gone.
+    /// A mount of ours whose process is gone.
     Dead(PathBuf),
 }
 
@@ -143,7 +148,7 @@ fn look(path: &Path) -> Result<Found, MountError> {
         }
         // The kernel's word for a mount whose process is gone.
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            return locate(path).map(Found::Dead);
+            return dead_mount(path).map(Found::Dead);
         }
         Err(error) => return Err(MountError::failed(path, error)),
     };
@@ -159,6 +164,21 @@ fn look(path: &Path) -> Result<Found, MountError> {
         return Err(MountError::NotEmpty(path));
     }
     Ok(Found::Free(path))
+}
+
+/// The dead mount of ours at exactly `path`, as the mount table knows it.
+fn dead_mount(path: &Path) -> Result<PathBuf, MountError> {
+    let mut found = locate(path)?;
+    if let Ok(target) = fs::read_link(&found) {
+        // A link to a mount: the kernel follows it, the table and the setuid helper do not.
+        let parent = found.parent().unwrap_or(Path::new("/"));
+        found = locate(&parent.join(target))?;
+    }
+    if is_ours(&found) {
+        Ok(found)
+    } else {
+        Err(MountError::DeadOther(path.to_path_buf()))
+    }
 }
 
 fn detach(path: &Path) -> Result<(), MountError> {

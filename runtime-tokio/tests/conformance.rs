@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use polyfs_core::limits::FRAME_HEADER_BYTES_MAX;
 use polyfs_node::runtime::{
     Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError, Runtime, Tried,
 };
@@ -210,6 +211,12 @@ fn another_thread_sends_by_itself_and_the_task_goes_on_with_what_was_begun() {
             "{tried:?}"
         );
         assert_eq!(*last, Tried::Begun, "nobody has read anything yet");
+        let oversized = Frame {
+            header: vec![0; FRAME_HEADER_BYTES_MAX + 1].into(),
+            payload: vec![],
+        };
+        let refused = sender.send(vec![oversized]).await;
+        assert!(refused.is_err(), "and nothing of what was begun is lost");
         let after = Frame {
             header: Bytes::from_static(b"after"),
             payload: vec![],

@@ -1,18 +1,18 @@
 //! Which followers a leader's next commit rests on, and which may hear of its entries a little later.
 //!
 //! Owns the order in which a group's followers are relied on. A leader with its own copy needs half of its group besides;
-//! while that half answers promptly the others are sent what comes in a few milliseconds in one piece, which costs them,
-//! and a machine they share, a fraction. Nobody is waited for by name: a commit counts whoever has an entry (P2), and who
-//! may be late is late by [`COMPANY`] at most. Deliberately sends nothing.
+//! while that half answers promptly the others are sent what comes within [`COMPANY`] in one piece, which costs them, and a
+//! machine they share, a fraction. Nobody is waited for by name: a commit counts whoever has an entry (P2). Deliberately
+//! sends nothing, and knows no membership: who votes is said with each question.
 
 use std::time::Duration;
 
 use polyfs_core::ids::ReplicaId;
 use polyfs_core::time::Instant;
 
-/// How much later the others may hear.
+/// How much later the others may hear. A runtime whose timers count milliseconds makes it up to 1 ms more.
 pub(super) const COMPANY: Duration = Duration::from_millis(1);
-/// A follower is prompt that answered an append so recently.
+/// A follower is prompt that answered an append, with entries or without, so recently.
 const PROMPT: Duration = Duration::from_millis(100);
 /// One that answers so many times faster than another is relied on before it.
 const FASTER: u32 = 4;
@@ -38,6 +38,21 @@ struct Follower {
     took: Duration,
 }
 
+/// Who votes in a group, and who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Electorate {
+    pub(super) leader: ReplicaId,
+    pub(super) voters: Vec<ReplicaId>,
+}
+
+impl Electorate {
+    /// How many followers a majority has besides its leader.
+    fn followers_needed(&self) -> usize {
+        let majority = self.voters.len() / 2 + 1;
+        majority - usize::from(self.voters.contains(&self.leader))
+    }
+}
+
 impl Followers {
     /// The leader begins to send to a follower. The nearest comes first: `distance` is counted around the ring of nodes, so
     /// that the groups that one node leads rely on the same other, and those of different leaders on different ones.
@@ -56,7 +71,7 @@ impl Followers {
         pipe
     }
 
-    /// It has made durable what it was sent `took` ago.
+    /// It has answered what it was sent `took` ago.
     pub(super) fn answered(&mut self, pipe: PipeId, now: Instant, took: Duration) {
         let Some(place) = self.place(pipe) else {
             return;
@@ -78,13 +93,14 @@ impl Followers {
     }
 
     /// Whether a follower may hear of entries [`COMPANY`] later: the leader and those it relies on before are enough.
-    pub(super) fn may_wait(&self, pipe: PipeId, now: Instant) -> bool {
+    pub(super) fn may_wait(&self, pipe: PipeId, electorate: &Electorate, now: Instant) -> bool {
         let prompt = |follower: &&Follower| follower.answered.is_some_and(|at| now < at + PROMPT);
-        let place = self.place(pipe);
-        let own = place.and_then(|place| self.order.get(place));
-        let before = self.order.iter().take(place.unwrap_or(0));
-        let needed = self.order.len().div_ceil(2);
-        own.filter(prompt).is_some() && before.filter(prompt).count() >= needed
+        let Some(place) = self.place(pipe) else {
+            return false;
+        };
+        let before = self.order[..place].iter().filter(prompt);
+        let votes = before.filter(|follower| electorate.voters.contains(&follower.id));
+        prompt(&&self.order[place]) && votes.count() >= electorate.followers_needed()
     }
 
     fn place(&self, pipe: PipeId) -> Option<usize> {
@@ -106,14 +122,25 @@ mod tests {
         let mut followers = Followers::default();
         let pipes = std::array::from_fn(|n| followers.follows(ReplicaId(n as u64), n as u64));
         for pipe in pipes {
-            assert!(!followers.may_wait(pipe, at(ms)), "none has answered yet");
+            let waits = followers.may_wait(pipe, &electorate(N), at(ms));
+            assert!(!waits, "it has not answered yet");
             followers.answered(pipe, at(ms), QUICK);
         }
         (followers, pipes)
     }
 
+    const LEADER: ReplicaId = ReplicaId(99);
+
+    fn electorate(followers: usize) -> Electorate {
+        let voters = (0..followers as u64).map(ReplicaId).chain([LEADER]);
+        Electorate {
+            leader: LEADER,
+            voters: voters.collect(),
+        }
+    }
+
     fn waiting<const N: usize>(followers: &Followers, pipes: [PipeId; N], ms: u64) -> [bool; N] {
-        pipes.map(|pipe| followers.may_wait(pipe, at(ms)))
+        pipes.map(|pipe| followers.may_wait(pipe, &electorate(N), at(ms)))
     }
 
     #[test]
@@ -126,6 +153,24 @@ mod tests {
         assert_eq!(waiting(&followers, pipes, 1), [false, false, true]);
         let (followers, pipes) = group::<4>(0);
         assert_eq!(waiting(&followers, pipes, 1), [false, false, true, true]);
+    }
+
+    /// Two of five are down, or a learner stands in front: each follower that is left is needed.
+    #[test]
+    fn only_voters_count_and_all_of_them() {
+        let (followers, pipes) = group::<2>(0);
+        let wait = |electorate: &Electorate| {
+            let waits = pipes.map(|pipe| followers.may_wait(pipe, electorate, at(1)));
+            waits.contains(&true)
+        };
+        assert!(wait(&electorate(2)));
+        assert!(!wait(&electorate(4)));
+        let mut with_learner = electorate(3);
+        with_learner.voters.remove(0);
+        assert!(!wait(&with_learner));
+        let mut leaving = electorate(2);
+        leaving.voters.retain(|voter| *voter != LEADER);
+        assert!(!wait(&leaving), "the leader's copy does not count");
     }
 
     #[test]

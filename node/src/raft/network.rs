@@ -27,9 +27,10 @@ use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
-use super::followers::{COMPANY, Followers, PipeId};
+use super::followers::{COMPANY, Electorate, Followers, PipeId};
 use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
+use super::state::GroupState;
 use super::types::{Entry, LogId, TypeConfig, Vote, join_entry, log_id, split_entry};
 use crate::conn::{Appended, Conn};
 use crate::links::Links;
@@ -64,18 +65,26 @@ type AppendItem<R> = Result<StreamAppendResult<Config<R>>, RPCError<Config<R>>>;
 pub struct Networks<R: Runtime> {
     links: Links<R>,
     log: SharedLog<R>,
+    state: GroupState<R>,
     group: GroupId,
     me: ReplicaId,
     followers: Arc<Mutex<Followers>>,
 }
 
 impl<R: Runtime> Networks<R> {
-    /// For the replica `me` of `group`, whose node keeps `log`.
+    /// For the replica `me` of `group`, whose node keeps `log` and whose state is `state`.
     #[must_use]
-    pub fn new(links: Links<R>, log: SharedLog<R>, group: GroupId, me: ReplicaId) -> Self {
+    pub fn new(
+        links: Links<R>,
+        log: SharedLog<R>,
+        state: GroupState<R>,
+        group: GroupId,
+        me: ReplicaId,
+    ) -> Self {
         Self {
             links,
             log,
+            state,
             group,
             me,
             followers: Arc::default(),
@@ -91,6 +100,7 @@ impl<R: Runtime> Networks<R> {
         Network {
             links: self.links.clone(),
             log: self.log.clone(),
+            state: self.state.clone(),
             followers: Arc::clone(&self.followers),
             ends,
             heartbeat,
@@ -114,6 +124,7 @@ impl<R: Runtime> RaftNetworkFactory<Config<R>> for Networks<R> {
 pub struct Network<R: Runtime> {
     pub(super) links: Links<R>,
     log: SharedLog<R>,
+    state: GroupState<R>,
     followers: Arc<Mutex<Followers>>,
     pub(super) ends: Ends,
     heartbeat: bool,
@@ -334,6 +345,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                     stream,
                 },
                 log: self.log.clone(),
+                state: self.state.clone(),
                 id: self.followed(),
                 followers: Arc::clone(&self.followers),
                 input: Some(input),
@@ -443,6 +455,7 @@ impl Drop for Line {
 struct Pipe<R: Runtime, S> {
     line: Line,
     log: SharedLog<R>,
+    state: GroupState<R>,
     id: PipeId,
     followers: Arc<Mutex<Followers>>,
     input: Option<S>,
@@ -569,8 +582,13 @@ where
         };
         let many = request.entries.len() >= MANY_ENTRIES;
         if !many && request.entries.iter().map(bytes).sum::<usize>() < LARGE_BYTES {
+            let electorate = Electorate {
+                leader: self.line.ends.from,
+                voters: self.state.voters(),
+            };
             let mono = self.log.runtime().now().mono;
-            let waits = self.followers.lock().may_wait(self.id, mono);
+            let followers = self.followers.lock();
+            let waits = followers.may_wait(self.id, &electorate, mono);
             self.resting = waits.then(|| now + COMPANY);
         }
     }

@@ -134,7 +134,13 @@ impl<R: Runtime> Replica<R> {
             machine,
             record,
         );
-        let networks = Networks::new(ground.links.clone(), ground.log.clone(), group, id);
+        let networks = Networks::new(
+            ground.links.clone(),
+            ground.log.clone(),
+            state.clone(),
+            group,
+            id,
+        );
         let raft = Raft::new(id.0, config(), networks, log, state.clone()).await;
         let raft = raft.map_err(|error: Fatal<TypeConfig<R>>| OpenError::Refused {
             group,

@@ -511,6 +511,12 @@ impl<R: Runtime> GroupState<R> {
         }
     }
 
+    /// Who votes in the group, as applied.
+    pub(super) fn voters(&self) -> Vec<ReplicaId> {
+        let record = self.record.lock();
+        record.membership.voter_ids().map(ReplicaId).collect()
+    }
+
     /// What is kept of the replica, as applied.
     #[must_use]
     pub fn record(&self) -> ReplicaRecord {

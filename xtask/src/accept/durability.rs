@@ -189,7 +189,7 @@ pub(super) fn rounds(victim: &mut dyn Victim) -> Result<Figure> {
         for promise in &kept {
             holds(promise).with_context(|| format!("after {round} kills"))?;
         }
-        // A directory in it: once the dead mount is taken away, nothing of this path is left to write to.
+        // A directory in it: should the dead mount be taken away, nothing of this path is left to write to.
         let home = mount.point.join("work");
         std::fs::create_dir_all(&home)?;
         let (sender, promises) = channel();

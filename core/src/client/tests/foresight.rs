@@ -1,7 +1,7 @@
 //! Lookups that bring the lease of a file that is about to be read.
 
-use alloc::format;
 use alloc::vec::Vec;
+use alloc::{format, vec};
 use core::time::Duration;
 
 use super::cluster::{ROOT, kind_of, same_region};
@@ -84,25 +84,48 @@ fn a_file_that_is_looked_up_and_read_like_those_before_is_asked_for_once() {
     assert_eq!(questions.last(), Some(&1), "{questions:?}");
 }
 
-#[test]
-fn a_lease_that_a_lookup_brought_is_given_back_when_nobody_uses_it() {
-    let mut net = Net::new(2, 12);
+/// A mount that has opened each file it looked up, and the lookup of one more.
+fn foreseeing(seed: u64) -> (Net, Call, Ino) {
+    let mut net = Net::new(2, seed);
     let files = files_of_another_mount(&mut net, 12);
+    let lookup = |name: &Name| Call::Lookup {
+        dir: ROOT,
+        name: name.clone(),
+    };
     let (unused, read) = files.split_last().unwrap();
     for (name, ino) in read {
-        let lookup = Call::Lookup {
-            dir: ROOT,
-            name: name.clone(),
-        };
-        assert_eq!(attr(net.call(1, lookup)).ino, *ino);
+        assert_eq!(attr(net.call(1, lookup(name))).ino, *ino);
         open(&mut net, 1, *ino, READ);
     }
-    let lookup = Call::Lookup {
-        dir: ROOT,
-        name: unused.0.clone(),
-    };
+    // Longer than a file may be idle: a clock that begins at zero would hide a file that seems to have been so for ever.
+    net.pass(Duration::from_secs(20));
+    (net, lookup(&unused.0), unused.1)
+}
+
+#[test]
+fn a_lease_that_a_lookup_brought_is_given_back_when_nobody_uses_it() {
+    let (mut net, lookup, ino) = foreseeing(12);
     assert!(net.call(1, lookup).is_ok());
-    assert_eq!(net.cluster.holders(unused.1), 1, "it came along");
-    net.pass(Duration::from_secs(15));
-    assert_eq!(net.cluster.holders(unused.1), 0);
+    assert_eq!(net.cluster.holders(ino), 1, "it came along");
+    net.pass(Duration::from_secs(5));
+    assert_eq!(net.cluster.holders(ino), 1, "it may still be used");
+    net.pass(Duration::from_secs(10));
+    assert_eq!(net.cluster.holders(ino), 0);
+}
+
+/// P9: the leader is being told that the file is not open here, and may forget it: a lease on its way opens nothing.
+#[test]
+fn a_lease_that_comes_while_the_file_is_disowned_is_not_used() {
+    let (mut net, lookup, ino) = foreseeing(13);
+    let before = net.cluster.queries;
+    net.start(1, lookup);
+    assert!(net.run_until(Duration::from_secs(1), |net| net.cluster.queries > before));
+    net.silent = true;
+    net.input(1, Input::AskOpen { inos: vec![ino] });
+    net.pass(Duration::from_millis(10));
+    net.silent = false;
+    net.pass(Duration::from_secs(2));
+    let before = net.cluster.queries;
+    open(&mut net, 1, ino, READ);
+    assert_eq!(net.cluster.queries, before + 1, "the region was asked");
 }
