@@ -143,7 +143,8 @@ fn hunt(workspace: &Workspace, planted: &Planted) -> Result<Found> {
         command
     };
     // A broken build that does not compile finds nothing.
-    process::check("the build", &mut cargo(&["--no-run"]), BUILD_LIMIT)?;
+    let built = process::check("the build", &mut cargo(&["--no-run"]), BUILD_LIMIT);
+    built.inspect_err(|_| broken.forget_partial())?;
     // Said as it happens: a finder that is ended at its limit may have found it.
     let mut finder = cargo(&["--no-fail-fast", "--", "--nocapture", &planted.test]);
     let started = Instant::now();

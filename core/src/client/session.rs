@@ -135,7 +135,13 @@ impl Client {
                 }
                 self.timers.set(self.session.renew_at, Wake::Session);
             }
+            // The master ends a session that is not renewed: there is nothing left to say then, whoever is there to hear it.
+            Stage::Closing(_) if now >= self.session.good_until => {
+                self.session_gone();
+                return;
+            }
             Stage::Closing(session) => {
+                self.timers.set(self.session.good_until, Wake::Session);
                 self.ask_master_once(Matter::Close, MasterRequest::CloseSession { session });
             }
             Stage::Gone => return,

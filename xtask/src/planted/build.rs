@@ -56,6 +56,12 @@ impl Broken {
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_PROFILE_DEV_DEBUG", "false");
     }
+
+    /// Drops what the compiler kept of earlier builds: one that was ended in its middle may have left half of it.
+    pub(super) fn forget_partial(&self) {
+        // What is not there need not be dropped, and what can't be shows in the next build.
+        let _ = std::fs::remove_dir_all(self.target.join("debug/incremental"));
+    }
 }
 
 /// The packages in whose sources the bug is planted.

@@ -12,7 +12,7 @@ use crate::attr::{FileKind, SetAttr};
 use crate::client::port::Input;
 use crate::client::rng::Rng;
 use crate::error::FsError;
-use crate::limits::TIMES_BEHIND;
+use crate::limits::{CALL_DEADLINE, SESSION_TERM, TIMES_BEHIND};
 use crate::place::Ino;
 use crate::time::Timestamp;
 use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat, XattrMode};
@@ -377,6 +377,17 @@ fn unmount_writes_back_and_closes() {
     assert!(net.run_until(Duration::from_secs(5), |net| net.gone == [0]));
     assert_eq!(net.cluster.inodes[&file.0].attr.size, 4);
     assert_eq!(net.cluster.closed.len(), 1);
+}
+
+#[test]
+fn unmount_ends_without_a_cluster() {
+    let mut net = Net::new(1, 9);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"too late");
+    (net.cut_off, net.master_silent) = (true, true);
+    net.input(0, Input::Unmount);
+    let limit = CALL_DEADLINE + SESSION_TERM;
+    assert!(net.run_until(limit, |net| net.gone == [0]));
 }
 
 fn step(net: &mut Net, rng: &mut Rng, model: &mut Vec<u8>, ino: Ino, handles: &[Handle]) {
