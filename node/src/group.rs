@@ -264,7 +264,11 @@ struct Driver<R: Runtime> {
 impl<R: Runtime> Driver<R> {
     async fn run(mut self, events: mpsc::UnboundedReceiver<Event>) {
         let mut events = events.ready_chunks(TURN_INPUTS_MAX);
-        let mut metrics = self.replica.raft().metrics();
+        let (mut all, mut roles) = {
+            let raft = self.replica.raft();
+            (raft.metrics(), raft.server_metrics())
+        };
+        let mut looks = true;
         loop {
             let now = self.runtime.now().mono;
             let wants = self
@@ -272,10 +276,20 @@ impl<R: Runtime> Driver<R> {
                 .as_ref()
                 .and_then(|leading| leading.poll_timeout());
             let pause = wants.map_or(IDLE, |(at, _)| at.since(now).min(IDLE));
-            let came =
-                R::Async::select3(events.next(), metrics.changed(), self.runtime.sleep(pause))
-                    .await;
-            self.follow_leadership();
+            // All metrics change several times with each entry, and only who begins to lead has to see it. A change of
+            // roles is told before the metrics have it.
+            let changed = async {
+                match looks {
+                    true => all.changed().await,
+                    false => roles.changed().await,
+                }
+            };
+            let came = R::Async::select3(events.next(), changed, self.runtime.sleep(pause)).await;
+            let began = self.follow_leadership();
+            looks = match came {
+                Select3::Second(_) => !looks || !began,
+                Select3::First(_) | Select3::Third(()) => looks,
+            };
             let handled = match came {
                 Select3::First(None) | Select3::Second(Err(_)) => break,
                 Select3::First(Some(events)) => self.take(events),
@@ -314,9 +328,9 @@ impl<R: Runtime> Driver<R> {
         }
     }
 
-    /// Makes or drops the leader's machine. A leadership counts once its own first entry is applied here: then
-    /// everything committed before it is, too.
-    fn follow_leadership(&mut self) {
+    /// Makes or drops the leader's machine; false when it has yet to be made. A leadership counts once its own first entry
+    /// is applied here: then everything committed before it is, too.
+    fn follow_leadership(&mut self) -> bool {
         let (leads, settled, term) = {
             let metrics = self.replica.raft().metrics();
             let metrics = metrics.borrow_watched();
@@ -346,6 +360,7 @@ impl<R: Runtime> Driver<R> {
                 Err(error) => tracing::warn!(%group, %error, "no leader can be made"),
             }
         }
+        !leads || self.leading.is_some()
     }
 
     fn lose_leadership(&mut self) {

@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::command::{Applied, Command, CommandBody, Descriptor};
-use super::kv::{Kv, KvError, KvRead};
+use super::kv::{Kv, KvError};
 use super::plan::{Plan, plan};
+use super::session::Standing;
 use super::step::Here;
 use super::{
     attributes, content, data, garbage, inode, lock, orphan, session, slot, touch, txn, xattr,
@@ -26,8 +27,24 @@ use crate::txn::{Step, TxnReply};
 /// Only when the state can't be read or written: the replica stops.
 pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<Applied, KvError> {
     let descriptor = super::descriptor(state)?;
-    if let Some(refusal) = not_for_here(state, &descriptor, command)? {
+    if let Some(refusal) = not_for_here(&descriptor, command) {
         return Ok(Applied::Answer(Answer::Refused(refusal)));
+    }
+    // What was decided goes on: only what a client asks for ends with its session.
+    let asks = matches!(
+        &command.body,
+        CommandBody::Meta(_) | CommandBody::Data(_) | CommandBody::Begin { .. }
+    );
+    if asks && command.session != SessionId::CLUSTER {
+        match session::standing(state, command.session)? {
+            Standing::Over => {
+                return Ok(Applied::Answer(Answer::Refused(Refusal::SessionEnded)));
+            }
+            Standing::New if !matches!(command.body, CommandBody::Begin { .. }) => {
+                session::note_seen(state, command.session)?;
+            }
+            Standing::New | Standing::Seen => {}
+        }
     }
     let places = descriptor.places;
     match &command.body {
@@ -73,14 +90,10 @@ pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<A
 }
 
 /// Whether the entry was accepted under claims that no longer hold.
-fn not_for_here(
-    state: &dyn KvRead,
-    descriptor: &Descriptor,
-    command: &Command,
-) -> Result<Option<Refusal>, KvError> {
+fn not_for_here(descriptor: &Descriptor, command: &Command) -> Option<Refusal> {
     if command.epoch != descriptor.epoch && !cfg!(planted = "epoch_unchecked_at_apply") {
         let (epoch, places) = (descriptor.epoch, descriptor.places);
-        return Ok(Some(Refusal::Epoch { epoch, places }));
+        return Some(Refusal::Epoch { epoch, places });
     }
     let fits = match &command.body {
         CommandBody::Data(_) => descriptor.space == Space::Data,
@@ -93,17 +106,8 @@ fn not_for_here(
         | CommandBody::Finish { .. }
         | CommandBody::Forget { .. } => descriptor.space == Space::Meta,
     };
-    if !fits || !is_here(descriptor.places, &command.body) {
-        return Ok(Some(Refusal::NoRegion));
-    }
-    // What was decided goes on: only what a client asks for ends with its session.
-    let asks = matches!(
-        &command.body,
-        CommandBody::Meta(_) | CommandBody::Data(_) | CommandBody::Begin { .. }
-    );
-    let over =
-        asks && command.session != SessionId::CLUSTER && session::is_over(state, command.session)?;
-    Ok(over.then_some(Refusal::SessionEnded))
+    let here = fits && is_here(descriptor.places, &command.body);
+    (!here).then_some(Refusal::NoRegion)
 }
 
 /// Whether the keys that the entry names first live here.
@@ -154,7 +158,6 @@ fn meta(
     if let Some(answer) = slot::earlier(state, command.session, command.slot)? {
         return Ok(Applied::Answer(answer));
     }
-    session::seen(state, command.session)?;
     let applied = operation(state, places, command, op)?;
     if let Applied::Answer(answer) = &applied {
         slot::remember(state, command.session, command.slot, answer)?;

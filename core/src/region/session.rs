@@ -21,17 +21,31 @@ enum Life {
     OverFrom(SessionId),
 }
 
+/// What a region knows of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing yet.
+    New,
+    Seen,
+    Over,
+}
+
 /// Whether a session is over here.
 ///
 /// # Errors
 /// When the state can't be read.
 pub fn is_over(state: &dyn KvRead, session: SessionId) -> Result<bool, KvError> {
+    Ok(standing(state, session)? == Standing::Over)
+}
+
+/// What is known of a session here. Of one that was seen it takes one read.
+pub(super) fn standing(state: &dyn KvRead, session: SessionId) -> Result<Standing, KvError> {
     Ok(match life(state, session)? {
-        Some(Life::Seen) => false,
-        Some(Life::Over | Life::OverFrom(_)) => true,
+        Some(Life::Seen) => Standing::Seen,
+        Some(Life::Over | Life::OverFrom(_)) => Standing::Over,
         None => match next(state, session)? {
-            Some((_, Life::OverFrom(first))) => first <= session,
-            Some((_, Life::Seen | Life::Over)) | None => false,
+            Some((_, Life::OverFrom(first))) if first <= session => Standing::Over,
+            Some(_) | None => Standing::New,
         },
     })
 }
@@ -51,17 +65,16 @@ fn next(state: &dyn KvRead, from: SessionId) -> Result<Option<(SessionId, Life)>
     Ok(Some((id_in(key)?, life)))
 }
 
-/// Notes that a session does things here: it may hold open what it unlinks.
-pub(super) fn seen(state: &mut dyn Kv, session: SessionId) -> Result<(), KvError> {
-    if life(state, session)?.is_none() && session != SessionId::CLUSTER {
-        super::write(state, &key::session(session), &Life::Seen)?;
-    }
-    Ok(())
+/// Notes that a session that is [`Standing::New`] does things here: it may hold open what it unlinks.
+pub(super) fn note_seen(state: &mut dyn Kv, session: SessionId) -> Result<(), KvError> {
+    super::write(state, &key::session(session), &Life::Seen)
 }
 
 /// The leader may give leases to a session from now on.
 pub(super) fn admit(state: &mut dyn Kv, session: SessionId) -> Result<(), KvError> {
-    seen(state, session)?;
+    if standing(state, session)? == Standing::New {
+        note_seen(state, session)?;
+    }
     super::write(state, &key::admitted(session), &())
 }
 
@@ -158,7 +171,7 @@ mod tests {
             let mut over = BTreeSet::new();
             for id in 1..=40 {
                 if id % 3 == seed % 3 {
-                    seen(&mut state, SessionId(id)).expect("memory");
+                    note_seen(&mut state, SessionId(id)).expect("memory");
                 }
             }
             for id in order {

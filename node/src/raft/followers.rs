@@ -1,17 +1,23 @@
 //! Which followers a leader's next commit rests on, and which may hear of its entries a little later.
 //!
 //! Owns the order in which a group's followers are relied on. A leader with its own copy needs half of its group besides;
-//! while that half answers promptly the others are sent what comes within [`COMPANY`] in one piece, which costs them, and a
-//! machine they share, a fraction. Nobody is waited for by name: a commit counts whoever has an entry (P2). Deliberately
-//! sends nothing, and knows no membership: who votes is said with each question.
+//! while that half answers promptly the others are sent what comes within [`REST`] in one piece, which costs them, and a
+//! machine they share, a fraction. As soon as an entry is not committed promptly they are sent everything. Nobody is waited
+//! for by name: a commit counts whoever has an entry (P2). Deliberately sends nothing, and knows no membership: who votes is
+//! said with each question.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use polyfs_core::ids::ReplicaId;
 use polyfs_core::time::Instant;
 
-/// How much later the others may hear. A runtime whose timers count milliseconds makes it up to 1 ms more.
-pub(super) const COMPANY: Duration = Duration::from_millis(1);
+/// How much later the others may hear.
+pub(super) const REST: Duration = Duration::from_millis(8);
+/// How often one that rests looks whether it is needed. A runtime whose timers count milliseconds makes it up to 1 ms more.
+pub(super) const LOOK: Duration = Duration::from_millis(1);
+/// An entry that is not committed so long after it went out needs everybody.
+const LATE: Duration = Duration::from_millis(1);
 /// A follower is prompt that answered an append, with entries or without, so recently.
 const PROMPT: Duration = Duration::from_millis(100);
 /// One that answers so many times faster than another is relied on before it.
@@ -22,6 +28,8 @@ const FASTER: u32 = 4;
 pub(super) struct Followers {
     order: Vec<Follower>,
     pipes: u64,
+    /// What is on its way and not known to be committed: the last index of a request, and when it first went out.
+    unsettled: VecDeque<(u64, Instant)>,
 }
 
 /// Which pipe to a follower: an older one of the same may end after a newer has begun.
@@ -90,9 +98,39 @@ impl Followers {
     /// The leader sends to it no more.
     pub(super) fn left_alone(&mut self, pipe: PipeId) {
         self.order.retain(|follower| follower.pipe != pipe);
+        if self.order.is_empty() {
+            // Another leader's entries may come to stand at these indices.
+            self.unsettled.clear();
+        }
     }
 
-    /// Whether a follower may hear of entries [`COMPANY`] later: the leader and those it relies on before are enough.
+    /// Entries up to `last` go out to one of them; those up to `committed` need nobody any more.
+    pub(super) fn sent(&mut self, last: u64, committed: u64, now: Instant) {
+        self.settled(committed);
+        let known = self.unsettled.back().map_or(committed, |(index, _)| *index);
+        if known < last {
+            self.unsettled.push_back((last, now));
+        }
+    }
+
+    /// Whether one that rests may rest on: everything that went out is committed, up to `committed`, or will be soon.
+    pub(super) fn may_rest_on(&mut self, committed: u64, now: Instant) -> bool {
+        self.settled(committed);
+        let first = self.unsettled.front();
+        first.is_none_or(|(_, sent)| now < *sent + LATE)
+    }
+
+    fn settled(&mut self, committed: u64) {
+        while self
+            .unsettled
+            .front()
+            .is_some_and(|(last, _)| *last <= committed)
+        {
+            self.unsettled.pop_front();
+        }
+    }
+
+    /// Whether a follower may hear of entries [`REST`] later: the leader and those it relies on before are enough.
     pub(super) fn may_wait(&self, pipe: PipeId, electorate: &Electorate, now: Instant) -> bool {
         let prompt = |follower: &&Follower| follower.answered.is_some_and(|at| now < at + PROMPT);
         let Some(place) = self.place(pipe) else {
@@ -181,6 +219,41 @@ mod tests {
         assert_eq!(waiting(&followers, pipes, 101), [false, false]);
         followers.left_alone(pipes[0]);
         assert_eq!(waiting(&followers, pipes, 99), [false, false]);
+    }
+
+    #[test]
+    fn nobody_rests_on_while_an_entry_is_late() {
+        let (mut followers, _) = group::<2>(0);
+        assert!(followers.may_rest_on(0, at(1)), "nothing is under way");
+        followers.sent(7, 4, at(10));
+        followers.sent(9, 4, at(11));
+        assert!(followers.may_rest_on(4, at(10)), "it went out just now");
+        assert!(!followers.may_rest_on(6, at(11)));
+        assert!(followers.may_rest_on(7, at(11)), "what follows is younger");
+        assert!(!followers.may_rest_on(7, at(12)));
+        assert!(followers.may_rest_on(9, at(50)), "all is committed");
+    }
+
+    /// Who is sent an entry later does not make it younger, and what was committed meanwhile is not awaited.
+    #[test]
+    fn an_entry_ages_from_when_it_first_went_out() {
+        let (mut followers, _) = group::<2>(0);
+        followers.sent(7, 4, at(10));
+        followers.sent(7, 4, at(11));
+        assert!(!followers.may_rest_on(4, at(11)));
+        followers.sent(7, 7, at(12));
+        assert!(followers.may_rest_on(7, at(20)));
+    }
+
+    #[test]
+    fn what_another_leader_may_overwrite_is_not_awaited() {
+        let (mut followers, pipes) = group::<2>(0);
+        followers.sent(900, 4, at(10));
+        for pipe in pipes {
+            followers.left_alone(pipe);
+        }
+        followers.follows(ReplicaId(0), 0);
+        assert!(followers.may_rest_on(5, at(100)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
-use super::followers::{COMPANY, Electorate, Followers, PipeId};
+use super::followers::{Electorate, Followers, LOOK, PipeId, REST};
 use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
 use super::state::GroupState;
@@ -459,8 +459,8 @@ struct Pipe<R: Runtime, S> {
     id: PipeId,
     followers: Arc<Mutex<Followers>>,
     input: Option<S>,
-    /// Until when requests may wait for company, unasked for.
-    resting: Option<<R::Async as AsyncRuntime>::Instant>,
+    /// While requests wait for company, unasked for.
+    resting: Option<Rest<<R::Async as AsyncRuntime>::Instant>>,
     results: mpsc::UnboundedReceiver<Appended>,
     /// An entry-less request that waits for company, and until when.
     held: Option<(Request<R>, <R::Async as AsyncRuntime>::Instant)>,
@@ -470,6 +470,13 @@ struct Pipe<R: Runtime, S> {
     sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
     ready: VecDeque<AppendItem<R>>,
     ended: bool,
+}
+
+/// When a pipe that rests looks whether it is needed, and when it ends in any case.
+#[derive(Clone, Copy)]
+struct Rest<I> {
+    look: I,
+    end: I,
 }
 
 impl<R: Runtime, S> Pipe<R, S>
@@ -496,7 +503,8 @@ where
     async fn step(&mut self) -> Result<(), &'static str> {
         let answer_by = self.sent.front().map(|sent| *sent + REQUEST_DEADLINE);
         let held_until = self.held.as_ref().map(|(_, until)| *until);
-        let times = [answer_by, held_until, self.resting].into_iter().flatten();
+        let look = self.resting.map(|rest| rest.look);
+        let times = [answer_by, held_until, look].into_iter().flatten();
         let wake = times.min().unwrap_or_else(|| NowPlus::now_plus(IDLE));
         let asks = self.sent.len() < WINDOW && self.resting.is_none();
         let input = self.input.as_mut().filter(|_| asks);
@@ -522,8 +530,8 @@ where
             Select3::Third(()) if answer_by.is_some_and(|by| by <= wake) => {
                 Err("no answer in time")
             }
-            Select3::Third(()) if self.resting.is_some_and(|until| until <= wake) => {
-                self.resting = None;
+            Select3::Third(()) if look.is_some_and(|look| look <= wake) => {
+                self.rest_on();
                 Ok(())
             }
             Select3::Third(()) => self.send_held(),
@@ -589,8 +597,24 @@ where
             let mono = self.log.runtime().now().mono;
             let followers = self.followers.lock();
             let waits = followers.may_wait(self.id, &electorate, mono);
-            self.resting = waits.then(|| now + COMPANY);
+            self.resting = waits.then(|| Rest {
+                look: now + LOOK,
+                end: now + REST,
+            });
         }
+    }
+
+    /// ... and goes on waiting while it does.
+    fn rest_on(&mut self) {
+        let now = <R::Async as AsyncRuntime>::Instant::now();
+        let mono = self.log.runtime().now().mono;
+        let mut followers = self.followers.lock();
+        let spared = followers.may_rest_on(self.state.applied_index(), mono);
+        let rest = self.resting.filter(|rest| spared && now < rest.end);
+        self.resting = rest.map(|Rest { end, .. }| Rest {
+            look: now + LOOK,
+            end,
+        });
     }
 
     fn send_held(&mut self) -> Result<(), &'static str> {
@@ -615,6 +639,12 @@ where
         self.line
             .send(head, payload)
             .map_err(|_| "the connection does not take more")?;
+        if let Some(last) = request.entries.last() {
+            let mono = self.log.runtime().now().mono;
+            let applied = self.state.applied_index();
+            let mut followers = self.followers.lock();
+            followers.sent(last.log_id.index(), applied, mono);
+        }
         self.sent.push_back(now);
         Ok(())
     }

@@ -517,6 +517,11 @@ impl<R: Runtime> GroupState<R> {
         record.membership.voter_ids().map(ReplicaId).collect()
     }
 
+    /// The last entry that was applied here; 0 before the first.
+    pub(super) fn applied_index(&self) -> u64 {
+        self.record.lock().applied_index()
+    }
+
     /// What is kept of the replica, as applied.
     #[must_use]
     pub fn record(&self) -> ReplicaRecord {

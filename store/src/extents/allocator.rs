@@ -14,6 +14,11 @@ use std::collections::{BTreeMap, VecDeque};
 use super::fresh::FreshBlocks;
 use super::run::{BlockRun, RunSet};
 
+/// So few blocks, taken one after another, are laid side by side: what a checkpoint writes of them is one write then.
+const SMALL: u32 = 16;
+/// ... in free runs of this many, if there are any.
+const ROOM: u32 = 64;
+
 /// What one write transaction does to the blocks; settled when it commits or is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -65,6 +70,8 @@ pub(crate) struct Allocator {
     durable_epoch: u64,
     readers: BTreeMap<u64, u32>,
     withhold: bool,
+    /// Behind the last small run that was taken.
+    beside: Option<(u32, u32)>,
 }
 
 impl Allocator {
@@ -131,9 +138,29 @@ impl Allocator {
 
     /// Takes contiguous blocks; they are in nobody's hands until mapped or pinned.
     pub(crate) fn take(&mut self, count: u32) -> Option<BlockRun> {
-        let run = self.free.take(count)?;
+        let run = match self.beside(count) {
+            Some(run) => {
+                self.free.remove(run);
+                self.beside = Some((run.file, run.end()));
+                run
+            }
+            None => self.free.take(count)?,
+        };
         self.taken(run);
         Some(run)
+    }
+
+    /// Where a small run lies beside the last, or in a row of its own. Not in holes: their space may be gone.
+    fn beside(&self, count: u32) -> Option<BlockRun> {
+        if count > SMALL {
+            return None;
+        }
+        let next = self
+            .beside
+            .map(|(file, first)| BlockRun { file, first, count });
+        next.filter(|run| self.free.has_all(*run))
+            .or_else(|| self.free.roomy(count, ROOM))
+            .filter(|run| self.holes.common(*run).is_empty())
     }
 
     /// Takes up to `count` blocks, as many as one run has.

@@ -147,6 +147,19 @@ impl RunSet {
         Some(run)
     }
 
+    /// The first `count` blocks of the smallest run that has at least `room`, else of the largest that has as many.
+    pub(crate) fn roomy(&self, count: u32, room: u32) -> Option<BlockRun> {
+        let roomy = self.by_size.range((room, 0, 0)..).next();
+        let &(largest, file, first) = roomy.or_else(|| self.by_size.last())?;
+        (largest >= count).then_some(BlockRun { file, first, count })
+    }
+
+    /// Whether all of a run is in the set.
+    pub(crate) fn has_all(&self, run: BlockRun) -> bool {
+        let whole = |found: &BlockRun| found.first <= run.first && run.end() <= found.end();
+        self.overlapping(run).first().is_some_and(whole)
+    }
+
     /// Takes up to `count` blocks from the largest run.
     pub(crate) fn take_some(&mut self, count: u32) -> Option<BlockRun> {
         let &(largest, ..) = self.by_size.last()?;

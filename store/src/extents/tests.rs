@@ -193,3 +193,30 @@ fn two_page_maps_never_share_a_block() {
         count: 1
     }));
 }
+
+#[test]
+fn small_runs_lie_side_by_side_and_not_in_holes() {
+    let mut space = Allocator::default();
+    space.grow(0, 1024);
+    space.take(512).unwrap();
+    for first in [10, 20, 30] {
+        space.put_back(BlockRun {
+            file: 0,
+            first,
+            count: 1,
+        });
+    }
+    let runs: Vec<BlockRun> = (0..40).map(|_| space.take(2).unwrap()).collect();
+    let adjacent = |pair: &[BlockRun]| pair[0].end() == pair[1].first;
+    assert!(runs.windows(2).all(adjacent), "{runs:?}");
+    let rest = space.take_some(1024).unwrap();
+    assert_eq!(rest.first, runs[39].end());
+    space.put_hole(rest);
+    let singles: Vec<u32> = (0..3).map(|_| space.take(1).unwrap().first).collect();
+    assert_eq!(singles, [10, 20, 30], "what is backed");
+    assert_eq!(
+        space.take(1).unwrap().first,
+        rest.first,
+        "and then what is not"
+    );
+}

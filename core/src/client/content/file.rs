@@ -8,6 +8,7 @@ use bytes::Bytes;
 use core::time::Duration;
 
 use super::dirty::Dirty;
+use super::habit::Habit;
 use super::job::Job;
 use super::map::ChunkMap;
 use super::pages::Pages;
@@ -222,6 +223,7 @@ pub(super) struct WriteBack {
     /// without the earlier. No read begins meanwhile.
     pub(super) after_reads: bool,
     pub(super) syncs: Vec<SyncWaiter>,
+    pub(super) habit: Habit,
 }
 
 /// Wake-ups for what was written fall together in spans of this: one for many writes.
@@ -235,6 +237,14 @@ pub(super) fn write_back_due(since: Instant) -> Instant {
 }
 
 impl WriteBack {
+    /// What was written up to `target` is to be committed, with its times or nearly so unless `data_only`.
+    pub(super) fn want(&mut self, target: u64, data_only: bool) {
+        self.wanted = self.wanted.max(target);
+        if !data_only {
+            self.timely = self.timely.max(target);
+        }
+    }
+
     /// Everything, times included, is to be committed.
     pub(super) fn want_all(&mut self) {
         self.wanted = self.writes;

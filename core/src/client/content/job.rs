@@ -180,14 +180,24 @@ impl Client {
             match running.plan.pop_front() {
                 None => return self.job_over(ino),
                 Some(Step::Data(pieces)) => running.pieces = pieces,
-                Some(Step::Content(change)) => {
-                    running.op = Some(change.clone());
-                    running.outstanding = 1;
-                    let op = MetaOp::Content { ino, fence, change };
-                    return self.ask(Owner::Job(ino), RequestBody::MetaOp(op), Bytes::new());
+                Some(Step::Overwrite(pieces, mtime)) => {
+                    running.pieces = pieces;
+                    let change = ContentOp::Times { mtime };
+                    self.ask_change(ino, fence, change);
                 }
+                Some(Step::Content(change)) => return self.ask_change(ino, fence, change),
             }
         }
+    }
+
+    /// Asks for one change of the content on behalf of the job.
+    fn ask_change(&mut self, ino: Ino, fence: Fence, change: ContentOp) {
+        if let Some(running) = &mut self.file(ino).job {
+            running.op = Some(change.clone());
+            running.outstanding += 1;
+        }
+        let op = MetaOp::Content { ino, fence, change };
+        self.ask(Owner::Job(ino), RequestBody::MetaOp(op), Bytes::new());
     }
 
     /// A region answered one of a job's questions.

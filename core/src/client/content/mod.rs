@@ -6,6 +6,7 @@
 mod calls;
 mod dirty;
 mod file;
+mod habit;
 mod job;
 mod leaders;
 mod lease;

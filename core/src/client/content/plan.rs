@@ -11,6 +11,7 @@ use super::file::{Content, FileState};
 use super::map::chunks_of;
 use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
 use crate::request::ContentOp;
+use crate::time::Timestamp;
 use crate::vfs::AllocateMode;
 
 /// Chunks named ahead of a file that grows in sequence.
@@ -40,6 +41,8 @@ pub(super) enum PieceWhat {
 pub(super) enum Step {
     Content(ContentOp),
     Data(VecDeque<Piece>),
+    /// Bytes over bytes that are there, and beside them the time of that (P9).
+    Overwrite(VecDeque<Piece>, Timestamp),
 }
 
 /// A list of steps.
@@ -203,8 +206,12 @@ pub(super) fn write_back(file: &FileState) -> Plan {
     allocate(content, &written, &mut plan);
     // What stays behind is the time alone: an entry saved for each of many overwrites that are synced one by one.
     let behind = file.times_within(file.back.times_behind());
-    if behind && plan.is_empty() && only_overwrites(content, &written) {
-        plan.push_back(Step::Data(pieces));
+    if plan.is_empty() && only_overwrites(content, &written) {
+        plan.push_back(if behind {
+            Step::Data(pieces)
+        } else {
+            Step::Overwrite(pieces, content.mtime)
+        });
         return plan;
     }
     let commit = Step::Content(ContentOp::Commit {

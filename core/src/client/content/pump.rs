@@ -227,6 +227,9 @@ impl Client {
         if after >= WRITE_BACK_SOON {
             file.back.wanted = file.back.writes;
         }
+        if let Some(sync) = file.back.habit.wrote() {
+            file.back.want(file.back.writes, sync.data_only);
+        }
         let mtime = file.content.mtime;
         let first = file.back.since.is_none();
         file.back.since.get_or_insert(now);
@@ -322,11 +325,9 @@ impl Client {
         } else {
             file.back.brought
         };
-        file.back.wanted = file.back.wanted.max(target);
-        if !data_only {
-            file.back.timely = file.back.timely.max(target);
-        }
+        file.back.want(target, data_only);
         if let Some((id, reply)) = waiter {
+            file.back.habit.synced(data_only);
             if file.back.committed >= target || cfg!(planted = "fsync_not_awaited") {
                 self.reply(id, Ok(reply));
             } else {

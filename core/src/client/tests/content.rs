@@ -9,13 +9,15 @@ use super::cluster::{ROOT, kind_of};
 use super::harness::Net;
 use super::names::attr;
 use crate::attr::{FileKind, SetAttr};
-use crate::client::port::Input;
+use crate::client::port::{CallId, Input};
 use crate::client::rng::Rng;
 use crate::error::FsError;
 use crate::limits::{CALL_DEADLINE, SESSION_TERM, TIMES_BEHIND};
 use crate::place::Ino;
 use crate::time::Timestamp;
-use crate::vfs::{AllocateMode, Call, Handle, LockOwner, OpenFlags, Reply, SeekWhat, XattrMode};
+use crate::vfs::{
+    AllocateMode, Call, Handle, LockOwner, OpenFlags, Outcome, Reply, SeekWhat, XattrMode,
+};
 
 pub(super) const BOTH: OpenFlags = OpenFlags {
     read: true,
@@ -165,6 +167,56 @@ fn synced_overwrites_are_one_entry_each_and_times_follow() {
     assert_eq!(times(&mut net, file.0), (shown, shown), "by itself");
     net.pass(Duration::from_secs(3));
     assert_eq!(net.cluster.executed, executed + 1, "once");
+}
+
+fn start_sync(net: &mut Net, ino: Ino) -> CallId {
+    let call = Call::Sync {
+        ino,
+        data_only: false,
+    };
+    net.start(0, call)
+}
+
+fn end(net: &mut Net, id: CallId) -> Outcome {
+    let over = |net: &Net| net.outcomes.contains_key(&(0, id));
+    assert!(net.run_until(Duration::from_secs(1), over));
+    net.outcomes[&(0, id)].clone()
+}
+
+#[test]
+fn a_time_that_is_due_goes_out_beside_the_bytes() {
+    let mut net = Net::new(1, 5);
+    let file = create(&mut net, 0);
+    leave_behind(&mut net, file);
+    net.pass(TIMES_BEHIND * 2);
+    write(&mut net, 0, file, 2000, b"late");
+    let before = net.arriving();
+    let id = start_sync(&mut net, file.0);
+    assert_eq!(net.arriving(), before + 2, "bytes and time");
+    assert_eq!(end(&mut net, id), Ok(Reply::Done));
+    let (told, shown) = times(&mut net, file.0);
+    assert_eq!(told, shown);
+}
+
+#[test]
+fn bytes_of_one_who_syncs_each_write_go_out_before_the_sync() {
+    let mut net = Net::new(1, 6);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    for round in 2..12 {
+        write(&mut net, 0, file, 1000, &[round; 100]);
+        sync(&mut net, 0, file.0);
+    }
+    let before = net.arriving();
+    write(&mut net, 0, file, 1000, &[77; 100]);
+    let under_way = net.arriving();
+    assert!(under_way > before, "nobody has asked for it yet");
+    let id = start_sync(&mut net, file.0);
+    assert_eq!(net.arriving(), under_way, "and the sync asks for no more");
+    assert_eq!(end(&mut net, id), Ok(Reply::Done));
+    let chunk = net.cluster.chunks.values().next().expect("one chunk");
+    assert_eq!(chunk[1000], 77);
 }
 
 #[test]

@@ -88,6 +88,12 @@ impl Net {
         }
     }
 
+    /// Requests on their way to nodes.
+    pub(super) fn arriving(&self) -> usize {
+        let arrives = |event: &&Event| matches!(event, Event::Arrive(..));
+        self.events.values().filter(arrives).count()
+    }
+
     fn at(&mut self, delay: Duration, event: Event) {
         self.order += 1;
         self.events.insert((self.now + delay, self.order), event);
