@@ -590,17 +590,20 @@ where
         };
         let many = request.entries.len() >= MANY_ENTRIES;
         if !many && request.entries.iter().map(bytes).sum::<usize>() < LARGE_BYTES {
-            let electorate = Electorate {
-                leader: self.line.ends.from,
-                voters: self.state.voters(),
-            };
             let mono = self.log.runtime().now().mono;
             let followers = self.followers.lock();
-            let waits = followers.may_wait(self.id, &electorate, mono);
+            let waits = followers.may_wait(self.id, &self.electorate(), mono);
             self.resting = waits.then(|| Rest {
                 look: now + LOOK,
                 end: now + REST,
             });
+        }
+    }
+
+    fn electorate(&self) -> Electorate {
+        Electorate {
+            leader: self.line.ends.from,
+            voters: self.state.voters(),
         }
     }
 
@@ -609,7 +612,8 @@ where
         let now = <R::Async as AsyncRuntime>::Instant::now();
         let mono = self.log.runtime().now().mono;
         let mut followers = self.followers.lock();
-        let spared = followers.may_rest_on(self.state.applied_index(), mono);
+        let spared = followers.may_rest_on(self.state.applied_index(), mono)
+            && followers.may_wait(self.id, &self.electorate(), mono);
         let rest = self.resting.filter(|rest| spared && now < rest.end);
         self.resting = rest.map(|Rest { end, .. }| Rest {
             look: now + LOOK,

@@ -16,8 +16,8 @@ use super::run::{BlockRun, RunSet};
 
 /// So few blocks, taken one after another, are laid side by side: what a checkpoint writes of them is one write then.
 const SMALL: u32 = 16;
-/// ... in free runs of this many, if there are any.
-const ROOM: u32 = 64;
+/// ... while no more than one in so many blocks lies free in runs that are too short for that: then these are filled.
+const SCATTERED: u64 = 8;
 
 /// What one write transaction does to the blocks; settled when it commits or is dropped.
 #[derive(Debug, Default)]
@@ -152,15 +152,16 @@ impl Allocator {
 
     /// Where a small run lies beside the last, or in a row of its own. Not in holes: their space may be gone.
     fn beside(&self, count: u32) -> Option<BlockRun> {
-        if count > SMALL {
+        let (_, all, _) = self.counts();
+        if count > SMALL || self.free.in_short_runs() > all / SCATTERED {
             return None;
         }
+        let backed = |run: &BlockRun| self.holes.common(*run).is_empty();
         let next = self
             .beside
             .map(|(file, first)| BlockRun { file, first, count });
-        next.filter(|run| self.free.has_all(*run))
-            .or_else(|| self.free.roomy(count, ROOM))
-            .filter(|run| self.holes.common(*run).is_empty())
+        next.filter(|run| self.free.has_all(*run) && backed(run))
+            .or_else(|| self.free.roomy(count).filter(backed))
     }
 
     /// Takes up to `count` blocks, as many as one run has.

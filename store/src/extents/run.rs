@@ -44,12 +44,20 @@ impl BlockRun {
     }
 }
 
+/// Runs of fewer blocks than this are short: too short to lay many small ones side by side in.
+const SHORT: u32 = 8;
+
+fn short(run: BlockRun) -> u64 {
+    u64::from(if run.count < SHORT { run.count } else { 0 })
+}
+
 /// A set of blocks, kept as maximal runs, that finds the smallest run that is large enough.
 #[derive(Debug, Default)]
 pub(crate) struct RunSet {
     runs: BTreeMap<(u32, u32), u32>,
     by_size: BTreeSet<(u32, u32, u32)>,
     blocks: u64,
+    short: u64,
 }
 
 impl RunSet {
@@ -62,12 +70,14 @@ impl RunSet {
         self.runs.insert((run.file, run.first), run.count);
         self.by_size.insert((run.count, run.file, run.first));
         self.blocks += u64::from(run.count);
+        self.short += short(run);
     }
 
     fn unlink(&mut self, run: BlockRun) {
         self.runs.remove(&(run.file, run.first));
         self.by_size.remove(&(run.count, run.file, run.first));
         self.blocks -= u64::from(run.count);
+        self.short -= short(run);
     }
 
     /// The runs of this set that overlap `run`, whole.
@@ -147,11 +157,15 @@ impl RunSet {
         Some(run)
     }
 
-    /// The first `count` blocks of the smallest run that has at least `room`, else of the largest that has as many.
-    pub(crate) fn roomy(&self, count: u32, room: u32) -> Option<BlockRun> {
-        let roomy = self.by_size.range((room, 0, 0)..).next();
-        let &(largest, file, first) = roomy.or_else(|| self.by_size.last())?;
-        (largest >= count).then_some(BlockRun { file, first, count })
+    /// The first `count` blocks of the smallest run that is not [`SHORT`].
+    pub(crate) fn roomy(&self, count: u32) -> Option<BlockRun> {
+        let &(_, file, first) = self.by_size.range((count.max(SHORT), 0, 0)..).next()?;
+        Some(BlockRun { file, first, count })
+    }
+
+    /// Blocks in runs that are [`SHORT`].
+    pub(crate) fn in_short_runs(&self) -> u64 {
+        self.short
     }
 
     /// Whether all of a run is in the set.
@@ -220,6 +234,9 @@ mod tests {
                 }
                 assert_eq!(set.blocks(), plain.len() as u64, "seed {seed}");
                 assert_eq!(set.runs.len(), set.by_size.len(), "seed {seed}");
+                let short = set.runs.values().filter(|count| **count < SHORT);
+                let short: u32 = short.sum();
+                assert_eq!(set.in_short_runs(), u64::from(short), "seed {seed}");
             }
         }
     }

@@ -220,3 +220,19 @@ fn small_runs_lie_side_by_side_and_not_in_holes() {
         "and then what is not"
     );
 }
+
+#[test]
+fn small_runs_fill_what_is_scattered_when_that_is_too_much() {
+    let mut space = Allocator::default();
+    space.grow(0, 1024);
+    space.take(512).unwrap();
+    for number in 0..130 {
+        space.put_back(BlockRun {
+            file: 0,
+            first: number * 2,
+            count: 1,
+        });
+    }
+    let taken: Vec<u32> = (0..4).map(|_| space.take(1).unwrap().first).collect();
+    assert_eq!(taken, [0, 2, 512, 513], "until an eighth is left");
+}

@@ -210,6 +210,8 @@ pub(super) struct WriteBack {
     /// Writes so far, and how many of them are committed. A time left behind when bytes were committed counts as one.
     pub(super) writes: u64,
     pub(super) committed: u64,
+    /// Which of them stands for the time that was left behind last.
+    pub(super) left_behind: u64,
     /// The last write that brought bytes.
     pub(super) brought: u64,
     /// Committed up to this as soon as possible ...

@@ -180,9 +180,8 @@ impl Client {
             match running.plan.pop_front() {
                 None => return self.job_over(ino),
                 Some(Step::Data(pieces)) => running.pieces = pieces,
-                Some(Step::Overwrite(pieces, mtime)) => {
+                Some(Step::Overwrite(pieces, change)) => {
                     running.pieces = pieces;
-                    let change = ContentOp::Times { mtime };
                     self.ask_change(ino, fence, change);
                 }
                 Some(Step::Content(change)) => return self.ask_change(ino, fence, change),
@@ -324,14 +323,17 @@ impl Client {
         let file = self.file(ino);
         let flying = file.back.flying.take();
         let bytes = file.has_bytes();
-        file.back.committed = upto;
+        // Bytes that are lost leave no time to be told: who waits for that hears of the bytes.
+        file.back.committed = match error {
+            None => upto,
+            Some(_) => upto.max(file.back.left_behind),
+        };
         if !file.is_dirty() {
             file.back.since = None;
-            if error.is_none() && bytes && file.is_behind() {
-                file.back.writes += 1;
-                file.back.since = Some(now);
-                self.timers.set(write_back_due(now), Wake::File(ino));
-            }
+        } else if file.back.since.is_none() {
+            // A time that was left behind.
+            file.back.since = Some(now);
+            self.timers.set(write_back_due(now), Wake::File(ino));
         }
         self.files.dirty_bytes -= flying.len();
         if let Some(error) = error.filter(|_| bytes) {

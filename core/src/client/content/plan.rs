@@ -11,7 +11,6 @@ use super::file::{Content, FileState};
 use super::map::chunks_of;
 use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
 use crate::request::ContentOp;
-use crate::time::Timestamp;
 use crate::vfs::AllocateMode;
 
 /// Chunks named ahead of a file that grows in sequence.
@@ -41,8 +40,13 @@ pub(super) enum PieceWhat {
 pub(super) enum Step {
     Content(ContentOp),
     Data(VecDeque<Piece>),
-    /// Bytes over bytes that are there, and beside them the time of that (P9).
-    Overwrite(VecDeque<Piece>, Timestamp),
+    /// Bytes over bytes that are there, and beside them an entry that says nothing but when (P9).
+    Overwrite(VecDeque<Piece>, ContentOp),
+}
+
+/// Whether nothing of a write-back tells a region of files of its time.
+pub(super) fn leaves_time(plan: &Plan) -> bool {
+    plan.iter().all(|step| matches!(step, Step::Data(_)))
 }
 
 /// A list of steps.
@@ -206,19 +210,21 @@ pub(super) fn write_back(file: &FileState) -> Plan {
     allocate(content, &written, &mut plan);
     // What stays behind is the time alone: an entry saved for each of many overwrites that are synced one by one.
     let behind = file.times_within(file.back.times_behind());
-    if plan.is_empty() && only_overwrites(content, &written) {
-        plan.push_back(if behind {
-            Step::Data(pieces)
-        } else {
-            Step::Overwrite(pieces, content.mtime)
-        });
+    let overwrites = plan.is_empty() && only_overwrites(content, &written);
+    if behind && overwrites {
+        plan.push_back(Step::Data(pieces));
         return plan;
     }
-    let commit = Step::Content(ContentOp::Commit {
+    let commit = ContentOp::Commit {
         written,
         size: content.size,
         mtime: content.mtime,
-    });
+    };
+    if overwrites {
+        plan.push_back(Step::Overwrite(pieces, commit));
+        return plan;
+    }
+    let commit = Step::Content(commit);
     if cfg!(planted = "commit_before_data") {
         plan.extend([commit, Step::Data(pieces)]);
     } else {

@@ -306,6 +306,11 @@ impl Client {
         file.back.since = None;
         let upto = file.back.writes;
         let plan = plan::write_back(file);
+        if plan::leaves_time(&plan) && file.is_behind() {
+            // From now on: who syncs meanwhile, or asks for what was written, waits for the time if it must.
+            file.back.writes += 1;
+            file.back.left_behind = file.back.writes;
+        }
         self.start_job(ino, plan, Finish::WriteBack(upto));
         false
     }

@@ -72,6 +72,8 @@ pub(super) struct Cluster {
     /// Recalls of locks so far; none is sent while they are `recalls_lost`.
     pub lock_recalls: u64,
     pub recalls_lost: bool,
+    /// What is written to chunks fails.
+    pub data_lost: bool,
     ended: Vec<SessionId>,
     sessions: BTreeMap<u64, SessionId>,
     pub sent: Vec<Sent>,
@@ -703,6 +705,9 @@ impl Cluster {
 
     fn data_op(&mut self, op: &DataOp, payload: &Bytes) -> Answer {
         let full = || vec![0; CHUNK_BYTES as usize];
+        if self.data_lost {
+            return Answer::Data(Err(FsError::Io));
+        }
         match op {
             DataOp::Write { chunk, offset, .. } => {
                 let at = *offset as usize;

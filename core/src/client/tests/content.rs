@@ -198,6 +198,52 @@ fn a_time_that_is_due_goes_out_beside_the_bytes() {
     assert_eq!(told, shown);
 }
 
+/// Bytes of one who calls fdatasync are foreseen without their time; who calls fsync then waits for that too.
+#[test]
+fn a_sync_of_bytes_under_way_waits_for_their_time() {
+    let mut net = Net::new(1, 7);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    for round in 2..12 {
+        net.pass(TIMES_BEHIND * 3);
+        write(&mut net, 0, file, 1000, &[round; 100]);
+        let call = Call::Sync {
+            ino: file.0,
+            data_only: true,
+        };
+        assert_eq!(net.call(0, call), Ok(Reply::Done));
+    }
+    net.pass(TIMES_BEHIND * 3);
+    let before = net.arriving();
+    write(&mut net, 0, file, 1000, &[77; 100]);
+    assert_eq!(net.arriving(), before + 1, "bytes alone");
+    let id = start_sync(&mut net, file.0);
+    assert_eq!(end(&mut net, id), Ok(Reply::Done));
+    let (told, shown) = times(&mut net, file.0);
+    assert!(shown <= told + TIMES_BEHIND, "{told:?} {shown:?}");
+}
+
+/// ... and hears of them when they are lost, not of their time.
+#[test]
+fn a_sync_of_bytes_that_are_lost_fails() {
+    let mut net = Net::new(1, 8);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    net.pass(TIMES_BEHIND * 3);
+    write(&mut net, 0, file, 1000, &[9; 100]);
+    let call = Call::Sync {
+        ino: file.0,
+        data_only: true,
+    };
+    let first = net.start(0, call);
+    let second = start_sync(&mut net, file.0);
+    net.cluster.data_lost = true;
+    assert_eq!(end(&mut net, first), Err(FsError::Io));
+    assert_eq!(end(&mut net, second), Err(FsError::Io));
+}
+
 #[test]
 fn bytes_of_one_who_syncs_each_write_go_out_before_the_sync() {
     let mut net = Net::new(1, 6);
