@@ -54,6 +54,8 @@ impl Bits {
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
     mapped: BTreeMap<u32, Bits>,
+    /// Of all files.
+    blocks: u64,
     mapped_blocks: u64,
     free: RunSet,
     unpunched: RunSet,
@@ -84,6 +86,7 @@ impl Allocator {
     pub(crate) fn add_file(&mut self, file: u32, blocks: u32) {
         let words = vec![0; blocks.div_ceil(64) as usize];
         self.mapped.insert(file, Bits { words, blocks });
+        self.blocks += u64::from(blocks);
     }
 
     /// Blocks of a file.
@@ -128,6 +131,7 @@ impl Allocator {
         let old = bits.blocks;
         assert!(old < blocks, "files only grow");
         bits.blocks = blocks;
+        self.blocks += u64::from(blocks - old);
         bits.words.resize(blocks.div_ceil(64) as usize, 0);
         self.free.insert(BlockRun {
             file,
@@ -152,8 +156,7 @@ impl Allocator {
 
     /// Where a small run lies beside the last, or in a row of its own. Not in holes: their space may be gone.
     fn beside(&self, count: u32) -> Option<BlockRun> {
-        let (_, all, _) = self.counts();
-        if count > SMALL || self.free.in_short_runs() > all / SCATTERED {
+        if count > SMALL || self.free.in_short_runs() > self.blocks / SCATTERED {
             return None;
         }
         let backed = |run: &BlockRun| self.holes.common(*run).is_empty();
@@ -460,11 +463,6 @@ impl Allocator {
 
     /// Blocks free, in all, and waiting for rule 3.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        let all = self
-            .mapped
-            .values()
-            .map(|bits| u64::from(bits.blocks))
-            .sum();
-        (self.free.blocks(), all, self.retired_blocks)
+        (self.free.blocks(), self.blocks, self.retired_blocks)
     }
 }

@@ -200,6 +200,8 @@ pub(super) struct SyncWaiter {
     pub(super) id: CallId,
     pub(super) target: u64,
     pub(super) reply: Reply,
+    /// For everything before, not for one write alone.
+    pub(super) of_all: bool,
 }
 
 /// What was written and not yet committed.
@@ -210,8 +212,6 @@ pub(super) struct WriteBack {
     /// Writes so far, and how many of them are committed. A time left behind when bytes were committed counts as one.
     pub(super) writes: u64,
     pub(super) committed: u64,
-    /// Which of them stands for the time that was left behind last.
-    pub(super) left_behind: u64,
     /// The last write that brought bytes.
     pub(super) brought: u64,
     /// Committed up to this as soon as possible ...

@@ -323,11 +323,12 @@ impl Client {
         let file = self.file(ino);
         let flying = file.back.flying.take();
         let bytes = file.has_bytes();
-        // Bytes that are lost leave no time to be told: who waits for that hears of the bytes.
-        file.back.committed = match error {
-            None => upto,
-            Some(_) => upto.max(file.back.left_behind),
-        };
+        // What was lost meanwhile counts already.
+        file.back.committed = file.back.committed.max(upto);
+        if error.is_some() && bytes && !file.is_dirty() && file.is_behind() {
+            // What was overwritten before is there, and its time may have been left to this.
+            file.back.writes += 1;
+        }
         if !file.is_dirty() {
             file.back.since = None;
         } else if file.back.since.is_none() {
@@ -338,6 +339,7 @@ impl Client {
         self.files.dirty_bytes -= flying.len();
         if let Some(error) = error.filter(|_| bytes) {
             self.fail_handles(ino, error);
+            self.fail_syncs(ino, error);
         }
         self.answer_syncs(ino, error);
         self.wake_stalled(ino);

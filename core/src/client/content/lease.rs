@@ -148,8 +148,10 @@ impl Client {
             until: term_end(route.sent),
         });
         let (mut size, mut mtime) = (grant.attr.size, grant.attr.mtime);
-        if file.is_dirty() {
+        if file.has_bytes() {
             size = size.max(file.content.size);
+        }
+        if file.is_dirty() {
             mtime = mtime.max(file.content.mtime);
         }
         file.content = Content {

@@ -242,6 +242,7 @@ impl Client {
                 id: *id,
                 target,
                 reply: reply.clone(),
+                of_all: false,
             });
         }
         self.files.dirty_bytes = self.files.dirty_bytes + after - before;
@@ -261,9 +262,9 @@ impl Client {
             .files
             .by_ino
             .iter_mut()
-            .filter(|(_, file)| file.is_dirty())
+            .filter(|(_, file)| file.has_bytes())
             .map(|(ino, file)| {
-                file.back.wanted = file.back.writes;
+                file.back.wanted = file.back.wanted.max(file.back.brought);
                 *ino
             })
             .collect();
@@ -309,7 +310,6 @@ impl Client {
         if plan::leaves_time(&plan) && file.is_behind() {
             // From now on: who syncs meanwhile, or asks for what was written, waits for the time if it must.
             file.back.writes += 1;
-            file.back.left_behind = file.back.writes;
         }
         self.start_job(ino, plan, Finish::WriteBack(upto));
         false
@@ -336,7 +336,12 @@ impl Client {
             if file.back.committed >= target || cfg!(planted = "fsync_not_awaited") {
                 self.reply(id, Ok(reply));
             } else {
-                file.back.syncs.push(SyncWaiter { id, target, reply });
+                file.back.syncs.push(SyncWaiter {
+                    id,
+                    target,
+                    reply,
+                    of_all: true,
+                });
             }
         }
         self.pump(ino);
@@ -357,6 +362,16 @@ impl Client {
                 Some(error) => Err(error),
             };
             self.reply(waiter.id, outcome);
+        }
+    }
+
+    /// Bytes are lost: whoever waits for all that was written before hears of it, though later bytes are still to come.
+    pub(super) fn fail_syncs(&mut self, ino: Ino, error: FsError) {
+        let waiting = core::mem::take(&mut self.file(ino).back.syncs);
+        let (failed, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|sync| sync.of_all);
+        self.file(ino).back.syncs = rest;
+        for sync in failed {
+            self.reply(sync.id, Err(error));
         }
     }
 

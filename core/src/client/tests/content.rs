@@ -239,9 +239,37 @@ fn a_sync_of_bytes_that_are_lost_fails() {
     };
     let first = net.start(0, call);
     let second = start_sync(&mut net, file.0);
+    write(&mut net, 0, file, 3000, b"kept");
+    let third = start_sync(&mut net, file.0);
     net.cluster.data_lost = true;
     assert_eq!(end(&mut net, first), Err(FsError::Io));
     assert_eq!(end(&mut net, second), Err(FsError::Io));
+    net.cluster.data_lost = false;
+    assert_eq!(
+        end(&mut net, third),
+        Err(FsError::Io),
+        "it is of all before"
+    );
+    net.pass(Duration::from_millis(1500));
+    let chunk = net.cluster.chunks.values().next().expect("one chunk");
+    assert_eq!(&chunk[3000..3004], b"kept");
+}
+
+#[test]
+fn a_time_left_behind_outlives_bytes_that_are_lost_after_it() {
+    let mut net = Net::new(1, 8);
+    let file = create(&mut net, 0);
+    let shown = leave_behind(&mut net, file);
+    let size = attr(net.call(0, Call::GetAttr { ino: file.0 })).size;
+    net.cluster.data_lost = true;
+    write(&mut net, 0, file, 20_000, b"lost");
+    let id = start_sync(&mut net, file.0);
+    assert_eq!(end(&mut net, id), Err(FsError::Io));
+    net.cluster.data_lost = false;
+    net.pass(Duration::from_secs(3));
+    assert!(net.cluster.inodes[&file.0].attr.mtime >= shown, "told");
+    let after = attr(net.call(0, Call::GetAttr { ino: file.0 })).size;
+    assert_eq!(after, size, "of bytes that are lost nothing is shown");
 }
 
 #[test]
