@@ -287,7 +287,8 @@ impl<R: Runtime> Driver<R> {
             let came = R::Async::select3(events.next(), changed, self.runtime.sleep(pause)).await;
             let began = self.follow_leadership();
             looks = match came {
-                Select3::Second(_) => !looks || !began,
+                Select3::Second(_) if looks => !began,
+                Select3::Second(_) => true,
                 Select3::First(_) | Select3::Third(()) => looks,
             };
             let handled = match came {

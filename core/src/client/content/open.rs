@@ -236,7 +236,10 @@ impl Client {
     /// that brought them was on its way.
     pub(in super::super) fn with_dirty(&self, mut attr: Attr) -> Attr {
         if let Some(file) = self.changed_here(&attr) {
-            attr.size = file.content.size;
+            // Bytes that were lost may have left nothing but a time to be told.
+            if file.has_bytes() || file.content.number > attr.change {
+                attr.size = file.content.size;
+            }
             attr.mtime = attr.mtime.max(file.content.mtime);
             attr.ctime = attr.ctime.max(file.content.mtime);
             attr.mode = without_set_id(attr.kind, attr.mode);
