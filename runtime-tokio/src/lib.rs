@@ -10,13 +10,15 @@ mod disk;
 mod errno;
 mod executor;
 mod lanes;
+mod local;
 mod lock;
 mod net;
 mod runtime;
+mod sockets;
 mod tcp;
 
 pub use disk::{FileDisk, TokioDir};
 pub use executor::Executor;
 pub use lock::{DataDirLock, LockError, lock_data_dir};
-pub use net::{TcpFrameReceiver, TcpFrameSender, TcpFrames, TokioListener};
+pub use net::{SocketListener, SocketNet, SocketReceiver, SocketSender};
 pub use runtime::TokioRuntime;

@@ -1,4 +1,4 @@
-//! Frames over TCP.
+//! Frames over TCP, and over local sockets to processes of this machine.
 //!
 //! Owns connections and nothing above them. Payloads are neither copied when sent (vectored writes straight from
 //! their pieces) nor when received (cut out of the buffer they were read into). TLS comes later, between the two.
@@ -13,13 +13,12 @@ use polyfs_node::frame::{Decoder, Prefix};
 use polyfs_node::runtime::{
     Frame, FrameReceiver, FrameSender, Listener, Net, NetError, Shortcut, Tried,
 };
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::tcp;
+use crate::sockets::{ReadHalf, WriteHalf, split_local, split_tcp};
+use crate::{local, tcp};
 
 /// One address of a peer is given up after this; a name may have several.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,18 +31,19 @@ const READ_BYTES_SMALL: usize = 1 << 10;
 
 /// The network of this machine.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TcpFrames;
+pub struct SocketNet;
 
-/// A listening socket.
+/// A listening socket, and the local one beside it.
 #[derive(Debug)]
-pub struct TokioListener {
+pub struct SocketListener {
     listener: TcpListener,
+    local: Option<UnixListener>,
     address: SocketAddr,
 }
 
 /// The sending half of a connection.
 #[derive(Debug)]
-pub struct TcpFrameSender {
+pub struct SocketSender {
     way: Arc<Way>,
     // Set while a send is under way: if its future is dropped, half a frame may be out.
     broken: bool,
@@ -53,7 +53,7 @@ pub struct TcpFrameSender {
 #[derive(Debug)]
 struct Way {
     /// There until it is dropped.
-    half: Option<OwnedWriteHalf>,
+    half: Option<WriteHalf>,
     /// What the network did not take of a frame that was begun on the shortcut.
     rest: Mutex<Vec<Bytes>>,
 }
@@ -63,8 +63,8 @@ struct Direct(Arc<Way>);
 
 /// The receiving half of a connection.
 #[derive(Debug)]
-pub struct TcpFrameReceiver {
-    half: OwnedReadHalf,
+pub struct SocketReceiver {
+    half: ReadHalf,
     decoder: Decoder,
     buffer: BytesMut,
     ended: bool,
@@ -74,40 +74,55 @@ fn failed(error: &io::Error) -> NetError {
     NetError::Failed(error.to_string())
 }
 
-fn halves(stream: TcpStream) -> Result<(TcpFrameSender, TcpFrameReceiver), NetError> {
+type Connection = (SocketSender, SocketReceiver);
+
+fn over_tcp(stream: TcpStream) -> Result<Connection, NetError> {
     tcp::prepare(&stream).map_err(|error| failed(&error))?;
-    let (read, write) = stream.into_split();
+    Ok(connection(split_tcp(stream)))
+}
+
+fn over_local(stream: UnixStream) -> Result<Connection, NetError> {
+    let halves = split_local(stream).map_err(|error| failed(&error))?;
+    Ok(connection(halves))
+}
+
+fn connection((read, write): (ReadHalf, WriteHalf)) -> Connection {
     let way = Way {
         half: Some(write),
         rest: Mutex::new(Vec::new()),
     };
-    let sender = TcpFrameSender {
+    let sender = SocketSender {
         way: Arc::new(way),
         broken: false,
     };
-    let receiver = TcpFrameReceiver {
+    let receiver = SocketReceiver {
         half: read,
         decoder: Decoder::default(),
         buffer: BytesMut::new(),
         ended: false,
     };
-    Ok((sender, receiver))
+    (sender, receiver)
 }
 
-impl Net for TcpFrames {
-    type Listener = TokioListener;
-    type Sender = TcpFrameSender;
-    type Receiver = TcpFrameReceiver;
+impl Net for SocketNet {
+    type Listener = SocketListener;
+    type Sender = SocketSender;
+    type Receiver = SocketReceiver;
 
-    async fn listen(&self, address: &str) -> Result<TokioListener, NetError> {
+    async fn listen(&self, address: &str) -> Result<SocketListener, NetError> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| NetError::Failed(format!("can't listen at {address}: {error}")))?;
         let address = listener.local_addr().map_err(|error| failed(&error))?;
-        Ok(TokioListener { listener, address })
+        let local = local::listen(address);
+        Ok(SocketListener {
+            listener,
+            local,
+            address,
+        })
     }
 
-    async fn dial(&self, address: &str) -> Result<(TcpFrameSender, TcpFrameReceiver), NetError> {
+    async fn dial(&self, address: &str) -> Result<Connection, NetError> {
         let refused = |error: &dyn std::fmt::Display| {
             NetError::Failed(format!("can't connect to {address}: {error}"))
         };
@@ -116,8 +131,11 @@ impl Net for TcpFrames {
             .map_err(|error| refused(&error))?;
         let mut last = refused(&"the name has no address");
         for candidate in addresses {
+            if let Some(stream) = local::dial(candidate).await {
+                return over_local(stream);
+            }
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await {
-                Ok(Ok(stream)) => return halves(stream),
+                Ok(Ok(stream)) => return over_tcp(stream),
                 Ok(Err(error)) => last = refused(&error),
                 Err(_) => last = refused(&format_args!("no answer within {CONNECT_TIMEOUT:?}")),
             }
@@ -126,18 +144,24 @@ impl Net for TcpFrames {
     }
 }
 
-impl Listener for TokioListener {
-    type Sender = TcpFrameSender;
-    type Receiver = TcpFrameReceiver;
+impl Listener for SocketListener {
+    type Sender = SocketSender;
+    type Receiver = SocketReceiver;
 
-    async fn accept(&mut self) -> Result<(TcpFrameSender, TcpFrameReceiver, String), NetError> {
-        let (stream, from) = self
-            .listener
-            .accept()
-            .await
-            .map_err(|error| failed(&error))?;
-        let (sender, receiver) = halves(stream)?;
-        Ok((sender, receiver, from.to_string()))
+    async fn accept(&mut self) -> Result<(SocketSender, SocketReceiver, String), NetError> {
+        let ((sender, receiver), from) = tokio::select! {
+            accepted = self.listener.accept() => {
+                let (stream, from) = accepted.map_err(|error| failed(&error))?;
+                (over_tcp(stream)?, from.to_string())
+            }
+            accepted = accept_local(self.local.as_ref()) => {
+                let stream = accepted.map_err(|error| failed(&error))?;
+                local::prepare(&stream).map_err(|error| failed(&error))?;
+                let from = from_here(&stream);
+                (over_local(stream)?, from)
+            }
+        };
+        Ok((sender, receiver, from))
     }
 
     fn address(&self) -> String {
@@ -145,7 +169,22 @@ impl Listener for TokioListener {
     }
 }
 
-impl FrameSender for TcpFrameSender {
+async fn accept_local(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+fn from_here(stream: &UnixStream) -> String {
+    let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    process.map_or_else(
+        || "this machine".into(),
+        |process| format!("process {process} of this machine"),
+    )
+}
+
+impl FrameSender for SocketSender {
     async fn send(&mut self, frames: Vec<Frame>) -> Result<(), NetError> {
         if self.broken {
             return Err(NetError::Failed(
@@ -176,7 +215,7 @@ impl FrameSender for TcpFrameSender {
 }
 
 impl Way {
-    fn half(&self) -> &OwnedWriteHalf {
+    fn half(&self) -> &WriteHalf {
         self.half.as_ref().expect("it is there until it is dropped")
     }
 
@@ -236,7 +275,7 @@ enum Written {
 }
 
 /// Writes pieces one after the other, many per system call, until the network takes no more; what is left stays.
-fn write_some(half: &OwnedWriteHalf, pieces: &mut Vec<Bytes>) -> io::Result<Written> {
+fn write_some(half: &WriteHalf, pieces: &mut Vec<Bytes>) -> io::Result<Written> {
     let mut first = 0;
     let result = loop {
         while pieces.get(first).is_some_and(Bytes::is_empty) {
@@ -267,7 +306,7 @@ fn write_some(half: &OwnedWriteHalf, pieces: &mut Vec<Bytes>) -> io::Result<Writ
     result
 }
 
-impl TcpFrameReceiver {
+impl SocketReceiver {
     /// Reads some bytes; `false` at the end of the stream.
     async fn read_more(&mut self) -> Result<bool, NetError> {
         let missing = self.decoder.wants().saturating_sub(self.buffer.len());
@@ -277,7 +316,6 @@ impl TcpFrameReceiver {
             READ_BYTES
         };
         self.buffer.reserve(missing.max(ahead));
-        // Unlike `try_read_buf` this knows that a buffer which was not filled means an empty socket, and saves a call.
         let read = self.half.read_buf(&mut self.buffer).await;
         Ok(read.map_err(|error| failed(&error))? > 0)
     }
@@ -300,7 +338,7 @@ impl TcpFrameReceiver {
     }
 }
 
-impl FrameReceiver for TcpFrameReceiver {
+impl FrameReceiver for SocketReceiver {
     async fn receive(&mut self) -> Result<Frame, NetError> {
         if self.ended {
             return Err(NetError::Closed);

@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::disk::TokioDir;
 use crate::lanes::Lanes;
-use crate::net::TcpFrames;
+use crate::net::SocketNet;
 
 /// The machine this process runs on. Cheap to clone; used from within a tokio runtime, best a current_thread one
 /// (two workers were 10% slower), with time and io enabled.
 #[derive(Clone)]
 pub struct TokioRuntime {
     lanes: Arc<Lanes>,
-    net: TcpFrames,
+    net: SocketNet,
     /// Tasks are started from threads outside the executor too: those that take requests from the kernel.
     executor: Handle,
 }
@@ -33,7 +33,7 @@ impl TokioRuntime {
     pub fn new() -> Self {
         Self {
             lanes: Arc::new(Lanes::new()),
-            net: TcpFrames,
+            net: SocketNet,
             executor: Handle::current(),
         }
     }
@@ -47,7 +47,7 @@ impl Default for TokioRuntime {
 
 impl Runtime for TokioRuntime {
     type Async = Executor;
-    type Net = TcpFrames;
+    type Net = SocketNet;
     type Dir = TokioDir;
 
     fn now(&self) -> Now {
@@ -58,7 +58,7 @@ impl Runtime for TokioRuntime {
         rand::random()
     }
 
-    fn net(&self) -> &TcpFrames {
+    fn net(&self) -> &SocketNet {
         &self.net
     }
 

@@ -14,7 +14,7 @@ use polyfs_node::runtime::{
     Frame, FrameReceiver, FrameSender, Lane, Listener, Net, NetError, Runtime, Tried,
 };
 use polyfs_node::{frame, testing};
-use polyfs_runtime_tokio::{LockError, TcpFrames, TokioDir, TokioRuntime, lock_data_dir};
+use polyfs_runtime_tokio::{LockError, SocketNet, TokioDir, TokioRuntime, lock_data_dir};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn run(test: impl Future<Output = ()>) {
@@ -51,15 +51,52 @@ fn runtime() {
 
 #[test]
 fn net() {
-    run(async { testing::net(&TcpFrames, "127.0.0.1").await });
+    run(async { testing::net(&SocketNet, "127.0.0.1").await });
+}
+
+#[test]
+fn processes_of_this_machine_talk_over_a_local_socket() {
+    run(async {
+        for listens in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let mut listener = SocketNet.listen(listens).await.unwrap();
+            let address = listener.address().replace("0.0.0.0", "127.0.0.1");
+            let dialled = SocketNet.dial(&address).await.unwrap();
+            let (_sender, _receiver, from) = listener.accept().await.unwrap();
+            let own = format!("process {} of this machine", std::process::id());
+            assert_eq!(from, own, "{listens}");
+            // Whoever comes over TCP all the same is served, too.
+            let raw = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let (_sender, _receiver, from) = listener.accept().await.unwrap();
+            assert_eq!(from, raw.local_addr().unwrap().to_string());
+            drop(dialled);
+            // The name is gone with the listener: nobody else's connections end at a dead socket.
+            drop(listener);
+            assert!(SocketNet.dial(&address).await.is_err());
+        }
+    });
+}
+
+#[test]
+fn a_taken_name_leaves_tcp() {
+    run(async {
+        let probe = SocketNet.listen("127.0.0.1:0").await.unwrap();
+        let address = probe.address();
+        drop(probe);
+        let _squatter = tokio::net::UnixListener::bind(format!("\0polyfs/{address}")).unwrap();
+        let mut listener = SocketNet.listen(&address).await.unwrap();
+        // The squatter is of our own user, so it would be believed: one comes over TCP by hand.
+        let raw = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let (_sender, _receiver, from) = listener.accept().await.unwrap();
+        assert_eq!(from, raw.local_addr().unwrap().to_string());
+    });
 }
 
 #[test]
 fn names_are_resolved() {
     run(async {
-        let listener = TcpFrames.listen("localhost:0").await.unwrap();
+        let listener = SocketNet.listen("localhost:0").await.unwrap();
         let port = listener.address().rsplit(':').next().unwrap().to_owned();
-        TcpFrames.dial(&format!("localhost:{port}")).await.unwrap();
+        SocketNet.dial(&format!("localhost:{port}")).await.unwrap();
     });
 }
 
@@ -117,7 +154,7 @@ fn what_is_no_frame_ends_the_connection() {
             (damaged, "its payload is damaged"),
         ];
         for (bytes, reason) in cases {
-            let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+            let mut listener = SocketNet.listen("127.0.0.1:0").await.unwrap();
             let mut raw = tokio::net::TcpStream::connect(listener.address())
                 .await
                 .unwrap();
@@ -134,7 +171,7 @@ fn what_is_no_frame_ends_the_connection() {
 #[test]
 fn the_wire_carries_what_frame_rs_says() {
     run(async {
-        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let mut listener = SocketNet.listen("127.0.0.1:0").await.unwrap();
         let mut raw = tokio::net::TcpStream::connect(listener.address())
             .await
             .unwrap();
@@ -161,7 +198,7 @@ fn the_wire_carries_what_frame_rs_says() {
 #[test]
 fn a_connection_cut_inside_a_frame_is_not_closed_in_order() {
     run(async {
-        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let mut listener = SocketNet.listen("127.0.0.1:0").await.unwrap();
         let mut raw = tokio::net::TcpStream::connect(listener.address())
             .await
             .unwrap();
@@ -188,9 +225,9 @@ fn frames_of_many_sizes() -> Vec<Frame> {
 #[test]
 fn another_thread_sends_by_itself_and_the_task_goes_on_with_what_was_begun() {
     run(async {
-        let mut listener = TcpFrames.listen("127.0.0.1:0").await.unwrap();
+        let mut listener = SocketNet.listen("127.0.0.1:0").await.unwrap();
         let address = listener.address();
-        let (mut sender, _keep) = TcpFrames.dial(&address).await.unwrap();
+        let (mut sender, _keep) = SocketNet.dial(&address).await.unwrap();
         let (_keep_too, mut receiver, _) = listener.accept().await.unwrap();
         let shortcut = sender.shortcut().unwrap();
         let frames = frames_of_many_sizes();

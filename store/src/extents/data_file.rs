@@ -1,15 +1,17 @@
 //! One data file: how its blocks are read, and whether something in it waits to be synced.
 //!
-//! Owns the two ways to read. Blocks are written past the host's page cache and read through it: what is read again
-//! comes from memory that the host gives and takes. Whoever finds that such bytes are not what was written reads them
-//! once more [`Way::PastCache`] before believing that the disk has lost them. Deliberately knows no checksum.
+//! Owns the two ways to the disk. Blocks are read through the host's page cache: what is read again comes from memory
+//! that the host gives and takes. Whoever finds that such bytes are not what was written reads them once more
+//! [`Way::PastCache`] before believing that the disk has lost them. Many blocks in a row are written past the cache, a
+//! few through it: the host hands many such writes to the disk at once, where each would wait for itself. Deliberately
+//! knows no checksum.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
 
-/// How to read.
+/// How to read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// As the host likes it.
@@ -56,6 +58,14 @@ impl<F: Disk> DataFile<F> {
         match (&self.cached, way) {
             (Some(cached), Way::ThroughCache) => cached.read_at(offset, buffer),
             _ => self.disk.read_at(offset, buffer),
+        }
+    }
+
+    /// Writes `bytes`, which are aligned. A sync covers both ways: it is the file's, not the handle's (fdatasync(2)).
+    pub(super) fn write(&self, way: Way, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        match (&self.cached, way) {
+            (Some(cached), Way::ThroughCache) => cached.write_at(offset, bytes),
+            _ => self.disk.write_at(offset, bytes),
         }
     }
 

@@ -24,6 +24,9 @@ use crate::state::{Poison, Reserve, Share, StoreError};
 /// Bytes of a block, as offsets are counted.
 pub(super) const BLOCK: u64 = PAGE_BYTES as u64;
 
+/// So few blocks cost less through the page cache: about 9 us of CPU each, against 40 us of a write past it.
+const FEW_BLOCKS_MAX: u32 = 8;
+
 /// How data files are laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct DataConfig {
@@ -584,7 +587,8 @@ impl<D: Dir> DataFiles<D> {
         let file = self
             .file(run.file)
             .expect("an allocated run lies in a file");
-        let write = || file.disk.write_at(u64::from(run.first) * BLOCK, bytes);
+        let way = self.way_to_write(run);
+        let write = || file.write(way, u64::from(run.first) * BLOCK, bytes);
         let written = match (write(), self.reserve.get()) {
             // The run is a hole, and what was ordered must be stored (P10).
             (Err(DiskError::Full), Some(reserve)) => reserve.growing(Share::Data, write),
@@ -594,6 +598,15 @@ impl<D: Dir> DataFiles<D> {
         written.map_err(|error| self.poison.disk("writing file data", error))?;
         self.space().written(run);
         Ok(())
+    }
+
+    /// A few blocks go through the cache; not where the filesystem has to find room, which would show at the sync.
+    fn way_to_write(&self, run: BlockRun) -> Way {
+        if run.count <= FEW_BLOCKS_MAX && !self.space().is_unbacked(run) {
+            Way::ThroughCache
+        } else {
+            Way::PastCache
+        }
     }
 
     /// Reads whole blocks; None when the file is shorter than that.

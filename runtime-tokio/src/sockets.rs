@@ -1,0 +1,150 @@
+//! Both kinds of connections as one: TCP, and the local sockets of one machine.
+//!
+//! Owns which is which, and how an option of a socket is set. Deliberately knows no frame.
+//!
+//! A local socket tells its writer each time that its reader has taken something (unix(7) has no low-water mark): a
+//! wake-up for every message. So only its reading is watched; its writing is, while it takes nothing.
+
+use std::io::{self, IoSlice, Write as _};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::{TcpStream, UnixStream, tcp};
+
+/// Where bytes are written.
+#[derive(Debug)]
+pub(crate) enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Local(Local),
+}
+
+/// Where bytes are read.
+#[derive(Debug)]
+pub(crate) enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Local(Local),
+}
+
+/// A local socket, watched for what can be read.
+type Local = Arc<AsyncFd<net::UnixStream>>;
+
+pub(crate) fn split_tcp(stream: TcpStream) -> (ReadHalf, WriteHalf) {
+    let (read, write) = stream.into_split();
+    (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+}
+
+pub(crate) fn split_local(stream: UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
+    // It stays non-blocking.
+    let local = Arc::new(watch(stream.into_std()?, Interest::READABLE)?);
+    Ok((ReadHalf::Local(Arc::clone(&local)), WriteHalf::Local(local)))
+}
+
+#[expect(
+    unsafe_code,
+    reason = "AsyncFd can't know that a descriptor stays open"
+)]
+fn watch(socket: net::UnixStream, interest: Interest) -> io::Result<AsyncFd<net::UnixStream>> {
+    // SAFETY: the stream owns its descriptor, which stays open and the same until the AsyncFd, which owns the stream,
+    // is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+impl WriteHalf {
+    /// One writev that does not wait; `WouldBlock` when nothing is taken now.
+    pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write_vectored(pieces),
+            Self::Local(local) => local.get_ref().write_vectored(pieces),
+        }
+    }
+
+    /// Waits until something may be taken.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(half) => half.writable().await,
+            Self::Local(local) => {
+                let again = local.get_ref().try_clone()?;
+                let watched = watch(again, Interest::WRITABLE)?;
+                watched.writable().await.map(drop)
+            }
+        }
+    }
+
+    /// Drops it without closing the other half's way.
+    pub(crate) fn forget(self) {
+        match self {
+            Self::Tcp(half) => half.forget(),
+            Self::Local(local) => drop(local),
+        }
+    }
+}
+
+impl ReadHalf {
+    /// Appends what has come to the room that `buffer` has; 0 at the end of the stream. A buffer that was not filled
+    /// means an empty socket, which is not asked again before it says so.
+    pub(crate) async fn read_buf(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.read_buf(buffer).await,
+            Self::Local(local) => read_local(local, buffer).await,
+        }
+    }
+}
+
+async fn read_local(local: &Local, buffer: &mut BytesMut) -> io::Result<usize> {
+    let room = buffer.chunk_mut().len();
+    loop {
+        let mut ready = local.readable().await?;
+        match ready.try_io(|local| receive(local.as_raw_fd(), buffer)) {
+            Ok(Ok(bytes)) => {
+                if 0 < bytes && bytes < room {
+                    ready.clear_ready();
+                }
+                return Ok(bytes);
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            // It was a false alarm, and the alarm is off.
+            Err(_) => {}
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the standard library reads into initialised memory only"
+)]
+fn receive(socket: RawFd, buffer: &mut BytesMut) -> io::Result<usize> {
+    let room = buffer.chunk_mut();
+    // SAFETY: the room is memory of that length, which only this call writes to.
+    let received = unsafe { libc::recv(socket, room.as_mut_ptr().cast(), room.len(), 0) };
+    let Ok(received) = usize::try_from(received) else {
+        return Err(io::Error::last_os_error());
+    };
+    // SAFETY: so many bytes of the room have been written.
+    unsafe { buffer.advance_mut(received) };
+    Ok(received)
+}
+
+/// Sets an option that is an int.
+#[expect(unsafe_code, reason = "neither std nor tokio sets these options")]
+pub(crate) fn set(
+    socket: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("an int is small");
+    // SAFETY: `value` is an int of the stated length that outlives the call, which keeps no pointer; an invalid
+    // descriptor would only give an error.
+    let result =
+        unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), length) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
