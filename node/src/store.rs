@@ -212,12 +212,12 @@ fn log_segments<D: Dir>(db: &StateDb<D>) -> Result<usize, StoreError> {
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// P10: nothing trusts the page cache after a failed sync. The log and the data files are read past it anyway, where the
-/// filesystem can.
+/// P10: nothing trusts the page cache after a failed sync. The log is read past it anyway, where the filesystem can; and
+/// what the cache says of a data file is believed only where it agrees with a checksum of what was to be stored: blocks
+/// that were not are nobody's, for nothing durable came to refer to them.
 fn look_past_the_cache<D: Dir>(dir: &D) -> Result<(), StoreOpenError> {
     for file in dir.list()? {
-        let read_through_cache = file.starts_with("state.") || file.starts_with("data-");
-        if read_through_cache && !cache_is_true(dir, &file)? {
+        if file.starts_with("state.") && !cache_is_true(dir, &file)? {
             return Err(StoreOpenError::CacheLies { file });
         }
     }

@@ -222,6 +222,10 @@ impl Disk for FileDisk {
         self.transfer(offset, memory, |file| file.write_all_at(bytes, offset))
     }
 
+    fn writes_blocks_alone(&self) -> bool {
+        is_ext4_of_small_blocks(self.file.as_raw_fd())
+    }
+
     fn sync_data(&self) -> Result<(), DiskError> {
         self.file.sync_data().map_err(|error| self.failed(&error))
     }
@@ -240,6 +244,16 @@ impl Disk for FileDisk {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         self.fallocate(mode, offset, bytes)
     }
+}
+
+/// ext4 remembers for each of its blocks whether it is dirty. Others may remember it for a folio (XFS before Linux 6.6).
+#[expect(unsafe_code, reason = "the standard library has no fstatfs")]
+fn is_ext4_of_small_blocks(fd: RawFd) -> bool {
+    // SAFETY: statfs is plain old data, for which all zeros is a value.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is a valid statfs that outlives the call; an invalid descriptor would only give an error.
+    let told = unsafe { libc::fstatfs(fd, &raw mut stat) } == 0;
+    told && stat.f_type == libc::EXT4_SUPER_MAGIC && stat.f_bsize <= DIRECT_ALIGNMENT as i64
 }
 
 /// Whether the page cache holds a byte of a file. Where the filesystem can't say, it is taken to.

@@ -13,10 +13,11 @@ use polyfs_node::frame::{Decoder, Prefix};
 use polyfs_node::runtime::{
     Frame, FrameReceiver, FrameSender, Listener, Net, NetError, Shortcut, Tried,
 };
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream, UnixStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::local::LocalListener;
 use crate::sockets::{ReadHalf, WriteHalf, split_local, split_tcp};
 use crate::{local, tcp};
 
@@ -37,7 +38,7 @@ pub struct SocketNet;
 #[derive(Debug)]
 pub struct SocketListener {
     listener: TcpListener,
-    local: Option<UnixListener>,
+    local: Option<LocalListener>,
     address: SocketAddr,
 }
 
@@ -114,7 +115,9 @@ impl Net for SocketNet {
             .await
             .map_err(|error| NetError::Failed(format!("can't listen at {address}: {error}")))?;
         let address = listener.local_addr().map_err(|error| failed(&error))?;
-        let local = local::listen(address);
+        let local = local::listen(address)
+            .await
+            .map_err(|error| NetError::Failed(format!("can't listen at {address}: {error}")))?;
         Ok(SocketListener {
             listener,
             local,
@@ -156,7 +159,6 @@ impl Listener for SocketListener {
             }
             accepted = accept_local(self.local.as_ref()) => {
                 let stream = accepted.map_err(|error| failed(&error))?;
-                local::prepare(&stream).map_err(|error| failed(&error))?;
                 let from = from_here(&stream);
                 (over_local(stream)?, from)
             }
@@ -169,9 +171,9 @@ impl Listener for SocketListener {
     }
 }
 
-async fn accept_local(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+async fn accept_local(listener: Option<&LocalListener>) -> io::Result<UnixStream> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        Some(listener) => listener.accept().await,
         None => std::future::pending().await,
     }
 }

@@ -14,23 +14,25 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpStream, UnixStream, tcp};
+use tokio::task::coop::consume_budget;
+use tokio::time::timeout;
+
+use crate::tcp::UNACKNOWLEDGED_MAX;
 
 /// Where bytes are written.
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
-    Local(Local),
+    /// A descriptor of its own: one is watched once.
+    Local(Arc<net::UnixStream>),
 }
 
 /// Where bytes are read.
 #[derive(Debug)]
 pub(crate) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
-    Local(Local),
+    Local(AsyncFd<net::UnixStream>),
 }
-
-/// A local socket, watched for what can be read.
-type Local = Arc<AsyncFd<net::UnixStream>>;
 
 pub(crate) fn split_tcp(stream: TcpStream) -> (ReadHalf, WriteHalf) {
     let (read, write) = stream.into_split();
@@ -39,17 +41,20 @@ pub(crate) fn split_tcp(stream: TcpStream) -> (ReadHalf, WriteHalf) {
 
 pub(crate) fn split_local(stream: UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
     // It stays non-blocking.
-    let local = Arc::new(watch(stream.into_std()?, Interest::READABLE)?);
-    Ok((ReadHalf::Local(Arc::clone(&local)), WriteHalf::Local(local)))
+    let stream = stream.into_std()?;
+    let write = Arc::new(stream.try_clone()?);
+    let read = watch(stream, Interest::READABLE)?;
+    Ok((ReadHalf::Local(read), WriteHalf::Local(write)))
 }
 
+/// Has the executor watch a socket. `S` owns its descriptor and gives the same one each time.
 #[expect(
     unsafe_code,
     reason = "AsyncFd can't know that a descriptor stays open"
 )]
-fn watch(socket: net::UnixStream, interest: Interest) -> io::Result<AsyncFd<net::UnixStream>> {
-    // SAFETY: the stream owns its descriptor, which stays open and the same until the AsyncFd, which owns the stream,
-    // is dropped.
+pub(crate) fn watch<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    // SAFETY: all callers give what owns its descriptor, for itself or with others: it stays open and the same until the
+    // AsyncFd, which owns `socket`, is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
@@ -58,18 +63,18 @@ impl WriteHalf {
     pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write_vectored(pieces),
-            Self::Local(local) => local.get_ref().write_vectored(pieces),
+            Self::Local(socket) => (&**socket).write_vectored(pieces),
         }
     }
 
-    /// Waits until something may be taken.
+    /// Waits until something may be taken. A peer that takes nothing for too long is given up, as over TCP.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(half) => half.writable().await,
-            Self::Local(local) => {
-                let again = local.get_ref().try_clone()?;
-                let watched = watch(again, Interest::WRITABLE)?;
-                watched.writable().await.map(drop)
+            Self::Local(socket) => {
+                let watched = watch(Arc::clone(socket), Interest::WRITABLE)?;
+                let waited = timeout(UNACKNOWLEDGED_MAX, watched.writable()).await;
+                waited.map_err(io::Error::from)?.map(drop)
             }
         }
     }
@@ -78,7 +83,7 @@ impl WriteHalf {
     pub(crate) fn forget(self) {
         match self {
             Self::Tcp(half) => half.forget(),
-            Self::Local(local) => drop(local),
+            Self::Local(socket) => drop(socket),
         }
     }
 }
@@ -89,16 +94,18 @@ impl ReadHalf {
     pub(crate) async fn read_buf(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.read_buf(buffer).await,
-            Self::Local(local) => read_local(local, buffer).await,
+            Self::Local(socket) => read_local(socket, buffer).await,
         }
     }
 }
 
-async fn read_local(local: &Local, buffer: &mut BytesMut) -> io::Result<usize> {
+async fn read_local(socket: &AsyncFd<net::UnixStream>, buffer: &mut BytesMut) -> io::Result<usize> {
+    // As tokio's own sockets do: who always finds something to read lets others have their turn.
+    consume_budget().await;
     let room = buffer.chunk_mut().len();
     loop {
-        let mut ready = local.readable().await?;
-        match ready.try_io(|local| receive(local.as_raw_fd(), buffer)) {
+        let mut ready = socket.readable().await?;
+        match ready.try_io(|socket| receive(socket.as_raw_fd(), buffer)) {
             Ok(Ok(bytes)) => {
                 if 0 < bytes && bytes < room {
                     ready.clear_ready();

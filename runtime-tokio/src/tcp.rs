@@ -10,7 +10,7 @@ use crate::sockets::set;
 
 /// Bytes that stay unacknowledged for this long break the connection (TCP_USER_TIMEOUT). Requests have deadlines of
 /// their own; this frees what a dead machine leaves behind. Linux counts a peer that acknowledges but reads nothing as silent, too.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
+pub(crate) const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// An idle connection is probed after this long, this often, and given up after this many probes.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
 const PROBE_EVERY: Duration = Duration::from_secs(1);

@@ -77,17 +77,24 @@ fn processes_of_this_machine_talk_over_a_local_socket() {
 }
 
 #[test]
-fn a_taken_name_leaves_tcp() {
-    run(async {
-        let probe = SocketNet.listen("127.0.0.1:0").await.unwrap();
-        let address = probe.address();
-        drop(probe);
-        let _squatter = tokio::net::UnixListener::bind(format!("\0polyfs/{address}")).unwrap();
-        let mut listener = SocketNet.listen(&address).await.unwrap();
-        // The squatter is of our own user, so it would be believed: one comes over TCP by hand.
-        let raw = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let (_sender, _receiver, from) = listener.accept().await.unwrap();
-        assert_eq!(from, raw.local_addr().unwrap().to_string());
+fn a_peer_of_this_machine_that_reads_nothing_is_given_up() {
+    let paused = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    paused.block_on(async {
+        let mut listener = SocketNet.listen("127.0.0.1:0").await.unwrap();
+        let (mut sender, _keep) = SocketNet.dial(&listener.address()).await.unwrap();
+        let _stopped = listener.accept().await.unwrap();
+        let frames = frames_of_many_sizes();
+        let sent = loop {
+            let sent = sender.send(frames.clone()).await;
+            if sent.is_err() {
+                break sent;
+            }
+        };
+        assert!(matches!(sent, Err(NetError::Failed(_))), "{sent:?}");
     });
 }
 

@@ -54,6 +54,11 @@ pub trait Disk: Send + Sync + 'static {
     }
     /// Writes all of `bytes` at `offset`, extending the file if needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Whether blocks of 4 KiB that are written through the page cache are written alone. Where they are not, others of
+    /// the same folio, which may be durable, are written again in their place, and a power cut may tear them.
+    fn writes_blocks_alone(&self) -> bool {
+        true
+    }
     /// Makes every completed write, and the length needed to read it back, durable (fdatasync). After an error the
     /// state of *all* unsynced writes is unknown and asking again proves nothing: the caller poisons itself.
     fn sync_data(&self) -> Result<(), DiskError>;

@@ -74,7 +74,8 @@ struct Machine {
     operations: u64,
     cut_at: Option<u64>,
     syncs: u64,
-    fail_sync_at: Option<u64>,
+    fail_sync_at: Option<(u64, DiskError)>,
+    cached_writes: BTreeMap<u64, u64>,
     power_lost: bool,
     seed: u64,
 }
@@ -117,8 +118,22 @@ impl MemoryDir {
 
     /// Lets the `after`-th sync of a file from now on fail (1 is the very next).
     pub fn fail_sync_after(&self, after: u64) {
+        self.fail_sync_with(after, DiskError::Failed("the sync failed".into()));
+    }
+
+    /// As [`Self::fail_sync_after`], in the disk's own words.
+    pub fn fail_sync_with(&self, after: u64, error: DiskError) {
         let mut machine = self.lock();
-        machine.fail_sync_at = Some(machine.syncs + after);
+        machine.fail_sync_at = Some((machine.syncs + after, error));
+    }
+
+    /// How many writes of a file went through handles that are not direct.
+    #[must_use]
+    pub fn cached_writes(&self, name: &str) -> u64 {
+        let machine = self.lock();
+        let file = machine.names.get(name);
+        let writes = file.and_then(|file| machine.cached_writes.get(file));
+        writes.copied().unwrap_or(0)
     }
 
     /// Limits the sum of all files' lengths, in bytes.
@@ -373,6 +388,9 @@ impl Disk for MemoryDisk {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.check_alignment(offset, bytes);
+        if !self.direct {
+            *self.lock().cached_writes.entry(self.file).or_default() += 1;
+        }
         let change = Change::Write {
             offset: position(offset),
             bytes: bytes.to_vec(),
@@ -386,16 +404,17 @@ impl Disk for MemoryDisk {
             return Err(DiskError::PowerLost);
         }
         machine.syncs += 1;
-        let fails = machine.fail_sync_at == Some(machine.syncs);
+        let syncs = machine.syncs;
+        let fails = machine.fail_sync_at.take_if(|(at, _)| *at == syncs);
         let mut dice = Dice::new(machine.seed ^ machine.syncs);
         let file = machine
             .files
             .get_mut(&self.file)
             .expect("an open file exists");
         let pending = std::mem::take(&mut file.pending);
-        if fails {
+        if let Some((_, error)) = fails {
             settle(&mut file.durable, &pending, &mut dice);
-            return Err(DiskError::Failed("the sync failed".into()));
+            return Err(error);
         }
         for change in &pending {
             apply(&mut file.durable, change);

@@ -63,6 +63,8 @@ pub(crate) struct Allocator {
     holes: RunSet,
     /// Blocks that were holes when they were taken and were not written since.
     unbacked: RunSet,
+    /// Blocks that this process has not written since it opened, grew or punched them.
+    raw: RunSet,
     /// Bytes that are not on the disk yet.
     pub(super) fresh: FreshBlocks,
     pins: BTreeMap<(u32, u32), (u32, u32)>,
@@ -123,6 +125,7 @@ impl Allocator {
         for whole in files {
             self.free_unless_used(whole);
         }
+        self.raw = self.free.clone();
     }
 
     /// A file has grown: the new blocks are free.
@@ -133,11 +136,13 @@ impl Allocator {
         bits.blocks = blocks;
         self.blocks += u64::from(blocks - old);
         bits.words.resize(blocks.div_ceil(64) as usize, 0);
-        self.free.insert(BlockRun {
+        let grown = BlockRun {
             file,
             first: old,
             count: blocks - old,
-        });
+        };
+        self.free.insert(grown);
+        self.raw.insert(grown);
     }
 
     /// Takes contiguous blocks; they are in nobody's hands until mapped or pinned.
@@ -191,9 +196,15 @@ impl Allocator {
         !self.unbacked.common(run).is_empty()
     }
 
+    /// Whether some of it was not written by this process yet: the filesystem may have something to do first.
+    pub(crate) fn is_raw(&self, run: BlockRun) -> bool {
+        !self.raw.common(run).is_empty()
+    }
+
     /// Blocks were written: the filesystem has room for them.
     pub(crate) fn written(&mut self, run: BlockRun) {
         self.unbacked.remove(run);
+        self.raw.remove(run);
     }
 
     /// Puts blocks back that were taken and never mapped or pinned.
@@ -439,6 +450,8 @@ impl Allocator {
     pub(crate) fn put_hole(&mut self, run: BlockRun) {
         self.put_back(run);
         self.holes.insert(run);
+        self.raw.remove(run);
+        self.raw.insert(run);
     }
 
     /// Free blocks that are holes.

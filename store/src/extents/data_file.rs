@@ -25,6 +25,8 @@ pub(super) struct DataFile<F> {
     pub(super) disk: F,
     /// The same file, through the page cache; none when `disk` is that already.
     cached: Option<F>,
+    /// ... and whether that may be written through.
+    alone: bool,
     pub(super) dirty: AtomicBool,
     pub(super) syncing: Mutex<()>,
 }
@@ -44,9 +46,11 @@ impl<F: Disk> DataFile<F> {
             .direct
             .then(|| dir.open(name, through_cache))
             .transpose()?;
+        let alone = cached.as_ref().is_some_and(Disk::writes_blocks_alone);
         Ok(Self {
             disk,
             cached,
+            alone,
             // What an earlier life wrote may be unsynced: the first sync covers it.
             dirty: AtomicBool::new(true),
             syncing: Mutex::new(()),
@@ -61,10 +65,10 @@ impl<F: Disk> DataFile<F> {
         }
     }
 
-    /// Writes `bytes`, which are aligned. A sync covers both ways: it is the file's, not the handle's (fdatasync(2)).
+    /// Writes `bytes`, which are aligned; past the cache where that would write their neighbours again. A sync covers both ways: it is the file's, not the handle's (fdatasync(2)).
     pub(super) fn write(&self, way: Way, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         match (&self.cached, way) {
-            (Some(cached), Way::ThroughCache) => cached.write_at(offset, bytes),
+            (Some(cached), Way::ThroughCache) if self.alone => cached.write_at(offset, bytes),
             _ => self.disk.write_at(offset, bytes),
         }
     }

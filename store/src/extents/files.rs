@@ -345,9 +345,11 @@ impl<D: Dir> DataFiles<D> {
         for file in files {
             // Whoever finds the file clean has waited here for the sync that made it so.
             let _turn = file.syncing.lock().expect("nothing panics under this lock");
+            // ... and if that one failed, it is not clean.
+            self.poison.check()?;
             if file.dirty.swap(false, Ordering::AcqRel) {
                 let synced = file.disk.sync_data();
-                synced.map_err(|error| self.poison.disk("sync of a data file", error))?;
+                synced.map_err(|error| self.poison.sync("sync of a data file", error))?;
             }
         }
         Ok(())
@@ -600,9 +602,10 @@ impl<D: Dir> DataFiles<D> {
         Ok(())
     }
 
-    /// A few blocks go through the cache; not where the filesystem has to find room, which would show at the sync.
+    /// A few blocks go through the cache; not those that this process has not written yet: whatever the filesystem has to
+    /// do for them first would fail at the sync or, on ext4, in silence.
     fn way_to_write(&self, run: BlockRun) -> Way {
-        if run.count <= FEW_BLOCKS_MAX && !self.space().is_unbacked(run) {
+        if run.count <= FEW_BLOCKS_MAX && !self.space().is_raw(run) {
             Way::ThroughCache
         } else {
             Way::PastCache

@@ -99,6 +99,17 @@ impl Poison {
         StoreError::Disk(error)
     }
 
+    /// A sync has failed: nobody knows what is stored, whatever it says. The kernel says it once (fsync(2)), and a full
+    /// thin pool under the filesystem says `Full`.
+    pub(crate) fn sync(&self, doing: &str, error: DiskError) -> StoreError {
+        let reason = format!("{doing}: {error}");
+        self.set(reason.clone());
+        match error {
+            DiskError::Full => StoreError::Poisoned(reason),
+            other => StoreError::Disk(other),
+        }
+    }
+
     pub(crate) fn set(&self, reason: String) {
         let mut poison = self.0.why.lock().expect("no panic happens under this lock");
         if poison.is_none() {

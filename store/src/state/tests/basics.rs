@@ -355,6 +355,41 @@ fn a_checkpoint_ahead_of_a_log_is_refused_and_harmless() {
     assert_eq!(done.applied[&GroupId(1)], 4);
 }
 
+/// The kernel says once that it had no room (fsync(2)), and forgets the bytes.
+#[test]
+fn a_sync_that_finds_the_disk_full_poisons_as_any_that_fails() {
+    let (dir, db) = fresh();
+    put(&db, ONE, b"chunk", 0, b"bytes");
+    dir.fail_sync_with(1, DiskError::Full);
+    let failed = db.data().sync().map(drop);
+    assert!(matches!(failed, Err(StoreError::Poisoned(_))), "{failed:?}");
+    let later = db.prepare_checkpoint().map(drop);
+    assert!(matches!(later, Err(StoreError::Poisoned(_))));
+}
+
+/// Space that the filesystem has something to do for first is written past the cache: there a failure shows at once.
+#[test]
+fn a_few_blocks_are_written_through_the_cache_once_this_process_has_written_them() {
+    let (dir, db) = fresh();
+    let written = |dir: &MemoryDir| dir.cached_writes("data-0000");
+    let overwrite = |db: &StateDb<MemoryDir>, rounds: u8| {
+        for round in 0..rounds {
+            put(db, ONE, b"chunk", 0, &[round; 4096]);
+            checkpoint(db);
+        }
+    };
+    put(&db, ONE, b"chunk", 0, &[9; 4096]);
+    checkpoint(&db);
+    assert_eq!(written(&dir), 0, "it has grown for this");
+    overwrite(&db, 40);
+    let before = written(&dir);
+    assert!(before > 0, "what was written is written again");
+    drop(db);
+    let db = open(&dir, &[]).unwrap().db;
+    overwrite(&db, 1);
+    assert_eq!(written(&dir), before, "not what an earlier process wrote");
+}
+
 #[test]
 fn a_failed_sync_poisons_everything() {
     let (dir, db) = fresh();
