@@ -62,14 +62,18 @@ pub(crate) async fn listen(address: SocketAddr) -> io::Result<Option<LocalListen
         let taken = format!("its local socket @{} is taken{process}", name_of(address));
         return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
     }
-    tracing::warn!(%address, %error, "no local socket: processes of this machine come over TCP");
-    Ok(None)
+    // It may have gone just now.
+    let late = bind(address).inspect_err(|_| {
+        tracing::warn!(%address, %error, "no local socket: processes of this machine come over TCP");
+    });
+    Ok(late.ok())
 }
 
 fn bind(address: SocketAddr) -> io::Result<LocalListener> {
     let name = net::SocketAddr::from_abstract_name(name_of(address))?;
     let listener = net::UnixListener::bind_addr(&name)?;
     listener.set_nonblocking(true)?;
+    refuse_descriptors(&listener);
     sockets::watch(listener, Interest::READABLE).map(LocalListener)
 }
 
@@ -108,6 +112,7 @@ fn accept(listener: &AsyncFd<net::UnixListener>) -> io::Result<net::UnixStream> 
 
 /// Connects to the process of this machine that listens at an address; None when there is none to be trusted.
 pub(crate) async fn dial(address: SocketAddr) -> Option<UnixStream> {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if !is_of_this_machine(address) {
         return None;
     }
@@ -161,12 +166,22 @@ fn believes(own: libc::uid_t, peer: libc::uid_t) -> bool {
     peer == 0 || (peer == own && own != OVERFLOW_UID)
 }
 
-/// Makes room for more bytes under way, and refuses descriptors: whoever closes a stranger's may wait long.
+/// Makes room for more bytes under way.
 fn prepare(stream: &UnixStream) -> io::Result<()> {
-    let (socket, level) = (stream.as_raw_fd(), libc::SOL_SOCKET);
+    refuse_descriptors(stream);
+    let level = libc::SOL_SOCKET;
+    sockets::set(
+        stream.as_raw_fd(),
+        level,
+        libc::SO_SNDBUF,
+        SEND_BUFFER_BYTES,
+    )
+}
+
+/// Whoever closes a stranger's descriptor may wait long. A connection has it from its listener.
+fn refuse_descriptors(socket: &impl AsRawFd) {
     // Older systems do not know it.
-    let _ = sockets::set(socket, level, SO_PASSRIGHTS, 0);
-    sockets::set(socket, level, libc::SO_SNDBUF, SEND_BUFFER_BYTES)
+    let _ = sockets::set(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, 0);
 }
 
 #[cfg(test)]
@@ -193,6 +208,12 @@ mod tests {
         assert!(!believes(OVERFLOW_UID, OVERFLOW_UID));
     }
 
+    /// No other test's, in this process or another.
+    fn own_address(number: u8) -> SocketAddr {
+        let [.., high, low] = std::process::id().to_be_bytes();
+        SocketAddr::from(([127, 64 + number, high, low], 7))
+    }
+
     /// A listener under the name of an address, made by a thread of another user.
     #[expect(unsafe_code, reason = "the standard library changes no thread's user")]
     fn squat(address: SocketAddr, user: libc::c_long) -> Option<net::UnixListener> {
@@ -208,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_users_listener_is_not_believed_and_keeps_nobody_from_listening() {
-        let address = "127.77.0.1:7".parse().unwrap();
+        let address = own_address(1);
         let Some(squatter) = squat(address, 1234) else {
             eprintln!("skipped: only root can be somebody else");
             return;
@@ -219,17 +240,19 @@ mod tests {
         let _root = squat(address, 0).unwrap();
         assert!(dial(address).await.is_some());
         let error = listen(address).await.unwrap_err().to_string();
-        assert!(
-            error.contains("@polyfs/127.77.0.1:7 is taken by process"),
-            "{error}"
-        );
+        let says = format!("@{} is taken by process", name_of(address));
+        assert!(error.contains(&says), "{error}");
     }
 
     /// The kernel says that such a name has one byte more than there is room for (unix(7), BUGS).
     #[tokio::test]
     #[expect(unsafe_code, reason = "no library makes such a name")]
+    #[allow(
+        clippy::cast_possible_wrap,
+        reason = "a c_char has a sign or not, by machine"
+    )]
     async fn a_caller_whose_name_has_no_end_is_taken_like_any() {
-        let address = "127.77.0.2:7".parse().unwrap();
+        let address = own_address(2);
         let listener = listen(address).await.unwrap().unwrap();
         // SAFETY: plain system calls on a descriptor and a name of this test's own, which outlive them.
         let caller = unsafe {
@@ -238,7 +261,7 @@ mod tests {
             name.sun_family = 1;
             let path = format!("{:x<108}", std::env::temp_dir().join("polyfs-").display());
             for (to, from) in name.sun_path.iter_mut().zip(path.bytes()) {
-                *to = from.cast_signed();
+                *to = from as libc::c_char;
             }
             let _ = std::fs::remove_file(&path);
             let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).unwrap();
@@ -247,7 +270,7 @@ mod tests {
             to.sun_family = 1;
             let target = name_of(address);
             for (to, from) in to.sun_path[1..].iter_mut().zip(target.bytes()) {
-                *to = from.cast_signed();
+                *to = from as libc::c_char;
             }
             let length = libc::socklen_t::try_from(2 + 1 + target.len()).unwrap();
             assert_eq!(libc::connect(socket, (&raw const to).cast(), length), 0);

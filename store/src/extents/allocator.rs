@@ -110,9 +110,6 @@ impl Allocator {
 
     /// Ends the derivation at open: what is neither mapped nor pinned is free.
     pub(crate) fn derive_free(&mut self) {
-        if self.withhold {
-            return;
-        }
         let files: Vec<BlockRun> = self
             .mapped
             .iter()
@@ -122,10 +119,15 @@ impl Allocator {
                 count: bits.blocks,
             })
             .collect();
+        for whole in files.iter().filter(|whole| whole.count > 0) {
+            self.raw.insert(*whole);
+        }
+        if self.withhold {
+            return;
+        }
         for whole in files {
             self.free_unless_used(whole);
         }
-        self.raw = self.free.clone();
     }
 
     /// A file has grown: the new blocks are free.

@@ -52,7 +52,7 @@ fn short(run: BlockRun) -> u64 {
 }
 
 /// A set of blocks, kept as maximal runs, that finds the smallest run that is large enough.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct RunSet {
     runs: BTreeMap<(u32, u32), u32>,
     by_size: BTreeSet<(u32, u32, u32)>,
