@@ -122,7 +122,6 @@ async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "held in seeds 0..10 and 30..48 since takeovers pause; 100 are to be run first, with POLYFS_SEEDS and --run-ignored all"]
 async fn a_stopped_leader_is_a_short_pause() {
     for seed in seeds(20..23) {
         let disturb = async |cluster: &mut Cluster| {
