@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::probe;
+use crate::probe::{self, Answer};
 
 /// What is mounted somewhere must answer within this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -140,13 +140,15 @@ fn look(path: &Path) -> Result<Found, MountError> {
     if let Err(error) = fs::File::open("/dev/fuse") {
         return Err(MountError::NoFuse(error));
     }
-    must_answer(path)?;
+    // The kernel may remember the attributes of a mount whose process is gone: that it has them says nothing.
+    if must_answer(path)? == Answer::Gone {
+        return dead_mount(path).map(Found::Dead);
+    }
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(MountError::Missing(path.to_path_buf()));
         }
-        // The kernel's word for a mount whose process is gone.
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
             return dead_mount(path).map(Found::Dead);
         }
@@ -199,12 +201,10 @@ fn hangs(path: &Path) -> MountError {
 }
 
 /// Refuses what does not answer in time.
-fn must_answer(path: &Path) -> Result<(), MountError> {
-    match probe::answers(path, PATIENCE) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(hangs(path)),
-        Err(error) => Err(MountError::failed(path, error)),
-    }
+fn must_answer(path: &Path) -> Result<Answer, MountError> {
+    let asked = probe::answer(path, PATIENCE);
+    let answer = asked.map_err(|error| MountError::failed(path, error))?;
+    answer.ok_or_else(|| hangs(path))
 }
 
 /// A path from the root on, without a slash at its end and without single dots; nothing is asked of what is there.

@@ -13,19 +13,33 @@ use std::time::Duration;
 /// Between two looks at the child.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Whether asking for the attributes of `path` is answered within `patience`, whatever the answer is.
-pub(crate) fn answers(path: &Path, patience: Duration) -> io::Result<bool> {
+/// What somebody said who was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Whatever there is to say, errors too.
+    Given,
+    /// The process that would answer is gone: nothing but what the kernel remembers is there.
+    Gone,
+}
+
+/// What answers when it is asked for the attributes of `path`, past what the kernel remembers of them; None when nothing
+/// did within `patience`.
+pub(crate) fn answer(path: &Path, patience: Duration) -> io::Result<Option<Answer>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let child = ask(&path)?;
     let looks = patience.as_millis() / LOOK_EVERY.as_millis();
     for _ in 0..=looks {
-        if ended(child)? {
-            return Ok(true);
+        if let Some(errno) = ended(child)? {
+            return Ok(Some(match errno {
+                // Gone before it was asked, or while it was.
+                libc::ENOTCONN | libc::ECONNABORTED => Answer::Gone,
+                _ => Answer::Given,
+            }));
         }
         std::thread::sleep(LOOK_EVERY);
     }
     kill(child);
-    Ok(false)
+    Ok(None)
 }
 
 #[expect(unsafe_code, reason = "fork(2) has no safe wrapper in std")]
@@ -38,14 +52,15 @@ fn ask(path: &CString) -> io::Result<libc::pid_t> {
             0 => {
                 // Nothing of ours is kept open by a child that may stay: neither locks nor sockets nor pipes.
                 libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
-                libc::statx(
+                let failed = libc::statx(
                     libc::AT_FDCWD,
                     path.as_ptr(),
                     libc::AT_STATX_FORCE_SYNC,
                     libc::STATX_BASIC_STATS,
                     found.as_mut_ptr(),
-                );
-                libc::_exit(0)
+                ) != 0;
+                // An exit code has eight bits, and errno(3) needs no more.
+                libc::_exit(if failed { *libc::__errno_location() } else { 0 })
             }
             pid => pid,
         }
@@ -56,17 +71,18 @@ fn ask(path: &CString) -> io::Result<libc::pid_t> {
     Ok(pid)
 }
 
+/// What the child's call failed with once it has ended, 0 if it did not.
 #[expect(unsafe_code, reason = "waitpid(2) has no safe wrapper in std")]
-fn ended(child: libc::pid_t) -> io::Result<bool> {
+fn ended(child: libc::pid_t) -> io::Result<Option<i32>> {
     let mut status = 0;
     // SAFETY: the pointer is to an int that lives through the call; the child is ours and has not been waited for.
     match unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } {
-        0 => Ok(false),
-        pid if pid == child => Ok(true),
+        0 => Ok(None),
+        pid if pid == child => Ok(Some(libc::WEXITSTATUS(status))),
         _ => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             // Somebody else has taken it: it has ended.
-            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(true),
+            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(Some(0)),
             error => Err(error),
         },
     }
@@ -87,7 +103,9 @@ mod tests {
     #[test]
     fn what_is_there_and_what_is_not_both_answer() {
         let patience = Duration::from_secs(20);
-        assert!(answers(Path::new("/"), patience).expect("it can be asked"));
-        assert!(answers(Path::new("/nonexistent/polyfs"), patience).expect("it can be asked"));
+        for path in ["/", "/nonexistent/polyfs"] {
+            let answer = answer(Path::new(path), patience).expect("it can be asked");
+            assert_eq!(answer, Some(Answer::Given), "{path}");
+        }
     }
 }

@@ -4,16 +4,16 @@
 //! or at the first access as some network filesystems do) gets the same file without. Deliberately has no cache and
 //! no queue of its own: every call is one or two system calls, made on the caller's thread.
 
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::statfs;
+use nix::sys::statvfs::statvfs;
 use polyfs_store::disk::{Dir, Disk, DiskError, OpenMode, Space};
 
 use crate::errno::disk_error;
@@ -133,22 +133,16 @@ impl Dir for TokioDir {
     }
 
     fn space(&self) -> Result<Space, DiskError> {
-        statvfs(&self.inner.path).map_err(|error| self.failed(&error))
+        space_at(&self.inner.path).map_err(|error| self.failed(&error))
     }
 }
 
-#[expect(unsafe_code, reason = "the standard library has no statvfs")]
-fn statvfs(path: &Path) -> io::Result<Space> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: statvfs is plain old data, for which all zeros is a value.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` is a C string and `stat` a valid statvfs; both outlive the call, which keeps no pointer.
-    if unsafe { libc::statvfs(path.as_ptr(), &raw mut stat) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+fn space_at(path: &Path) -> io::Result<Space> {
+    let told = statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(told.fragment_size());
     Ok(Space {
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free: bytes(told.blocks_available()),
+        total: bytes(told.blocks()),
     })
 }
 
@@ -223,7 +217,7 @@ impl Disk for FileDisk {
     }
 
     fn writes_blocks_alone(&self) -> bool {
-        is_ext4_of_small_blocks(self.file.as_raw_fd())
+        is_ext4_of_small_blocks(&self.file)
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {
@@ -247,13 +241,11 @@ impl Disk for FileDisk {
 }
 
 /// ext4 remembers for each of its blocks whether it is dirty. Others may remember it for a folio (XFS before Linux 6.6).
-#[expect(unsafe_code, reason = "the standard library has no fstatfs")]
-fn is_ext4_of_small_blocks(fd: RawFd) -> bool {
-    // SAFETY: statfs is plain old data, for which all zeros is a value.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is a valid statfs that outlives the call; an invalid descriptor would only give an error.
-    let told = unsafe { libc::fstatfs(fd, &raw mut stat) } == 0;
-    told && stat.f_type == libc::EXT4_SUPER_MAGIC && stat.f_bsize <= DIRECT_ALIGNMENT as i64
+fn is_ext4_of_small_blocks(file: &File) -> bool {
+    statfs::fstatfs(file).is_ok_and(|told| {
+        let blocks = usize::try_from(told.block_size()).unwrap_or(usize::MAX);
+        told.filesystem_type() == statfs::EXT4_SUPER_MAGIC && blocks <= DIRECT_ALIGNMENT
+    })
 }
 
 /// Whether the page cache holds a byte of a file. Where the filesystem can't say, it is taken to.

@@ -56,7 +56,7 @@ pub(crate) async fn listen(address: SocketAddr) -> io::Result<Option<LocalListen
         }
         sleep(BETWEEN_TRIES).await;
     };
-    if let Some(other) = dial(address).await {
+    if let Ok(Some(other)) = connect(address).await {
         let process = other.peer_cred().ok().and_then(|peer| peer.pid());
         let process = process.map_or_else(String::new, |process| format!(" by process {process}"));
         let taken = format!("its local socket @{} is taken{process}", name_of(address));
@@ -117,17 +117,21 @@ pub(crate) async fn dial(address: SocketAddr) -> Option<UnixStream> {
         return None;
     }
     for name in names_of_listeners(address) {
-        match UnixStream::connect(format!("\0{}", name_of(name))).await {
-            Ok(stream) => {
-                let good = is_believed(&stream) && prepare(&stream).is_ok();
-                return good.then_some(stream);
-            }
+        match connect(name).await {
+            Ok(found) => return found,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             // Somebody has the name, and can't be asked now.
             Err(_) => return None,
         }
     }
     None
+}
+
+/// Connects to whoever has the name of an address; None when it is not believed.
+async fn connect(address: SocketAddr) -> io::Result<Option<UnixStream>> {
+    let stream = UnixStream::connect(format!("\0{}", name_of(address))).await?;
+    prepare(&stream)?;
+    Ok(is_believed(&stream).then_some(stream))
 }
 
 /// What a process that can be reached at this address may have bound: the address itself, or all of its family.
@@ -154,12 +158,9 @@ fn is_of_this_machine(address: SocketAddr) -> bool {
     address.ip().is_loopback() || source().is_ok_and(|source| source.ip() == address.ip())
 }
 
-#[expect(unsafe_code, reason = "the standard library has no geteuid")]
 fn is_believed(stream: &UnixStream) -> bool {
-    // SAFETY: takes nothing and cannot fail.
-    let own = unsafe { libc::geteuid() };
     let peer = stream.peer_cred();
-    peer.is_ok_and(|peer| believes(own, peer.uid()))
+    peer.is_ok_and(|peer| believes(nix::unistd::geteuid().as_raw(), peer.uid()))
 }
 
 fn believes(own: libc::uid_t, peer: libc::uid_t) -> bool {

@@ -6,7 +6,7 @@
 //! wake-up for every message. So only its reading is watched; its writing is, while it takes nothing.
 
 use std::io::{self, IoSlice, Write as _};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net;
 use std::sync::Arc;
 
@@ -47,12 +47,12 @@ pub(crate) fn split_local(stream: UnixStream) -> io::Result<(ReadHalf, WriteHalf
     Ok((ReadHalf::Local(read), WriteHalf::Local(write)))
 }
 
-/// Has the executor watch a socket. `S` owns its descriptor and gives the same one each time.
+/// Has the executor watch a socket.
 #[expect(
     unsafe_code,
     reason = "AsyncFd can't know that a descriptor stays open"
 )]
-pub(crate) fn watch<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+pub(crate) fn watch<S: AsRawFd + AsFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
     // SAFETY: all callers give what owns its descriptor, for itself or with others: it stays open and the same until the
     // AsyncFd, which owns `socket`, is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)

@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 
 /// How often a waiting loop looks again.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same for the end of a process: what follows it should find everything as it was left.
+const LOOK_FOR_END: Duration = Duration::from_millis(1);
 /// How long output is still read after its program has ended: a process it left behind may hold the pipe.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a process has between SIGTERM and SIGKILL.
@@ -264,7 +266,7 @@ impl Daemon {
                 limit.as_secs_f64(),
                 self.output()
             );
-            std::thread::sleep(LOOK);
+            std::thread::sleep(LOOK_FOR_END);
         }
     }
 

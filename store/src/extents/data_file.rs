@@ -65,7 +65,8 @@ impl<F: Disk> DataFile<F> {
         }
     }
 
-    /// Writes `bytes`, which are aligned; past the cache where that would write their neighbours again. A sync covers both ways: it is the file's, not the handle's (fdatasync(2)).
+    /// Writes `bytes`, which are aligned; past the cache where that would write their neighbours again. A sync covers both
+    /// ways: it is the file's, not the handle's (fdatasync(2)).
     pub(super) fn write(&self, way: Way, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         match (&self.cached, way) {
             (Some(cached), Way::ThroughCache) if self.alone => cached.write_at(offset, bytes),

@@ -573,7 +573,7 @@ impl<D: Dir> DataFiles<D> {
         // Before anything in it can matter, its name is durable.
         self.dir
             .sync()
-            .map_err(|error| self.poison.disk("sync of the directory", error))?;
+            .map_err(|error| self.poison.sync("sync of the directory", error))?;
         let mut files = self.files.write().expect("nothing panics under this lock");
         files.insert(file, Arc::new(made));
         Ok(file)

@@ -4,6 +4,8 @@
 //! knows the binary by its command line and output alone.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -100,11 +102,19 @@ impl Mount {
     }
 
     /// kill -9. The dead mount stays, as it does after a crash: programs that still run get errors there, and the next
-    /// start replaces it.
+    /// start replaces it, whatever the kernel remembers of it.
     pub(crate) fn kill(mut self) -> Result<()> {
+        let (point, ended) = (self.point.clone(), AtomicBool::new(false));
         let daemon = self.daemon()?;
-        daemon.signal(Signal::SIGKILL)?;
-        daemon.wait(STOP_LIMIT)?;
+        std::thread::scope(|scope| {
+            // Asked to its last moment, so that the kernel remembers something.
+            scope.spawn(|| ask_until(&ended, &point));
+            let killed = daemon
+                .signal(Signal::SIGKILL)
+                .and_then(|()| daemon.wait(STOP_LIMIT));
+            ended.store(true, Relaxed);
+            killed
+        })?;
         self.daemon = None;
         self.left = true;
         ensure!(
@@ -129,6 +139,13 @@ impl Drop for Mount {
         // The process first: it unmounts by itself when it can.
         self.daemon = None;
         unmount(&self.point);
+    }
+}
+
+fn ask_until(ended: &AtomicBool, point: &Path) {
+    let mut answers = true;
+    while answers && !ended.load(Relaxed) {
+        answers = std::fs::metadata(point).is_ok();
     }
 }
 
