@@ -149,7 +149,7 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
         }))
     }
 
-    /// Copies the written ones of `pages` into `buffer`, which begins with the first of them.
+    /// Reads the written ones of `pages` into `buffer`, which begins with the first of them.
     fn fill(
         &self,
         key: &[u8],
@@ -172,7 +172,7 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
         Ok(())
     }
 
-    /// Copies a piece into `room`; the first page that is not what was written, if there is one.
+    /// Reads a piece into `room`; the first page that is not what was written, if there is one.
     fn fill_piece(
         &self,
         sum: &PageSum,
@@ -180,18 +180,13 @@ impl<D: Dir, M: PageMaps> ChunkPages<'_, D, M> {
         way: Way,
         room: &mut [u8],
     ) -> Result<Option<u16>, StoreError> {
-        let Some(bytes) = self.files.read_blocks(piece.run(), way)? else {
+        if !self.files.read_blocks(piece.run(), way, room)? {
             return Ok(Some(piece.pages().start));
-        };
-        let read = bytes.as_slice().chunks_exact(PAGE_BYTES);
-        let pages = piece.pages().zip(&piece.crcs).zip(read);
-        for (((page, crc), bytes), room) in pages.zip(room.chunks_exact_mut(PAGE_BYTES)) {
-            if sum.of(page, bytes) != *crc {
-                return Ok(Some(page));
-            }
-            room.copy_from_slice(bytes);
         }
-        Ok(None)
+        let pages = piece.pages().zip(&piece.crcs);
+        let mut read = pages.zip(room.chunks_exact(PAGE_BYTES));
+        let bad = read.find(|((page, crc), bytes)| sum.of(*page, bytes) != **crc);
+        Ok(bad.map(|((page, _), _)| page))
     }
 }
 

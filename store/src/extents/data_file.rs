@@ -9,6 +9,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use crate::aligned::AlignedBuffer;
 use crate::disk::{Dir, Disk, DiskError, OpenMode};
 
 /// How to read or write.
@@ -57,12 +58,21 @@ impl<F: Disk> DataFile<F> {
         })
     }
 
-    /// Fills `buffer`, which is aligned; `UnexpectedEnd` when the file is shorter.
+    /// Fills `buffer`, which takes whole blocks; `UnexpectedEnd` when the file is shorter.
     pub(super) fn read(&self, way: Way, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         match (&self.cached, way) {
             (Some(cached), Way::ThroughCache) => cached.read_at(offset, buffer),
-            _ => self.disk.read_at(offset, buffer),
+            (Some(_), Way::PastCache) => self.read_aligned(offset, buffer),
+            (None, _) => self.disk.read_at(offset, buffer),
         }
+    }
+
+    fn read_aligned(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        let mut aligned = AlignedBuffer::new(buffer.len());
+        aligned.resize_for_read(buffer.len());
+        self.disk.read_at(offset, aligned.as_mut_slice())?;
+        buffer.copy_from_slice(aligned.as_slice());
+        Ok(())
     }
 
     /// Writes `bytes`, which are aligned; past the cache where that would write their neighbours again. A sync covers both

@@ -387,11 +387,12 @@ impl<D: Dir> DataFiles<D> {
         let _held = self.pin(extent)?;
         let run = run_of(&extent).expect("what is pinned was checked");
         let lead = usize::try_from(extent.offset % BLOCK).expect("below a block");
+        let mut room = vec![0; run.count as usize * PAGE_BYTES];
         for way in [Way::ThroughCache, Way::PastCache] {
-            let Some(buffer) = self.read_blocks(run, way)? else {
+            if !self.read_blocks(run, way, &mut room)? {
                 break;
-            };
-            let bytes = &buffer.as_slice()[lead..lead + extent.bytes as usize];
+            }
+            let bytes = &room[lead..lead + extent.bytes as usize];
             if Crc::of(bytes) == extent.crc {
                 let part = &bytes[range.start as usize..range.end as usize];
                 return Ok(Bytes::copy_from_slice(part));
@@ -612,33 +613,32 @@ impl<D: Dir> DataFiles<D> {
         }
     }
 
-    /// Reads whole blocks; None when the file is shorter than that.
+    /// Reads blocks into the beginning of `room`; false when their file is not there or ends before them.
     pub(crate) fn read_blocks(
         &self,
         run: BlockRun,
         way: Way,
-    ) -> Result<Option<AlignedBuffer>, StoreError> {
+        room: &mut [u8],
+    ) -> Result<bool, StoreError> {
         let Some(file) = self.file(run.file) else {
-            return Ok(None);
+            return Ok(false);
         };
         // Before the disk is looked at: what is not here any more by now is there.
         let fresh = self.space().fresh.of(run);
-        let bytes = run.count as usize * PAGE_BYTES;
-        let mut buffer = AlignedBuffer::new(bytes);
-        buffer.resize_for_read(bytes);
+        let room = &mut room[..run.count as usize * PAGE_BYTES];
         if fresh.len() < run.count as usize {
             let offset = u64::from(run.first) * BLOCK;
-            match file.read(way, offset, buffer.as_mut_slice()) {
+            match file.read(way, offset, room) {
                 Ok(()) => {}
-                Err(DiskError::UnexpectedEnd(_)) => return Ok(None),
+                Err(DiskError::UnexpectedEnd(_)) => return Ok(false),
                 Err(error) => return Err(StoreError::Disk(error)),
             }
         }
         for (place, bytes) in fresh {
             let at = place * PAGE_BYTES;
-            buffer.as_mut_slice()[at..at + PAGE_BYTES].copy_from_slice(&bytes);
+            room[at..at + PAGE_BYTES].copy_from_slice(&bytes);
         }
-        Ok(Some(buffer))
+        Ok(true)
     }
 
     /// Whether [`Self::read_blocks`] would wait for the disk, as far as one can say.

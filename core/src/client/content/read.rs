@@ -26,9 +26,10 @@ pub(super) struct Reading {
     call: ContentCall,
     serial: LeaseSerial,
     offset: u64,
-    bytes: Vec<u8>,
-    /// Where each part goes.
-    parts: Vec<usize>,
+    len: usize,
+    /// What lay in the inode itself.
+    inline: Bytes,
+    parts: Vec<Part>,
     outstanding: usize,
     /// Written here before the read began.
     over: Vec<(u64, Bytes)>,
@@ -42,6 +43,41 @@ pub(super) struct Reading {
     led: Vec<(GroupId, u64)>,
     /// Nothing was being written when it began; nothing begins to be until it is over.
     alone: bool,
+}
+
+/// What a region was asked for.
+#[derive(Debug)]
+struct Part {
+    /// Where it goes.
+    at: usize,
+    /// What came; zeros follow where it is short.
+    bytes: Bytes,
+}
+
+impl Reading {
+    /// The bytes that were read; those of the only part as they came.
+    fn bytes(&self) -> Bytes {
+        let plain = self.inline.is_empty() && self.cut.is_none() && self.over.is_empty();
+        if let [Part { at: 0, bytes }] = self.parts.as_slice()
+            && plain
+            && bytes.len() == self.len
+        {
+            return bytes.clone();
+        }
+        let mut whole = vec![0; self.len];
+        copy_in(&mut whole, self.offset, 0, &self.inline);
+        for Part { at, bytes } in &self.parts {
+            whole[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        if let Some((from, to)) = self.cut {
+            let zeros = vec![0; usize::try_from(to - from).expect("within a chunk")];
+            copy_in(&mut whole, self.offset, from, &zeros);
+        }
+        for (at, piece) in &self.over {
+            copy_in(&mut whole, self.offset, *at, piece);
+        }
+        Bytes::from(whole)
+    }
 }
 
 /// Copies `data`, which lies at `at` of the file, into `bytes`, which lie at `offset`.
@@ -113,8 +149,6 @@ impl Client {
         let content = &file.content;
         let end = content.size.min(offset.saturating_add(u64::from(size)));
         let len = usize::try_from(end.saturating_sub(offset)).expect("at most a u32");
-        let mut bytes = vec![0; len];
-        copy_in(&mut bytes, offset, 0, &content.inline_bytes());
         let fence = content.attr.as_ref().map_or(Fence(0), |attr| attr.fence);
         let parts = questions(file, &self.regions, fence, offset, end);
         let reading = Reading {
@@ -122,10 +156,14 @@ impl Client {
             call,
             serial: file.lease.held.map(|held| held.serial).unwrap_or_default(),
             offset,
-            bytes,
+            len,
+            inline: content.inline_bytes(),
             parts: parts
                 .iter()
-                .map(|(at, _)| usize::try_from(at - offset).expect("inside a buffer"))
+                .map(|(at, _)| Part {
+                    at: usize::try_from(at - offset).expect("inside a buffer"),
+                    bytes: Bytes::new(),
+                })
                 .collect(),
             outstanding: parts.len(),
             over: file.overlay(offset, end),
@@ -167,10 +205,10 @@ impl Client {
                 if let (DataReply::Read { term }, Some(route)) = (reply, &route) {
                     reading.led.push((route.group, term));
                 }
-                let payload = route.map(|route| route.payload).unwrap_or_default();
-                let at = reading.parts[part];
-                let len = payload.len().min(reading.bytes.len() - at);
-                reading.bytes[at..at + len].copy_from_slice(&payload[..len]);
+                let mut payload = route.map(|route| route.payload).unwrap_or_default();
+                let part = &mut reading.parts[part];
+                payload.truncate(reading.len - part.at);
+                part.bytes = payload;
             }
             Answer::Data(Err(error)) | Answer::Meta(Err(error)) => {
                 reading.failed = Some(error);
@@ -210,17 +248,10 @@ impl Client {
             return;
         }
         if reading.alone {
-            file.content.led.extend(reading.led);
+            file.content.led.extend(core::mem::take(&mut reading.led));
         }
-        if let Some((from, to)) = reading.cut {
-            let zeros = vec![0; usize::try_from(to - from).expect("within a chunk")];
-            copy_in(&mut reading.bytes, reading.offset, from, &zeros);
-        }
-        for (at, piece) in &reading.over {
-            copy_in(&mut reading.bytes, reading.offset, *at, piece);
-        }
-        let data = Reply::Data(Bytes::from(reading.bytes));
-        self.reply(reading.call.id(), Ok(data));
+        let data = reading.bytes();
+        self.reply(reading.call.id(), Ok(Reply::Data(data)));
     }
 
     /// lseek(2) under the lease.
