@@ -14,6 +14,8 @@ use polyfs_store::disk::Dir;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::state::{LineageState, RegionKv, StateView, StoreError};
 
+use super::state::{Fetched, Part};
+
 pub(super) fn failed(error: StoreError) -> KvError {
     match error {
         StoreError::Corrupt { .. }
@@ -185,14 +187,16 @@ impl<D: Dir> Kv for BatchKv<'_, D> {
 pub(crate) struct ViewKv<'v, D: Dir> {
     view: &'v StateView<D>,
     lineage: Lineage,
+    fetched: &'v Fetched,
     told: Told,
 }
 
 impl<'v, D: Dir> ViewKv<'v, D> {
-    pub(crate) fn new(view: &'v StateView<D>, lineage: Lineage) -> Self {
+    pub(crate) fn new(view: &'v StateView<D>, lineage: Lineage, fetched: &'v Fetched) -> Self {
         Self {
             view,
             lineage,
+            fetched,
             told: Told::default(),
         }
     }
@@ -222,18 +226,22 @@ impl<D: Dir> KvRead for ViewKv<'_, D> {
         offset: u32,
         len: u32,
     ) -> Result<Option<Bytes>, KvError> {
-        let key = chunk_key(chunk);
-        if self
-            .view
-            .chunk_map(self.lineage, &key)
-            .map_err(|error| self.told.note(error))?
-            .is_none()
-        {
+        let part = Part {
+            lineage: self.lineage,
+            key: chunk_key(chunk),
+            offset: u64::from(offset),
+            len: length(len),
+        };
+        let map = self.view.chunk_map(part.lineage, &part.key);
+        let Some(map) = map.map_err(|error| self.told.note(error))? else {
             return Ok(None);
+        };
+        if let Some(bytes) = self.fetched.take(&part, &map) {
+            return Ok(Some(bytes));
         }
         let read = self
             .view
-            .read_chunk(self.lineage, &key, u64::from(offset), length(len));
+            .read_chunk(part.lineage, &part.key, part.offset, part.len);
         read.map(Some).map_err(|error| self.told.note(error))
     }
 

@@ -92,6 +92,14 @@ pub struct PageMap {
 }
 
 impl PageMap {
+    /// The map of these pieces, which come in order and share no page.
+    #[must_use]
+    pub fn of(pieces: &[Piece]) -> Self {
+        Self {
+            pages: pieces.iter().flat_map(pages_of).collect(),
+        }
+    }
+
     /// Its pieces, in order; neighbours that lie one behind the other are one.
     #[must_use]
     pub fn pieces(&self) -> Vec<Piece> {
@@ -193,9 +201,7 @@ impl PageMap {
             }
             end = piece.pages().end;
         }
-        Ok(Self {
-            pages: stored.pieces.iter().flat_map(pages_of).collect(),
-        })
+        Ok(Self::of(&stored.pieces))
     }
 }
 

@@ -8,6 +8,7 @@ use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::request::ChunkName;
 
 use super::GroupState;
+use super::fetched::Part;
 use crate::raft::kv::{ViewKv, chunk_key, failed};
 use crate::runtime::Runtime;
 
@@ -43,7 +44,7 @@ impl<R: Runtime> GroupState<R> {
         let lineage = self.record.lock().lineage;
         let view = self.shared.db().view();
         let view = view.map_err(|error| KvError::Failed(error.to_string()))?;
-        let kv = ViewKv::new(&view, lineage);
+        let kv = ViewKv::new(&view, lineage, &self.fetched);
         let read = read(&kv);
         if let Some(failure) = kv.failure() {
             self.log.health().store_failed(self.group, &failure);
@@ -62,13 +63,21 @@ impl<R: Runtime> GroupState<R> {
         waits.unwrap_or(false)
     }
 
-    /// Reads a part of a chunk for nobody, so that the host has it at hand. What fails here fails again for whoever wants
-    /// it.
+    /// Reads a part of a chunk for whoever asks for it next. What fails here fails again then.
     pub(crate) fn fetch(&self, part: &ChunkPart) {
-        let lineage = self.record.lock().lineage;
-        if let Ok(view) = self.shared.db().view() {
-            let key = chunk_key(&part.chunk);
-            let _ = view.read_chunk(lineage, &key, part.offset, part.bytes);
+        let part = Part {
+            lineage: self.record.lock().lineage,
+            key: chunk_key(&part.chunk),
+            offset: part.offset,
+            len: part.bytes,
+        };
+        let Ok(view) = self.shared.db().view() else {
+            return;
+        };
+        if let Ok(Some(map)) = view.chunk_map(part.lineage, &part.key)
+            && let Ok(bytes) = view.read_chunk(part.lineage, &part.key, part.offset, part.len)
+        {
+            self.fetched.put(part, map, bytes);
         }
     }
 }
