@@ -149,7 +149,7 @@ fn look(path: &Path) -> Result<Found, MountError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(MountError::Missing(path.to_path_buf()));
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(error) if error.raw_os_error().is_some_and(probe::is_of_the_dead) => {
             return dead_mount(path).map(Found::Dead);
         }
         Err(error) => return Err(MountError::failed(path, error)),

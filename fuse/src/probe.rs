@@ -30,16 +30,18 @@ pub(crate) fn answer(path: &Path, patience: Duration) -> io::Result<Option<Answe
     let looks = patience.as_millis() / LOOK_EVERY.as_millis();
     for _ in 0..=looks {
         if let Some(errno) = ended(child)? {
-            return Ok(Some(match errno {
-                // Gone before it was asked, or while it was.
-                libc::ENOTCONN | libc::ECONNABORTED => Answer::Gone,
-                _ => Answer::Given,
-            }));
+            let gone = is_of_the_dead(errno);
+            return Ok(Some(if gone { Answer::Gone } else { Answer::Given }));
         }
         std::thread::sleep(LOOK_EVERY);
     }
     kill(child);
     Ok(None)
+}
+
+/// Whether a call fails with this where the process that would answer is gone: before it was asked, or meanwhile.
+pub(crate) fn is_of_the_dead(errno: i32) -> bool {
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
 }
 
 #[expect(unsafe_code, reason = "fork(2) has no safe wrapper in std")]

@@ -31,7 +31,7 @@ use polyfs_core::time::{Instant, Now};
 
 use crate::links::Links;
 use crate::raft::replica::Replica;
-use crate::raft::state::{ChunkPart, Machine};
+use crate::raft::state::{ChunkPart, Fetched, Machine};
 use crate::raft::types::{GroupApplied, GroupCommand};
 use crate::router::Router;
 use crate::runtime::{Lane, Runtime};
@@ -63,13 +63,18 @@ pub trait Leading: Send {
 /// Takes an answer to whoever asked.
 pub type Answerer = Box<dyn FnOnce(Reply, Bytes) + Send>;
 
+/// A request, and who asks.
+struct Asked {
+    request: Request,
+    payload: Bytes,
+    answer: Answerer,
+    /// What it reads.
+    fetched: Option<Fetched>,
+}
+
 /// What reaches a group's task.
 enum Event {
-    Request {
-        request: Request,
-        payload: Bytes,
-        answer: Answerer,
-    },
+    Request(Asked),
     Renew {
         session: SessionId,
         renewal: Renewal,
@@ -159,31 +164,32 @@ impl<R: Runtime> Group<R> {
     /// Puts a request to the group; `answer` is called once.
     pub fn request(&self, request: Request, payload: Bytes, answer: Answerer) {
         let part = part_read(&request).filter(|part| self.replica.state().read_waits(part));
-        let event = Event::Request {
+        let asked = Asked {
             request,
             payload,
             answer,
+            fetched: None,
         };
         match part {
-            Some(part) => self.fetch_first(part, event),
-            None => self.send(event),
+            Some(part) => self.fetch_first(part, asked),
+            None => self.send(Event::Request(asked)),
         }
     }
 
     /// Has the disk read what a request is about before the group's task sees it: that one serves everybody, and must not
     /// wait for a disk. Reads may overtake each other; each is answered from the state that it then finds.
-    fn fetch_first(&self, part: ChunkPart, event: Event) {
+    fn fetch_first(&self, part: ChunkPart, mut asked: Asked) {
         if self.fetching.fetch_add(1, Ordering::AcqRel) >= FETCHING_MAX {
             self.fetching.fetch_sub(1, Ordering::AcqRel);
-            return refuse(event, Refused::Overloaded);
+            return refuse(Event::Request(asked), Refused::Overloaded);
         }
         let group = self.clone();
         self.runtime.spawn(async move {
             let replica = group.replica.clone();
             let fetch = move || replica.state().fetch(&part);
-            group.runtime.blocking(Lane::Read, fetch).await;
+            asked.fetched = group.runtime.blocking(Lane::Read, fetch).await;
             group.fetching.fetch_sub(1, Ordering::AcqRel);
-            group.send(event);
+            group.send(Event::Request(asked));
         });
     }
 
@@ -233,7 +239,7 @@ fn part_read(request: &Request) -> Option<ChunkPart> {
 /// Answers an event that nobody will handle.
 fn refuse(event: Event, why: Refused) {
     match event {
-        Event::Request { answer, .. } | Event::Renew { answer, .. } => {
+        Event::Request(Asked { answer, .. }) | Event::Renew { answer, .. } => {
             answer(Reply::Refused(why), Bytes::new());
         }
         Event::SessionOver { .. } | Event::Input { .. } | Event::ReadRound { .. } | Event::Stop => {
@@ -383,18 +389,18 @@ impl<R: Runtime> Driver<R> {
     /// Turns events into inputs; false when told to stop.
     fn take(&mut self, events: Vec<Event>) -> Result<bool, KvError> {
         let mut inputs = Vec::with_capacity(events.len());
+        let mut fetched = Vec::new();
         let mut goes_on = true;
         for event in events {
             match event {
-                Event::Request {
-                    request,
-                    payload,
-                    answer,
-                } => {
+                Event::Request(asked) => {
+                    let (request, payload) = (asked.request, asked.payload);
+                    let answer = asked.answer;
                     if let Some(refusal) = self.no_room_for(&request) {
                         let refusal = Answer::Refused(refusal);
                         answer(Reply::Answer(refusal), Bytes::new());
                     } else if let Some(asker) = self.admit(answer) {
+                        fetched.extend(asked.fetched);
                         inputs.push(Input::Request {
                             asker,
                             request,
@@ -436,8 +442,10 @@ impl<R: Runtime> Driver<R> {
                 Event::Stop => goes_on = false,
             }
         }
-        self.feed(inputs)?;
-        Ok(goes_on)
+        self.replica.state().offer(fetched);
+        let fed = self.feed(inputs);
+        self.replica.state().offer(Vec::new());
+        fed.map(|()| goes_on)
     }
 
     /// P10: what a leader whose disk or log is full does not take.

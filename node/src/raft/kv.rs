@@ -14,7 +14,7 @@ use polyfs_store::disk::Dir;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::state::{LineageState, RegionKv, StateView, StoreError};
 
-use super::state::{Fetched, Part};
+use super::state::{Part, Waiting};
 
 pub(super) fn failed(error: StoreError) -> KvError {
     match error {
@@ -187,16 +187,16 @@ impl<D: Dir> Kv for BatchKv<'_, D> {
 pub(crate) struct ViewKv<'v, D: Dir> {
     view: &'v StateView<D>,
     lineage: Lineage,
-    fetched: &'v Fetched,
+    waiting: &'v Waiting,
     told: Told,
 }
 
 impl<'v, D: Dir> ViewKv<'v, D> {
-    pub(crate) fn new(view: &'v StateView<D>, lineage: Lineage, fetched: &'v Fetched) -> Self {
+    pub(crate) fn new(view: &'v StateView<D>, lineage: Lineage, waiting: &'v Waiting) -> Self {
         Self {
             view,
             lineage,
-            fetched,
+            waiting,
             told: Told::default(),
         }
     }
@@ -236,7 +236,7 @@ impl<D: Dir> KvRead for ViewKv<'_, D> {
         let Some(map) = map.map_err(|error| self.told.note(error))? else {
             return Ok(None);
         };
-        if let Some(bytes) = self.fetched.take(&part, &map) {
+        if let Some(bytes) = self.waiting.take(&part, &map) {
             return Ok(Some(bytes));
         }
         let read = self

@@ -42,7 +42,7 @@ use crate::notify::Bell;
 use crate::runtime::{Lane, Runtime};
 
 pub use checkpoint::CheckpointError;
-pub(crate) use fetched::{Fetched, Part};
+pub(crate) use fetched::{Fetched, Part, Waiting};
 pub(crate) use reads::ChunkPart;
 
 /// Entries applied in one commit at most ...
@@ -473,7 +473,7 @@ pub struct GroupState<R: Runtime> {
     machine: Arc<dyn Machine>,
     record: Arc<Mutex<ReplicaRecord>>,
     pub(super) inodes: Arc<Inodes>,
-    fetched: Arc<Fetched>,
+    waiting: Arc<Waiting>,
 }
 
 impl<R: Runtime> Clone for GroupState<R> {
@@ -485,7 +485,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             machine: Arc::clone(&self.machine),
             record: Arc::clone(&self.record),
             inodes: Arc::clone(&self.inodes),
-            fetched: Arc::clone(&self.fetched),
+            waiting: Arc::clone(&self.waiting),
         }
     }
 }
@@ -512,7 +512,7 @@ impl<R: Runtime> GroupState<R> {
             machine,
             record: Arc::new(Mutex::new(record)),
             inodes: Arc::default(),
-            fetched: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! knows the binary by its command line and output alone.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -104,17 +105,14 @@ impl Mount {
     /// kill -9. The dead mount stays, as it does after a crash: programs that still run get errors there, and the next
     /// start replaces it, whatever the kernel remembers of it.
     pub(crate) fn kill(mut self) -> Result<()> {
-        let (point, ended) = (self.point.clone(), AtomicBool::new(false));
+        let (point, ended) = (self.point.clone(), Arc::new(AtomicBool::new(false)));
+        let until = Arc::clone(&ended);
+        // Asked to its last moment, so that the kernel remembers something.
+        std::thread::spawn(move || ask_until(&until, &point));
         let daemon = self.daemon()?;
-        std::thread::scope(|scope| {
-            // Asked to its last moment, so that the kernel remembers something.
-            scope.spawn(|| ask_until(&ended, &point));
-            let killed = daemon
-                .signal(Signal::SIGKILL)
-                .and_then(|()| daemon.wait(STOP_LIMIT));
-            ended.store(true, Relaxed);
-            killed
-        })?;
+        daemon.signal(Signal::SIGKILL)?;
+        daemon.wait(STOP_LIMIT)?;
+        ended.store(true, Relaxed);
         self.daemon = None;
         self.left = true;
         ensure!(

@@ -50,6 +50,7 @@ pub(super) struct Reading {
 struct Part {
     /// Where it goes.
     at: usize,
+    len: usize,
     /// What came; zeros follow where it is short.
     bytes: Bytes,
 }
@@ -58,7 +59,7 @@ impl Reading {
     /// The bytes that were read; those of the only part as they came.
     fn bytes(&self) -> Bytes {
         let plain = self.inline.is_empty() && self.cut.is_none() && self.over.is_empty();
-        if let [Part { at: 0, bytes }] = self.parts.as_slice()
+        if let [Part { at: 0, bytes, .. }] = self.parts.as_slice()
             && plain
             && bytes.len() == self.len
         {
@@ -66,7 +67,7 @@ impl Reading {
         }
         let mut whole = vec![0; self.len];
         copy_in(&mut whole, self.offset, 0, &self.inline);
-        for Part { at, bytes } in &self.parts {
+        for Part { at, bytes, .. } in &self.parts {
             whole[*at..*at + bytes.len()].copy_from_slice(bytes);
         }
         if let Some((from, to)) = self.cut {
@@ -80,26 +81,29 @@ impl Reading {
     }
 }
 
+fn near(value: u64) -> usize {
+    usize::try_from(value).expect("inside a buffer")
+}
+
 /// Copies `data`, which lies at `at` of the file, into `bytes`, which lie at `offset`.
 fn copy_in(bytes: &mut [u8], offset: u64, at: u64, data: &[u8]) {
     let end = offset + u64::try_from(bytes.len()).expect("a length fits u64");
     let data_end = at + u64::try_from(data.len()).expect("a length fits u64");
     let (low, high) = (at.max(offset), data_end.min(end));
     if low < high {
-        let near = |value: u64| usize::try_from(value).expect("inside a buffer");
         bytes[near(low - offset)..near(high - offset)]
             .copy_from_slice(&data[near(low - at)..near(high - at)]);
     }
 }
 
-/// The questions that the regions must answer for a range.
+/// The questions that the regions must answer for a range: where each begins, for how many bytes.
 fn questions(
     file: &FileState,
     regions: &RegionMap,
     fence: Fence,
     from: u64,
     to: u64,
-) -> Vec<(u64, DataQuery)> {
+) -> Vec<(u64, u64, DataQuery)> {
     let content = &file.content;
     let mut parts = Vec::new();
     let mut at = from;
@@ -123,6 +127,7 @@ fn questions(
             let small = |value: u64| u32::try_from(value).expect("within a chunk");
             parts.push((
                 at,
+                end - at,
                 DataQuery::Read {
                     chunk,
                     fence,
@@ -160,8 +165,9 @@ impl Client {
             inline: content.inline_bytes(),
             parts: parts
                 .iter()
-                .map(|(at, _)| Part {
-                    at: usize::try_from(at - offset).expect("inside a buffer"),
+                .map(|(at, len, _)| Part {
+                    at: near(at - offset),
+                    len: near(*len),
                     bytes: Bytes::new(),
                 })
                 .collect(),
@@ -179,7 +185,7 @@ impl Client {
         if parts.is_empty() {
             return self.read_over(id);
         }
-        for (index, (_, query)) in parts.into_iter().enumerate() {
+        for (index, (.., query)) in parts.into_iter().enumerate() {
             self.ask(
                 Owner::Read(id, index),
                 RequestBody::DataQuery(query),
@@ -207,7 +213,7 @@ impl Client {
                 }
                 let mut payload = route.map(|route| route.payload).unwrap_or_default();
                 let part = &mut reading.parts[part];
-                payload.truncate(reading.len - part.at);
+                payload.truncate(part.len);
                 part.bytes = payload;
             }
             Answer::Data(Err(error)) | Answer::Meta(Err(error)) => {

@@ -9,6 +9,7 @@ use core::time::Duration;
 use super::port::{Asker, Input, Output, Token};
 use super::queries::Query;
 use super::{Config, Leader};
+use crate::error::FsError;
 use crate::ids::{Epoch, Fence, GroupId, Renewal, SessionId};
 use crate::place::{Bucket, Ino, Place, Places};
 use crate::region::command::{Command, CommandBody, Descriptor};
@@ -240,6 +241,38 @@ fn a_read_under_a_higher_fence_raises_it_first() {
     assert!(
         matches!(leader.poll_output(), Some(Output::Propose { command, .. }) if command.body == raised)
     );
+}
+
+/// P9: nodes enforce limits, whoever asks.
+#[test]
+fn a_read_that_leaves_its_chunk_is_refused_and_reads_nothing() {
+    let state = data_region();
+    for (offset, len) in [(0, u32::MAX), (u32::MAX, 1), (1 << 20, 1)] {
+        let mut leader = lead(&state);
+        let query = DataQuery::Read {
+            chunk: ChunkName {
+                ino: Ino::new(Place::new(Bucket(0), 0), 9),
+                version: 1,
+                number: 0,
+            },
+            fence: Fence(0),
+            offset,
+            len,
+            absent_is_hole: true,
+            led: None,
+        };
+        ask(&mut leader, &state, RequestBody::DataQuery(query));
+        let Some(Output::ReadIndex { token }) = leader.poll_output() else {
+            panic!("it asks whether it still leads");
+        };
+        let ready = Input::ReadReady { token };
+        leader.handle_input(now(1), &state, ready).expect("memory");
+        let refused = Answer::Data(Err(FsError::Invalid));
+        assert!(
+            matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused),
+            "{len} bytes at {offset}"
+        );
+    }
 }
 
 /// P8: a deposed leader knows nothing of the leases that its successor gave: who has none here is told so only once the

@@ -8,7 +8,7 @@ use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::request::ChunkName;
 
 use super::GroupState;
-use super::fetched::Part;
+use super::fetched::{Fetched, Part};
 use crate::raft::kv::{ViewKv, chunk_key, failed};
 use crate::runtime::Runtime;
 
@@ -44,7 +44,7 @@ impl<R: Runtime> GroupState<R> {
         let lineage = self.record.lock().lineage;
         let view = self.shared.db().view();
         let view = view.map_err(|error| KvError::Failed(error.to_string()))?;
-        let kv = ViewKv::new(&view, lineage, &self.fetched);
+        let kv = ViewKv::new(&view, lineage, &self.waiting);
         let read = read(&kv);
         if let Some(failure) = kv.failure() {
             self.log.health().store_failed(self.group, &failure);
@@ -63,21 +63,23 @@ impl<R: Runtime> GroupState<R> {
         waits.unwrap_or(false)
     }
 
-    /// Reads a part of a chunk for whoever asks for it next. What fails here fails again then.
-    pub(crate) fn fetch(&self, part: &ChunkPart) {
+    /// Reads a part of a chunk for a request that comes next; None when there is nothing to keep. What fails here fails
+    /// again then.
+    pub(crate) fn fetch(&self, part: &ChunkPart) -> Option<Fetched> {
         let part = Part {
             lineage: self.record.lock().lineage,
             key: chunk_key(&part.chunk),
             offset: part.offset,
             len: part.bytes,
         };
-        let Ok(view) = self.shared.db().view() else {
-            return;
-        };
-        if let Ok(Some(map)) = view.chunk_map(part.lineage, &part.key)
-            && let Ok(bytes) = view.read_chunk(part.lineage, &part.key, part.offset, part.len)
-        {
-            self.fetched.put(part, map, bytes);
-        }
+        let view = self.shared.db().view().ok()?;
+        let map = view.chunk_map(part.lineage, &part.key).ok()??;
+        let bytes = view.read_chunk(part.lineage, &part.key, part.offset, part.len);
+        self.waiting.hold(part, map, bytes.ok()?)
+    }
+
+    /// What was fetched for the requests that are handled next; nothing once they are.
+    pub(crate) fn offer(&self, fetched: Vec<Fetched>) {
+        self.waiting.offer(fetched);
     }
 }
