@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::attr::{Attr, FileKind, Name, NewInode, SetAttr};
 use crate::error::FsError;
 use crate::ids::{Epoch, Fence, GroupId, NodeId, Renewal, ReplicaId, SessionId};
+use crate::limits::CHUNK_BYTES;
 use crate::locks::HeldLock;
 use crate::place::{Bucket, Cookie, Ino, Place, Places, Salt};
 use crate::time::Timestamp;
@@ -739,5 +740,11 @@ impl ChunkName {
     #[must_use]
     pub fn place(&self) -> Place {
         crate::place::data_place(self.ino, self.number)
+    }
+
+    /// Whether a range of bytes lies inside a chunk.
+    #[must_use]
+    pub fn has_room_for(offset: u32, len: u32) -> bool {
+        u64::from(offset) + u64::from(len) <= CHUNK_BYTES
     }
 }

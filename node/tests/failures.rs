@@ -10,8 +10,8 @@ use polyfs_core::place::Ino;
 use tokio::time::Instant;
 
 use crate::support::cluster::{Cluster, Mount};
-use crate::support::seeds;
 use crate::support::world::name;
+use crate::support::{each, seeds};
 
 /// A fault in a minority shows as latency of at most this: an election, and a round in which mounts re-assert what they
 /// hold (P8).
@@ -100,17 +100,17 @@ async fn short_pause(what: &str, seed: u64, disturb: impl AsyncFnOnce(&mut Clust
     ended.unwrap_or_else(|_| panic!("seed {seed}: {what}: it has no end"))
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_killed_leader_is_a_short_pause() {
-    for seed in seeds(1..4) {
+#[test]
+fn a_killed_leader_is_a_short_pause() {
+    each(seeds(1..4), async |seed| {
         let disturb = async |cluster: &mut Cluster| cluster.kill(1).await;
         short_pause("killed", seed, disturb).await;
-    }
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
-    for seed in seeds(10..13) {
+#[test]
+fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
+    each(seeds(10..13), async |seed| {
         let disturb = async |cluster: &mut Cluster| {
             cluster.kill(1).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -118,12 +118,12 @@ async fn a_leader_killed_and_restarted_at_once_is_a_short_pause() {
         };
         let cluster = short_pause("restarted", seed, disturb).await;
         cluster.until_ok(3).await;
-    }
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_stopped_leader_is_a_short_pause() {
-    for seed in seeds(20..23) {
+#[test]
+fn a_stopped_leader_is_a_short_pause() {
+    each(seeds(20..23), async |seed| {
         let disturb = async |cluster: &mut Cluster| {
             cluster.fabric.freeze(&name(1));
             tokio::time::sleep(Duration::from_secs(10)).await;
@@ -134,7 +134,7 @@ async fn a_stopped_leader_is_a_short_pause() {
         for group in cluster.groups() {
             assert_eq!(cluster.assert_same(group).await, 3, "{group}");
         }
-    }
+    });
 }
 
 #[tokio::test(start_paused = true)]

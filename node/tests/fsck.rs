@@ -22,8 +22,8 @@ use polyfs_node::wire::{Call as WireCall, Reply};
 
 use crate::support::Machine as Host;
 use crate::support::handmade::*;
-use crate::support::seeds;
 use crate::support::world::*;
+use crate::support::{each, seeds};
 
 async fn audit(access: &Access<Host>) -> Report {
     let report = fsck::run(access.clone(), &|_| {}).await;
@@ -86,10 +86,9 @@ async fn churn(mount: Mount, name: &'static str, stop: Arc<AtomicBool>) -> u32 {
     rounds
 }
 
-#[tokio::test(start_paused = true)]
-#[ignore = "its two seeds hold; 100 are to be run first, 18 s of a CPU each, with POLYFS_SEEDS and --run-ignored all"]
-async fn a_living_cluster_has_no_findings() {
-    for seed in seeds(90..92) {
+#[test]
+fn a_living_cluster_has_no_findings() {
+    each(seeds(90..92), async |seed| {
         let world = World::new(seed).await;
         found_cluster(&world).await;
         let stop = Arc::new(AtomicBool::new(false));
@@ -115,7 +114,7 @@ async fn a_living_cluster_has_no_findings() {
             "seed {seed}"
         );
         assert!(report.inodes > 5 && report.verified > 0, "seed {seed}");
-    }
+    });
 }
 
 async fn lines(access: &Access<Host>) -> Vec<RegionLine> {

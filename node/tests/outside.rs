@@ -9,8 +9,8 @@ use polyfs_node::links::cluster_at;
 
 use crate::support::Machine as Host;
 use crate::support::handmade::*;
-use crate::support::seeds;
 use crate::support::world::*;
+use crate::support::{each, seeds};
 
 #[tokio::test(start_paused = true)]
 async fn two_mounts_outside_share_files_and_recall_each_other() {
@@ -30,9 +30,9 @@ async fn two_mounts_outside_share_files_and_recall_each_other() {
     one.unmount().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_mount_outside_outlives_any_node() {
-    for seed in seeds(60..63) {
+#[test]
+fn a_mount_outside_outlives_any_node() {
+    each(seeds(60..63), async |seed| {
         let mut world = World::new(seed).await;
         found_cluster(&world).await;
         let mount = Mount::outside(&world, "c1").await;
@@ -59,7 +59,7 @@ async fn a_mount_outside_outlives_any_node() {
         for name in written {
             assert_eq!(other.read(&name).await, name.as_bytes(), "seed {seed}");
         }
-    }
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use super::key::{self, Kind};
 use super::kv::{Kv, KvError, KvRead};
 use crate::error::FsError;
 use crate::ids::Fence;
-use crate::limits::{CHUNK_BYTES, SESSION_RENEWAL, SESSION_TERM};
+use crate::limits::{SESSION_RENEWAL, SESSION_TERM};
 use crate::place::Places;
 use crate::request::{Answer, ChunkName, DataOp, DataReply, Refusal};
 use crate::time::Timestamp;
@@ -97,7 +97,7 @@ fn under_fence(
     (offset, len): (u32, u32),
     change: impl FnOnce(&mut dyn Kv) -> Result<(), KvError>,
 ) -> Result<Answer, KvError> {
-    if u64::from(offset) + u64::from(len) > CHUNK_BYTES {
+    if !ChunkName::has_room_for(offset, len) {
         return Ok(Answer::Data(Err(FsError::Invalid)));
     }
     if state.get(&key::chunk(Kind::Tombstone, name))?.is_some() {

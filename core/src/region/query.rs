@@ -11,7 +11,7 @@ use super::{content, data, entry, inode, intent, lock, orphan, runs, xattr};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Fence, SessionId};
-use crate::limits::{CHUNK_BYTES, FRAME_HEADER_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::{FRAME_HEADER_BYTES_MAX, NAME_BYTES_MAX};
 use crate::locks::Delegation;
 use crate::place::{Ino, Places};
 use crate::request::{
@@ -396,7 +396,7 @@ fn read(
     (offset, len): (u32, u32),
     absent_is_hole: bool,
 ) -> Result<DataFound, KvError> {
-    if u64::from(offset) + u64::from(len) > CHUNK_BYTES {
+    if !ChunkName::has_room_for(offset, len) {
         return Ok(DataFound::Error(FsError::Invalid));
     }
     let chunk = data::chunk(state, name)?;

@@ -31,6 +31,18 @@ pub(crate) fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     number(from)..number(to)
 }
 
+/// Runs a test with each seed, on an executor of its own: with that ends whatever the seed has left running.
+pub(crate) fn each(seeds: impl IntoIterator<Item = u64>, test: impl AsyncFn(u64)) {
+    for seed in seeds {
+        let executor = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("an executor of one thread");
+        executor.block_on(test(seed));
+    }
+}
+
 /// One machine of a test.
 #[derive(Clone)]
 pub(crate) struct Machine {

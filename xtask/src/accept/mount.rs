@@ -110,9 +110,11 @@ impl Mount {
         // Asked to its last moment, so that the kernel remembers something.
         std::thread::spawn(move || ask_until(&until, &point));
         let daemon = self.daemon()?;
-        daemon.signal(Signal::SIGKILL)?;
-        daemon.wait(STOP_LIMIT)?;
+        let killed = daemon
+            .signal(Signal::SIGKILL)
+            .and_then(|()| daemon.wait(STOP_LIMIT));
         ended.store(true, Relaxed);
+        killed?;
         self.daemon = None;
         self.left = true;
         ensure!(

@@ -233,7 +233,7 @@ impl Client {
     }
 
     fn read_over(&mut self, id: u64) {
-        let mut reading = self.files.reads.remove(&id).expect("the caller has it");
+        let reading = self.files.reads.remove(&id).expect("the caller has it");
         let now = self.now.mono;
         let file = self.file(reading.ino);
         file.reads -= 1;
@@ -254,7 +254,7 @@ impl Client {
             return;
         }
         if reading.alone {
-            file.content.led.extend(core::mem::take(&mut reading.led));
+            file.content.led.extend(reading.led.iter().copied());
         }
         let data = reading.bytes();
         self.reply(reading.call.id(), Ok(Reply::Data(data)));

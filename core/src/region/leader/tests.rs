@@ -209,68 +209,57 @@ fn a_session_that_is_over_is_not_admitted_to_leases() {
     );
 }
 
-/// P8: a higher fence is committed at the chunk before a read is served, also at one that is not yet written: else what a
-/// dead holder has in some log would still change what was read.
-#[test]
-fn a_read_under_a_higher_fence_raises_it_first() {
-    let state = data_region();
-    let chunk = ChunkName {
-        ino: Ino::new(Place::new(Bucket(0), 0), 9),
-        version: 1,
-        number: 0,
-    };
-    let mut leader = lead(&state);
-    let query = DataQuery::Read {
-        chunk,
-        fence: Fence(3),
-        offset: 0,
-        len: 10,
+const CHUNK: ChunkName = ChunkName {
+    ino: Ino::new(Place::new(Bucket(0), 0), 9),
+    version: 1,
+    number: 0,
+};
+
+fn read_of(fence: Fence, (offset, len): (u32, u32), led: Option<Leadership>) -> RequestBody {
+    RequestBody::DataQuery(DataQuery::Read {
+        chunk: CHUNK,
+        fence,
+        offset,
+        len,
         absent_is_hole: true,
-        led: None,
-    };
-    ask(&mut leader, &state, RequestBody::DataQuery(query));
+        led,
+    })
+}
+
+/// What a new leader does about a request once the others have confirmed that it leads.
+fn confirmed(state: &MemKv, body: RequestBody) -> Output {
+    let mut leader = lead(state);
+    ask(&mut leader, state, body);
     let Some(Output::ReadIndex { token }) = leader.poll_output() else {
         panic!("it asks whether it still leads");
     };
     let ready = Input::ReadReady { token };
-    leader.handle_input(now(1), &state, ready).expect("memory");
+    leader.handle_input(now(1), state, ready).expect("memory");
+    leader.poll_output().expect("one thing")
+}
+
+/// P8: a higher fence is committed at the chunk before a read is served, also at one that is not yet written: else what a
+/// dead holder has in some log would still change what was read.
+#[test]
+fn a_read_under_a_higher_fence_raises_it_first() {
+    let fence = Fence(3);
+    let said = confirmed(&data_region(), read_of(fence, (0, 10), None));
     let raised = CommandBody::Data(DataOp::RaiseFence {
-        chunk,
-        fence: Fence(3),
+        chunk: CHUNK,
+        fence,
     });
-    assert!(
-        matches!(leader.poll_output(), Some(Output::Propose { command, .. }) if command.body == raised)
-    );
+    assert!(matches!(said, Output::Propose { command, .. } if command.body == raised));
 }
 
 /// P9: nodes enforce limits, whoever asks.
 #[test]
 fn a_read_that_leaves_its_chunk_is_refused_and_reads_nothing() {
-    let state = data_region();
-    for (offset, len) in [(0, u32::MAX), (u32::MAX, 1), (1 << 20, 1)] {
-        let mut leader = lead(&state);
-        let query = DataQuery::Read {
-            chunk: ChunkName {
-                ino: Ino::new(Place::new(Bucket(0), 0), 9),
-                version: 1,
-                number: 0,
-            },
-            fence: Fence(0),
-            offset,
-            len,
-            absent_is_hole: true,
-            led: None,
-        };
-        ask(&mut leader, &state, RequestBody::DataQuery(query));
-        let Some(Output::ReadIndex { token }) = leader.poll_output() else {
-            panic!("it asks whether it still leads");
-        };
-        let ready = Input::ReadReady { token };
-        leader.handle_input(now(1), &state, ready).expect("memory");
+    for range in [(0, u32::MAX), (u32::MAX, 1), (1 << 20, 1)] {
+        let said = confirmed(&data_region(), read_of(Fence(0), range, None));
         let refused = Answer::Data(Err(FsError::Invalid));
         assert!(
-            matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused),
-            "{len} bytes at {offset}"
+            matches!(said, Output::Answer { answer, .. } if answer == refused),
+            "{range:?}"
         );
     }
 }
@@ -279,23 +268,14 @@ fn a_read_that_leaves_its_chunk_is_refused_and_reads_nothing() {
 /// others have confirmed that it still leads.
 #[test]
 fn that_a_lease_is_missing_is_said_only_by_a_confirmed_leader() {
-    let state = region();
-    let mut leader = lead(&state);
     let op = MetaOp::Content {
         ino: Ino::new(Place::new(Bucket(0), 0), 9),
         fence: Fence(0),
         change: ContentOp::ToChunks,
     };
-    ask(&mut leader, &state, RequestBody::MetaOp(op));
-    let Some(Output::ReadIndex { token }) = leader.poll_output() else {
-        panic!("it asks whether it still leads");
-    };
-    let ready = Input::ReadReady { token };
-    leader.handle_input(now(1), &state, ready).expect("memory");
+    let said = confirmed(&region(), RequestBody::MetaOp(op));
     let refused = Answer::Refused(Refusal::NoLease);
-    assert!(
-        matches!(leader.poll_output(), Some(Output::Answer { answer, .. }) if answer == refused)
-    );
+    assert!(matches!(said, Output::Answer { answer, .. } if answer == refused));
 }
 
 fn ask(leader: &mut Leader, state: &MemKv, body: RequestBody) {
@@ -322,41 +302,11 @@ fn only_the_leadership_that_has_answered_reads_without_a_round() {
     let state = data_region();
     let mut leader = lead(&state);
     let mut read = |led: Option<(u64, u64)>| {
-        let query = DataQuery::Read {
-            chunk: ChunkName {
-                ino: Ino::new(Place::new(Bucket(0), 0), 9),
-                version: 1,
-                number: 0,
-            },
-            fence: Fence(0),
-            offset: 0,
-            len: 10,
-            absent_is_hole: true,
-            led: led.map(|(group, term)| Leadership {
-                group: GroupId(group),
-                term,
-            }),
-        };
-        let header = Header {
-            group: GroupId(1),
-            epoch: Epoch(1),
-            session: SessionId(5),
-            renewal: Renewal(1),
-            slot: None,
-            seen: Timestamp::default(),
-            aside: Aside::default(),
-        };
-        let request = Request {
-            header,
-            body: RequestBody::DataQuery(query),
-        };
-        let (asker, payload) = (Asker(1), Bytes::new());
-        let input = Input::Request {
-            asker,
-            request,
-            payload,
-        };
-        leader.handle_input(now(0), &state, input).expect("memory");
+        let led = led.map(|(group, term)| Leadership {
+            group: GroupId(group),
+            term,
+        });
+        ask(&mut leader, &state, read_of(Fence(0), (0, 10), led));
         let said = leader.poll_output().expect("one thing");
         assert!(leader.poll_output().is_none());
         said

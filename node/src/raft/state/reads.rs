@@ -3,7 +3,6 @@
 //! Owns what a failed read makes of the replica, and the question whether a read would wait for the disk: whoever serves
 //! others meanwhile has it fetched first. Deliberately knows nothing of who asks.
 
-use polyfs_core::limits::CHUNK_BYTES;
 use polyfs_core::region::kv::{KvError, KvRead};
 use polyfs_core::request::ChunkName;
 
@@ -23,8 +22,7 @@ pub(crate) struct ChunkPart {
 impl ChunkPart {
     /// None when it would leave the chunk.
     pub(crate) fn new(chunk: ChunkName, offset: u32, bytes: u32) -> Option<Self> {
-        let end = u64::from(offset) + u64::from(bytes);
-        (end <= CHUNK_BYTES).then_some(Self {
+        ChunkName::has_room_for(offset, bytes).then_some(Self {
             chunk,
             offset: u64::from(offset),
             bytes: usize::try_from(bytes).expect("usize has at least 32 bits"),
