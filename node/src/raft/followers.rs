@@ -14,10 +14,9 @@ use polyfs_core::time::Instant;
 
 /// How much later the others may hear.
 pub(super) const REST: Duration = Duration::from_millis(8);
-/// How often one that rests looks whether it is needed. A runtime whose timers count milliseconds makes it up to 1 ms more.
-pub(super) const LOOK: Duration = Duration::from_millis(1);
-/// An entry that is not committed so long after it went out needs everybody.
-const LATE: Duration = Duration::from_millis(1);
+/// An entry that is not committed so long after it went out needs everybody. A runtime whose timers count milliseconds makes
+/// it up to 1 ms more.
+const LATE: Duration = Duration::from_millis(2);
 /// A follower is prompt that answered an append, with entries or without, so recently.
 const PROMPT: Duration = Duration::from_millis(100);
 /// One that answers so many times faster than another is relied on before it.
@@ -113,11 +112,13 @@ impl Followers {
         }
     }
 
-    /// Whether one that rests may rest on: everything that went out is committed, up to `committed`, or will be soon.
-    pub(super) fn may_rest_on(&mut self, committed: u64, now: Instant) -> bool {
+    /// How long one that rests may rest on until it looks again: as long as nothing that went out, of which everything up
+    /// to `committed` needs nobody, can be late. None when something is.
+    pub(super) fn may_rest_for(&mut self, committed: u64, now: Instant) -> Option<Duration> {
         self.settled(committed);
-        let first = self.unsettled.front();
-        first.is_none_or(|(_, sent)| now < *sent + LATE)
+        let oldest = self.unsettled.front().map_or(now, |(_, sent)| *sent);
+        let late = oldest + LATE;
+        (now < late).then(|| late.since(now))
     }
 
     fn settled(&mut self, committed: u64) {
@@ -221,17 +222,27 @@ mod tests {
         assert_eq!(waiting(&followers, pipes, 99), [false, false]);
     }
 
+    const NOT: Option<Duration> = None;
+
+    fn ms(span: u64) -> Option<Duration> {
+        Some(Duration::from_millis(span))
+    }
+
     #[test]
     fn nobody_rests_on_while_an_entry_is_late() {
         let (mut followers, _) = group::<2>(0);
-        assert!(followers.may_rest_on(0, at(1)), "nothing is under way");
+        let nothing_under_way = followers.may_rest_for(0, at(1));
+        assert_eq!(nothing_under_way, ms(2));
         followers.sent(7, 4, at(10));
         followers.sent(9, 4, at(11));
-        assert!(followers.may_rest_on(4, at(10)), "it went out just now");
-        assert!(!followers.may_rest_on(6, at(11)));
-        assert!(followers.may_rest_on(7, at(11)), "what follows is younger");
-        assert!(!followers.may_rest_on(7, at(12)));
-        assert!(followers.may_rest_on(9, at(50)), "all is committed");
+        assert_eq!(followers.may_rest_for(4, at(10)), ms(2));
+        assert_eq!(followers.may_rest_for(4, at(11)), ms(1));
+        assert_eq!(followers.may_rest_for(6, at(12)), NOT);
+        let what_follows_is_younger = followers.may_rest_for(7, at(12));
+        assert_eq!(what_follows_is_younger, ms(1));
+        assert_eq!(followers.may_rest_for(7, at(13)), NOT);
+        let all_is_committed = followers.may_rest_for(9, at(50));
+        assert_eq!(all_is_committed, ms(2));
     }
 
     /// Who is sent an entry later does not make it younger, and what was committed meanwhile is not awaited.
@@ -239,10 +250,10 @@ mod tests {
     fn an_entry_ages_from_when_it_first_went_out() {
         let (mut followers, _) = group::<2>(0);
         followers.sent(7, 4, at(10));
-        followers.sent(7, 4, at(11));
-        assert!(!followers.may_rest_on(4, at(11)));
-        followers.sent(7, 7, at(12));
-        assert!(followers.may_rest_on(7, at(20)));
+        followers.sent(7, 4, at(12));
+        assert_eq!(followers.may_rest_for(4, at(12)), NOT);
+        followers.sent(7, 7, at(13));
+        assert_eq!(followers.may_rest_for(7, at(20)), ms(2));
     }
 
     #[test]
@@ -253,7 +264,7 @@ mod tests {
             followers.left_alone(pipe);
         }
         followers.follows(ReplicaId(0), 0);
-        assert!(followers.may_rest_on(5, at(100)));
+        assert_eq!(followers.may_rest_for(5, at(100)), ms(2));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use polyfs_core::codec::DecodeError;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
 
-use super::followers::{Electorate, Followers, LOOK, PipeId, REST};
+use super::followers::{Electorate, Followers, PipeId, REST};
 use super::log_driver::SharedLog;
 use super::snapshot::{Snapshot, SnapshotOf};
 use super::state::GroupState;
@@ -531,7 +531,8 @@ where
                 Err("no answer in time")
             }
             Select3::Third(()) if look.is_some_and(|look| look <= wake) => {
-                self.rest_on();
+                let rest = self.resting.expect("it has a time to look");
+                self.rest_until(rest.end, <R::Async as AsyncRuntime>::Instant::now());
                 Ok(())
             }
             Select3::Third(()) => self.send_held(),
@@ -590,14 +591,24 @@ where
         };
         let many = request.entries.len() >= MANY_ENTRIES;
         if !many && request.entries.iter().map(bytes).sum::<usize>() < LARGE_BYTES {
-            let mono = self.log.runtime().now().mono;
-            let followers = self.followers.lock();
-            let waits = followers.may_wait(self.id, &self.electorate(), mono);
-            self.resting = waits.then(|| Rest {
-                look: now + LOOK,
-                end: now + REST,
-            });
+            self.rest_until(now + REST, now);
         }
+    }
+
+    /// It waits until `end` at the latest, if the group commits without this follower until it looks again.
+    fn rest_until(
+        &mut self,
+        end: <R::Async as AsyncRuntime>::Instant,
+        now: <R::Async as AsyncRuntime>::Instant,
+    ) {
+        let mono = self.log.runtime().now().mono;
+        let mut followers = self.followers.lock();
+        let waits = now < end && followers.may_wait(self.id, &self.electorate(), mono);
+        let unless_late = followers.may_rest_for(self.state.applied_index(), mono);
+        self.resting = unless_late.filter(|_| waits).map(|span| Rest {
+            look: end.min(now + span),
+            end,
+        });
     }
 
     fn electorate(&self) -> Electorate {
@@ -605,20 +616,6 @@ where
             leader: self.line.ends.from,
             voters: self.state.voters(),
         }
-    }
-
-    /// ... and goes on waiting while it does.
-    fn rest_on(&mut self) {
-        let now = <R::Async as AsyncRuntime>::Instant::now();
-        let mono = self.log.runtime().now().mono;
-        let mut followers = self.followers.lock();
-        let spared = followers.may_rest_on(self.state.applied_index(), mono)
-            && followers.may_wait(self.id, &self.electorate(), mono);
-        let rest = self.resting.filter(|rest| spared && now < rest.end);
-        self.resting = rest.map(|Rest { end, .. }| Rest {
-            look: now + LOOK,
-            end,
-        });
     }
 
     fn send_held(&mut self) -> Result<(), &'static str> {

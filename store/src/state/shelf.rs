@@ -4,8 +4,9 @@
 //! checkpoints take turns, each among themselves. Deliberately knows no key.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::caught::Held;
@@ -153,7 +154,7 @@ impl Shelf {
     }
 }
 
-/// One after the other, on whatever threads.
+/// One after the other, on whatever threads. Each commit takes its turn, so the kernel is asked only when somebody waits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns(Arc<(Mutex<bool>, Condvar)>);
 
@@ -161,9 +162,9 @@ impl Turns {
     /// Waits for its turn, which ends when the answer is dropped.
     pub(super) fn take(&self) -> Turn {
         let (taken, free) = &*self.0;
-        let taken = taken.lock().expect("nothing panics under this lock");
-        let waited = free.wait_while(taken, |taken| *taken);
-        *waited.expect("nothing panics under this lock") = true;
+        let mut taken = taken.lock();
+        free.wait_while(&mut taken, |taken| *taken);
+        *taken = true;
         Turn(self.clone())
     }
 }
@@ -175,7 +176,7 @@ pub(super) struct Turn(Turns);
 impl Drop for Turn {
     fn drop(&mut self) {
         let (taken, free) = &*self.0.0;
-        *taken.lock().expect("nothing panics under this lock") = false;
+        *taken.lock() = false;
         free.notify_one();
     }
 }
