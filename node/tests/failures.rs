@@ -137,6 +137,23 @@ fn a_stopped_leader_is_a_short_pause() {
     });
 }
 
+/// P2: its group commits without its disk, so nothing else would end its leadership.
+#[test]
+fn a_leader_whose_disk_stands_still_leads_no_more() {
+    each(seeds(50..53), async |seed| {
+        let disturb = async |cluster: &mut Cluster| {
+            cluster.fabric.stop_disk(&name(1));
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            for group in cluster.groups() {
+                assert_ne!(cluster.leader(group), Some(1), "seed {seed}: {group}");
+            }
+            cluster.fabric.let_disk_go_on(&name(1));
+        };
+        let cluster = short_pause("disk stood still", seed, disturb).await;
+        cluster.until_ok(3).await;
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_majority_is_an_error_in_time_and_service_resumes() {
     let mut cluster = three(30).await;

@@ -103,9 +103,13 @@ impl Runtime for Machine {
         F: FnOnce() -> T + Send + 'static,
     {
         let done = work();
+        let net = self.net.clone();
         async move {
             // A disk takes its time.
             tokio::time::sleep(Duration::from_micros(200)).await;
+            while net.fabric.stands_still(&net.name) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             done
         }
     }
@@ -129,6 +133,7 @@ struct Wires {
     connections: Vec<(String, String, Half, Half)>,
     cut: BTreeSet<(String, String)>,
     frozen: BTreeSet<String>,
+    disks_standing_still: BTreeSet<String>,
     next_port: u16,
 }
 
@@ -171,6 +176,20 @@ impl Fabric {
     /// Lets it go on: what was held arrives.
     pub(crate) fn thaw(&self, name: &str) {
         self.0.lock().frozen.remove(name);
+    }
+
+    /// A machine's disk ends nothing that it was given, until it is let go on.
+    pub(crate) fn stop_disk(&self, name: &str) {
+        self.0.lock().disks_standing_still.insert(name.to_owned());
+    }
+
+    /// Its disk ends what it was given.
+    pub(crate) fn let_disk_go_on(&self, name: &str) {
+        self.0.lock().disks_standing_still.remove(name);
+    }
+
+    fn stands_still(&self, name: &str) -> bool {
+        self.0.lock().disks_standing_still.contains(name)
     }
 
     fn is_held(&self, ends: &(String, String)) -> bool {

@@ -12,8 +12,10 @@ use crate::attr::{FileKind, SetAttr};
 use crate::client::port::{CallId, Input};
 use crate::client::rng::Rng;
 use crate::error::FsError;
-use crate::limits::{CALL_DEADLINE, SESSION_TERM, TIMES_BEHIND};
+use crate::ids::SessionId;
+use crate::limits::{CALL_DEADLINE, LEASE_RENEWAL, LEASE_TERM, SESSION_TERM, TIMES_BEHIND};
 use crate::place::Ino;
+use crate::request::LeaseKind;
 use crate::time::Timestamp;
 use crate::vfs::{
     AllocateMode, Call, Handle, LockOwner, OpenFlags, Outcome, Reply, SeekWhat, XattrMode,
@@ -776,4 +778,53 @@ fn a_capability_set_after_a_write_outlives_that_write() {
             Ok(Reply::Data(Bytes::from_static(b"cap")))
         );
     }
+}
+
+/// A read merges what it is told with what is unsaved when it ends: what was saved meanwhile it might have from neither.
+#[test]
+fn write_back_waits_for_reads_under_way() {
+    let mut net = Net::new(1, 14);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    let reading = net.start(
+        0,
+        Call::Read {
+            ino: file.0,
+            handle: file.1,
+            offset: 0,
+            size: 9000,
+        },
+    );
+    let asked = net.arriving();
+    write(&mut net, 0, file, 1000, &[2; 100]);
+    let syncing = start_sync(&mut net, file.0);
+    assert_eq!(net.arriving(), asked, "the read's question alone");
+    assert_eq!(end(&mut net, syncing), Ok(Reply::Done));
+    let Ok(Reply::Data(data)) = end(&mut net, reading) else {
+        panic!("not read");
+    };
+    assert_eq!((data[999], data.len()), (1, 9000));
+    let chunk = net.cluster.chunks.values().next().expect("one chunk");
+    assert_eq!(chunk[1000], 2, "committed");
+}
+
+/// P8: who has unsaved bytes asks for all that it held, whatever it is about to do: with less, others come in beside them.
+#[test]
+fn who_has_unsaved_bytes_takes_back_all_it_held() {
+    let mut net = Net::new(2, 15);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"old");
+    sync(&mut net, 0, file.0);
+    net.cut_off = true;
+    net.pass(LEASE_TERM - LEASE_RENEWAL - Duration::from_millis(100));
+    write(&mut net, 0, file, 0, b"new");
+    net.pass(Duration::from_millis(800));
+    net.cluster.drop_leases();
+    net.cut_off = false;
+    assert_eq!(&read(&mut net, 0, file, 0, 9)[..], b"new");
+    let ours = net.cluster.held_by(SessionId(1), file.0);
+    assert_eq!(ours, Some(LeaseKind::Exclusive));
+    let theirs = open(&mut net, 1, file.0, BOTH);
+    assert_eq!(&read(&mut net, 1, (file.0, theirs), 0, 9)[..], b"new");
 }

@@ -19,6 +19,12 @@ impl Cluster {
             .map_or(0, |leases| leases.holders.len())
     }
 
+    /// Which lease of a file a mount holds.
+    pub(in super::super) fn held_by(&self, session: SessionId, ino: Ino) -> Option<LeaseKind> {
+        let holders = &self.leases.get(&ino)?.holders;
+        holders.get(&session).map(|(kind, _)| *kind)
+    }
+
     /// A lookup that asks for a lease has it if nobody is in the way.
     pub(super) fn with_lease(
         &mut self,
