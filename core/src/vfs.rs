@@ -165,11 +165,12 @@ pub enum Call {
         offset: u64,
         size: u32,
     },
-    /// pwrite(2); with O_APPEND the offset is ignored.
+    /// pwrite(2); without an offset at the end of the file. Whether a write appends is said with each: O_APPEND may be set
+    /// and cleared while a file is open (fcntl(2)), and what is written through a mapping has its place.
     Write {
         ino: Ino,
         handle: Handle,
-        offset: u64,
+        offset: Option<u64>,
         data: Bytes,
     },
     /// close(2) of one descriptor: frees the owner's locks, starts writing back.
@@ -184,8 +185,13 @@ pub enum Call {
         handle: Handle,
         owner: Option<LockOwner>,
     },
-    /// fsync(2), fdatasync(2); on a directory too.
-    Sync { ino: Ino, data_only: bool },
+    /// fsync(2), fdatasync(2); on a directory too. Says once for each handle what went wrong since; who names none hears
+    /// it for all of them.
+    Sync {
+        ino: Ino,
+        handle: Option<Handle>,
+        data_only: bool,
+    },
     /// opendir(3).
     OpenDir { ino: Ino },
     /// getdents(2) after `cookie`; at most `limit` entries; with attributes when `plus`.

@@ -482,7 +482,6 @@ impl Waypoint {
     }
 
     fn insert(&mut self, now: Instant, member: Member, founded_by: Option<u128>) {
-        self.lost.remove(&member.cluster);
         self.candidates.remove(&member.store);
         self.claim = self
             .claim
@@ -498,6 +497,8 @@ impl Waypoint {
                 self.lose(gone.member.cluster);
             }
         }
+        // After the one that had to go: it may have been the last of the same cluster.
+        self.lost.remove(&member.cluster);
         self.members.insert(
             member.store,
             Heard {

@@ -316,16 +316,19 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (ino, data) = (self.numbers.ino(ino), Bytes::copy_from_slice(data));
+        // What comes from the page cache has its place, whoever's descriptor the kernel names with it.
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = !from_cache && convert::open_flags(flags.0).append;
         let call = Call::Write {
             ino,
             handle: handle(fh),
-            offset,
+            offset: (!appends).then_some(offset),
             data,
         };
         self.call(call, move |outcome| match outcome {
@@ -377,13 +380,14 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
         self.empty(
             Call::Sync {
                 ino: self.numbers.ino(ino),
+                handle: Some(handle(fh)),
                 data_only: datasync,
             },
             reply,

@@ -31,8 +31,12 @@ impl LockWaits {
         Ok(waits)
     }
 
-    /// A call waits for a lock on behalf of thread `tid`.
+    /// A call waits for a lock on behalf of thread `tid`; 0 when it has no number here, being in another pid namespace:
+    /// whether it is signalled can't be told then.
     pub(crate) fn add(&self, call: CallId, tid: u32) {
+        if tid == 0 {
+            return;
+        }
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -85,4 +89,20 @@ fn is_signalled(tid: u32) -> bool {
             .unwrap_or(0)
     };
     (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_callers_that_can_be_looked_at_are() {
+        let waits = LockWaits::default();
+        waits.add(CallId(1), 0);
+        waits.add(CallId(2), std::process::id());
+        assert_eq!(waits.interrupted(), []);
+        // No thread has a number beyond pid_max (proc(5)).
+        waits.add(CallId(3), u32::MAX);
+        assert_eq!(waits.interrupted(), [CallId(3)]);
+    }
 }

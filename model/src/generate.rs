@@ -20,12 +20,15 @@ const DIRS_MAX: usize = 6;
 /// Open files at a time.
 const OPEN_MAX: usize = 6;
 
+/// An open file, and whether what is written to it is appended.
+type Opened = (Ino, Handle, bool);
+
 /// What one client knows, and what it does next.
 #[derive(Clone, Debug)]
 pub struct Workload {
     dirs: Vec<Ino>,
     files: Vec<Ino>,
-    open: Vec<(Ino, Handle)>,
+    open: Vec<Opened>,
     /// How large files get, in bytes: small ones stay inline, larger ones have chunks.
     size_max: u64,
 }
@@ -49,13 +52,16 @@ impl Workload {
                 self.know(attr.ino, attr.kind);
                 // A create may meet a symbolic link; the kernel does not give that to its caller.
                 if attr.kind == FileKind::Regular {
-                    self.open.push((attr.ino, *handle));
+                    let appends = matches!(call, Call::Create { flags, .. } if flags.append);
+                    self.open.push((attr.ino, *handle, appends));
                 }
             }
             (Call::Lookup { .. } | Call::Make { .. }, Ok(Reply::Attr(attr))) => {
                 self.know(attr.ino, attr.kind);
             }
-            (Call::Open { ino, .. }, Ok(Reply::Opened(handle))) => self.open.push((*ino, *handle)),
+            (Call::Open { ino, flags }, Ok(Reply::Opened(handle))) => {
+                self.open.push((*ino, *handle, flags.append));
+            }
             _ => {}
         }
     }
@@ -79,7 +85,7 @@ impl Workload {
     /// The next call.
     pub fn next(&mut self, random: &mut impl Rng) -> Call {
         if self.open.len() > OPEN_MAX {
-            let (ino, handle) = self.open.remove(0);
+            let (ino, handle, _) = self.open.remove(0);
             return Call::Release {
                 ino,
                 handle,
@@ -231,7 +237,7 @@ impl Workload {
 
     fn on_open_file(&mut self, random: &mut impl Rng) -> Call {
         let at = random.random_range(0..self.open.len());
-        let (ino, handle) = self.open[at];
+        let (ino, handle, appends) = self.open[at];
         let offset = random.random_range(0..self.size_max);
         match random.random_range(0..100) {
             0..35 => {
@@ -239,7 +245,7 @@ impl Workload {
                 Call::Write {
                     ino,
                     handle,
-                    offset,
+                    offset: (!appends).then_some(offset),
                     data: bytes(random, len),
                 }
             }
@@ -251,6 +257,7 @@ impl Workload {
             },
             65..73 => Call::Sync {
                 ino,
+                handle: Some(handle),
                 data_only: random.random(),
             },
             73..80 => {

@@ -89,6 +89,7 @@ impl History {
             client,
             call: Call::Sync {
                 ino,
+                handle: None,
                 data_only: true,
             },
             invoked: since.unwrap_or(self.steps - 1),

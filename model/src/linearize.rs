@@ -364,7 +364,7 @@ mod tests {
         Call::Write {
             ino: Ino(ino),
             handle: Handle(1),
-            offset: 0,
+            offset: Some(0),
             data: Bytes::from_static(data),
         }
     }

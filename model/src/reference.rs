@@ -32,7 +32,7 @@ const STAND_IN: u64 = u64::MAX;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tree {
     nodes: Nodes,
-    opens: BTreeMap<(ClientId, Handle), (Ino, bool)>,
+    opens: BTreeMap<(ClientId, Handle), Ino>,
     stand_ins: u64,
 }
 
@@ -110,9 +110,8 @@ impl Tree {
     }
 
     fn is_open(&self, client: ClientId, ino: Ino) -> bool {
-        let held = |((holder, _), (open, _)): (&(ClientId, Handle), &(Ino, bool))| {
-            *holder == client && *open == ino
-        };
+        let held =
+            |((holder, _), open): (&(ClientId, Handle), &Ino)| *holder == client && *open == ino;
         self.opens.iter().any(held)
     }
 
@@ -166,12 +165,11 @@ impl Tree {
 
     fn note_open(&mut self, client: ClientId, call: &Call, reply: &Reply) {
         match (call, reply) {
-            (Call::Open { ino, flags }, Reply::Opened(handle)) => {
-                self.opens.insert((client, *handle), (*ino, flags.append));
+            (Call::Open { ino, .. }, Reply::Opened(handle)) => {
+                self.opens.insert((client, *handle), *ino);
             }
-            (Call::Create { flags, .. }, Reply::Created(attr, handle)) => {
-                self.opens
-                    .insert((client, *handle), (attr.ino, flags.append));
+            (Call::Create { .. }, Reply::Created(attr, handle)) => {
+                self.opens.insert((client, *handle), attr.ino);
             }
             (Call::Release { handle, .. }, _) => {
                 self.opens.remove(&(client, *handle));
@@ -237,17 +235,10 @@ impl Tree {
                 Ok(Expected::Data(bytes))
             }
             Call::Write {
-                ino,
-                handle,
-                offset,
-                data,
+                ino, offset, data, ..
             } => {
-                let append = self
-                    .opens
-                    .get(&(client, *handle))
-                    .is_some_and(|(_, append)| *append);
                 let node = self.node_mut(*ino)?;
-                let offset = if append { node.content.len() } else { *offset };
+                let offset = offset.unwrap_or(node.content.len());
                 node.write(offset, data);
                 Ok(Expected::Written(data.len()))
             }

@@ -5,6 +5,7 @@
 
 mod ailing;
 mod directives;
+mod shorten;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,6 @@ use crate::master::Master;
 use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
-use crate::raft::types::LogId;
 use crate::raft::witness::Witness;
 use crate::retired::Retired;
 use crate::router::Router;
@@ -48,12 +48,6 @@ use crate::wire::{Members, NodeIdentity, Reply};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// ... or when the log needs room, but at most this often.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(20);
-/// A group's log is shortened when it is longer than this.
-const LOG_ENTRIES_MAX: u64 = 8192;
-/// File data that only the log still refers to may take so many bytes; then the log is purged of what all members have.
-const KEPT_BYTES_MAX: u64 = 16 << 20;
-/// As [`KEPT_BYTES_MAX`], whatever a member lacks: it is brought up to date by a snapshot when it comes back.
-const KEPT_BYTES_AT_ALL: u64 = 4 << 30;
 /// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
 const TORN_SILENCE: Duration = Duration::from_secs(5);
 /// The name of the record that keeps what is known of the others.
@@ -619,40 +613,6 @@ impl<R: Runtime> Node<R> {
             match self.checkpoint().await {
                 Ok(()) => self.shorten_logs().await,
                 Err(error) => self.checkpoint_failed(&error),
-            }
-        }
-    }
-
-    /// Lets openraft purge what a checkpoint has made unnecessary: of long logs, and of all when the log needs room or
-    /// holds file data that nothing else refers to any more.
-    async fn shorten_logs(&self) {
-        let kept = self.inner.ground.state.kept_by_log();
-        let tight = self.inner.ground.log.pressure() > Pressure::None
-            || kept > KEPT_BYTES_AT_ALL
-            || kept > 0 && self.inner.ground.state.reserve_only();
-        if tight {
-            self.drop_lost_logs();
-        }
-        for group in self.groups() {
-            let raft = group.replica().raft();
-            let (applied, purged, slowest) = {
-                let metrics = raft.metrics();
-                let metrics = metrics.borrow_watched();
-                let index = |id: Option<LogId>| id.map_or(0, |id| id.index());
-                let members = metrics.replication.iter().flat_map(BTreeMap::values);
-                let slowest = members.map(|matched| index(*matched)).min();
-                (index(metrics.last_applied), index(metrics.purged), slowest)
-            };
-            if applied > purged && (tight || applied - purged > LOG_ENTRIES_MAX) {
-                // A replica that is stopping needs no shorter log.
-                let _ = raft.trigger().snapshot().await;
-            }
-            // What a member lacks stays in its leader's log: a snapshot would cost far more.
-            let spare = if tight { None } else { slowest };
-            let spare = spare.map_or(applied, |slowest| slowest.min(applied));
-            if spare > purged && (tight || kept > KEPT_BYTES_MAX) {
-                let _ = raft.trigger().snapshot().await;
-                let _ = raft.trigger().purge_log(spare).await;
             }
         }
     }

@@ -308,7 +308,12 @@ impl<R: Runtime> User<R> {
         }
         if let (Ok(reply), Some(ino)) = (&outcome, changed(&call, &outcome)) {
             let data_only = matches!(reply, Reply::Written(_));
-            if self.call(Call::Sync { ino, data_only }).await.is_err() {
+            let sync = Call::Sync {
+                ino,
+                handle: None,
+                data_only,
+            };
+            if self.call(sync).await.is_err() {
                 return outcome;
             }
         }

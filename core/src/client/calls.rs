@@ -261,7 +261,11 @@ impl Client {
                     self.last_closed(ino);
                 }
             }
-            Call::Sync { ino, data_only } => self.sync_call(id, ino, data_only),
+            Call::Sync {
+                ino,
+                handle,
+                data_only,
+            } => self.sync_call(id, ino, handle, data_only),
             Call::Revalidate { ino, handle } => self.revalidate(id, ino, handle),
             Call::SetAttr { ino, set, size, .. } => self.set_attr_call(id, ino, set, size),
             Call::Allocate {

@@ -42,7 +42,7 @@ fn guarded(step: &Step, places: Places, txn: &TxnId) -> Vec<u8> {
             let place = crate::txn::rename_lock_place(*volume);
             key::of_inode(Kind::Locks, Ino::new(place, 0))
         }
-        // Counting goes together with counting: each transaction has an intent of its own.
+        // Counting goes together with counting: each slot has an intent of its own.
         Step::Subdirs { dir, .. } => {
             let mut guarded = key::of_inode(Kind::Inode, *dir);
             guarded.extend_from_slice(&txn.session.0.to_be_bytes());
@@ -255,6 +255,10 @@ pub(super) fn blocks_step(
                 all.into_iter()
                     .filter(|held| !matches!(held.step, Step::Subdirs { .. })),
             );
+            // One of this slot that is answered but not finished here stands under the very key of this one.
+            if let Some(own) = own {
+                found.extend(exactly(state, &guarded(step, places, own))?);
+            }
         }
         Step::Create { ino, .. }
         | Step::AddLink { ino }

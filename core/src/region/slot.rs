@@ -55,3 +55,17 @@ pub(super) fn remember(
         },
     )
 }
+
+/// ... which began a while ago: its client may have given it up, and a later one of the slot may have been remembered.
+pub(super) fn remember_late(
+    state: &mut dyn Kv,
+    session: SessionId,
+    used: SlotUse,
+    answer: &Answer,
+) -> Result<(), KvError> {
+    let record: Option<Record> = super::read(state, "slot", &key::slot(session, used.slot))?;
+    if record.is_some_and(|record| record.sequence > used.sequence) {
+        return Ok(());
+    }
+    remember(state, session, Some(used), answer)
+}

@@ -183,7 +183,7 @@ pub(super) fn decide(
             }
         }
     };
-    slot::remember(state, command.session, Some(txn.slot), &answer)?;
+    slot::remember_late(state, command.session, txn.slot, &answer)?;
     Ok(Applied::Answer(answer))
 }
 
@@ -248,4 +248,107 @@ pub(super) fn forget(state: &mut dyn Kv, txn: &TxnId) -> Result<TxnReply, KvErro
         state.delete(&key::txn(txn))?;
     }
     Ok(TxnReply::Finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, Renewal, SessionId, VolumeId};
+    use crate::place::{Bucket, Place, Salt};
+    use crate::region::Descriptor;
+    use crate::region::command::CommandBody;
+    use crate::region::inode;
+    use crate::region::mem::MemKv;
+    use crate::request::{SlotUse, Space};
+
+    const SESSION: SessionId = SessionId(3);
+
+    fn root() -> Ino {
+        Ino::new(Place::new(Bucket(0), 0), 1)
+    }
+
+    fn region() -> MemKv {
+        let mut state = MemKv::default();
+        let descriptor = Descriptor {
+            space: Space::Meta,
+            places: Places::ALL,
+            epoch: Epoch(1),
+        };
+        let root = crate::region::Root {
+            ino: root(),
+            salt: Salt(1),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            volume: VolumeId(1),
+            time: Timestamp::default(),
+        };
+        crate::region::found(&mut state, &descriptor, Some(&root)).expect("memory");
+        state
+    }
+
+    fn txn(sequence: u64) -> TxnId {
+        TxnId {
+            session: SESSION,
+            slot: SlotUse { slot: 4, sequence },
+            ..TxnId::nobody()
+        }
+    }
+
+    /// A slot is free when its client has the answer, which may be before everybody has carried the transaction out.
+    #[test]
+    fn two_transactions_of_one_slot_both_count() {
+        let mut state = region();
+        let more = [Step::Subdirs {
+            dir: root(),
+            delta: 1,
+        }];
+        let prepare = |state: &mut MemKv, sequence| {
+            prepare(state, Places::ALL, &txn(sequence), &more).expect("memory")
+        };
+        let finish = |state: &mut MemKv, sequence| {
+            let commit = Decision::Commit(Timestamp::default());
+            finish(state, Places::ALL, &txn(sequence), commit, Places::ALL).expect("memory")
+        };
+        assert_eq!(prepare(&mut state, 1), TxnReply::Prepared);
+        assert_eq!(prepare(&mut state, 1), TxnReply::Prepared, "once more");
+        let conflict = TxnReply::Conflict(txn(1));
+        assert_eq!(prepare(&mut state, 2), conflict, "the first is not over");
+        assert_eq!(finish(&mut state, 1), TxnReply::Finished);
+        assert_eq!(prepare(&mut state, 2), TxnReply::Prepared);
+        assert_eq!(finish(&mut state, 2), TxnReply::Finished);
+        let links = inode::get(&state, root())
+            .expect("memory")
+            .map(|inode| inode.nlink);
+        assert_eq!(links, Some(4));
+    }
+
+    /// P6: a client that gives an operation up uses its slot again.
+    #[test]
+    fn a_late_decision_leaves_what_its_slot_has_done_since() {
+        let mut state = region();
+        let (early, late) = (txn(1), txn(2));
+        let record = TxnRecord {
+            txn: early,
+            steps: Vec::new(),
+            reply: MetaReply::Done,
+            decision: None,
+        };
+        crate::region::write(&mut state, &key::txn(&early), &record).expect("memory");
+        let since = Answer::Meta(Ok(MetaReply::Done));
+        slot::remember(&mut state, SESSION, Some(late.slot), &since).expect("memory");
+        let decision = Decision::Commit(Timestamp::default());
+        let command = Command {
+            epoch: Epoch(1),
+            session: SESSION,
+            renewal: Renewal(1),
+            slot: None,
+            time: Timestamp::default(),
+            unseen: Vec::new(),
+            body: CommandBody::Forget { txn: early },
+        };
+        decide(&mut state, Places::ALL, &command, &early, decision, None).expect("memory");
+        let again = slot::earlier(&state, SESSION, Some(late.slot)).expect("memory");
+        assert_eq!(again, Some(since));
+    }
 }

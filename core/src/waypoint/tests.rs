@@ -200,3 +200,17 @@ fn a_state_file_remembers_before_the_founder_is_told() {
     );
     assert_eq!(again.poll_output(), Some(Output::Remember(None)));
 }
+
+#[test]
+fn the_last_member_of_a_cluster_may_make_room_for_its_next_one() {
+    let mut w = waypoint(false, None);
+    ask(&mut w, 2000, Request::Register(member(1, 1, 1, None)));
+    let others = u64::try_from(MEMBERS_MAX).expect("a few thousand");
+    for node in 2..=others {
+        ask(&mut w, 2001, Request::Register(member(2, node, 1, None)));
+    }
+    let next = Request::Register(member(1, others + 1, 1, None));
+    let answer = ask(&mut w, 2002, next);
+    assert!(matches!(answer, Answer::Registered { others, .. } if others.len() == 1));
+    assert_eq!(w.lost.len(), 0, "it has a living member");
+}

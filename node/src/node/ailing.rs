@@ -94,8 +94,9 @@ impl<R: Runtime> Node<R> {
         if lost.contains_key(&(group, id)) {
             return Err(NodeError::Retired(group, id));
         }
+        // Also of one whose destruction was broken off: no replica, so nothing in the log counts.
+        self.inner.ground.log.forget_group(group)?;
         if lost.keys().any(|(of, _)| *of == group) {
-            self.inner.ground.log.forget_group(group)?;
             self.inner.silenced.lock().retain(|(of, _), _| *of != group);
         }
         Ok(())

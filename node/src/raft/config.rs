@@ -8,6 +8,9 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use polyfs_core::limits;
 
+/// When a log is shortened, so many of its last entries stay for members that lack a little.
+pub const LOG_ENTRIES_KEPT: u64 = 1000;
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).expect("the spans of limits are small")
 }
@@ -29,7 +32,7 @@ pub fn config() -> Arc<Config> {
         enable_pre_vote: Some(true),
         // Snapshots are views of the state, not built ahead; what may be purged the node decides after a checkpoint.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 1000,
+        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
         // A snapshot is bounded by its own progress, not by a clock.
         install_snapshot_timeout: millis(Duration::from_secs(3600)),
         max_payload_entries: 256,

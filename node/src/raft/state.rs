@@ -474,6 +474,7 @@ pub struct GroupState<R: Runtime> {
     record: Arc<Mutex<ReplicaRecord>>,
     pub(super) inodes: Arc<Inodes>,
     waiting: Arc<Waiting>,
+    ended: Arc<AtomicBool>,
 }
 
 impl<R: Runtime> Clone for GroupState<R> {
@@ -486,6 +487,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             record: Arc::clone(&self.record),
             inodes: Arc::clone(&self.inodes),
             waiting: Arc::clone(&self.waiting),
+            ended: Arc::clone(&self.ended),
         }
     }
 }
@@ -513,6 +515,7 @@ impl<R: Runtime> GroupState<R> {
             record: Arc::new(Mutex::new(record)),
             inodes: Arc::default(),
             waiting: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
@@ -574,6 +577,7 @@ impl<R: Runtime> GroupState<R> {
     async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let answers = {
             let _turn = self.shared.turn().await;
+            self.not_ended()?;
             let mut record = self.record();
             let answers = self.commit(entries, &mut record)?;
             *self.record.lock() = record;
@@ -584,6 +588,20 @@ impl<R: Runtime> GroupState<R> {
             if let Some(responder) = responder {
                 responder.send(applied);
             }
+        }
+        Ok(())
+    }
+
+    /// The replica goes for good: what openraft still has to apply, which it may do after it was shut down, must not bring
+    /// its record back.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// To be asked while one has the turn that the record's deletion takes too.
+    fn not_ended(&self) -> io::Result<()> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(io::Error::other("this replica was destroyed"));
         }
         Ok(())
     }
@@ -695,6 +713,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
         let old;
         {
             let _turn = self.shared.turn().await;
+            self.not_ended()?;
             let mut record = self.record();
             old = record.lineage;
             record.lineage = lineage;

@@ -349,13 +349,14 @@ impl Mount {
             .call(Call::Write {
                 ino,
                 handle,
-                offset: 0,
+                offset: Some(0),
                 data,
             })
             .await;
         let synced = self
             .call(Call::Sync {
                 ino,
+                handle: Some(handle),
                 data_only: false,
             })
             .await;
@@ -437,13 +438,17 @@ impl Mount {
             .call(Call::Write {
                 ino,
                 handle,
-                offset: 0,
+                offset: None,
                 data,
             })
             .await;
         assert!(wrote.is_ok(), "{name}: {wrote:?}");
-        let data_only = false;
-        let synced = self.call(Call::Sync { ino, data_only }).await;
+        let sync = Call::Sync {
+            ino,
+            handle: Some(handle),
+            data_only: false,
+        };
+        let synced = self.call(sync).await;
         assert_eq!(synced, Ok(Reply::Done), "{name}");
         self.release(ino, handle).await;
     }

@@ -195,7 +195,7 @@ impl Mount {
             let call = Call::Write {
                 ino,
                 handle,
-                offset,
+                offset: Some(offset),
                 data: Bytes::copy_from_slice(part),
             };
             assert!(self.call(call).await.is_ok(), "writing {name}");
@@ -203,8 +203,12 @@ impl Mount {
         }
         // The last is left to a recall or to age.
         if !name.starts_with("shared") && data.len() != 5 {
-            let data_only = false;
-            let synced = self.call(Call::Sync { ino, data_only }).await;
+            let sync = Call::Sync {
+                ino,
+                handle: Some(handle),
+                data_only: false,
+            };
+            let synced = self.call(sync).await;
             assert_eq!(synced, Ok(Reply::Done), "syncing {name}");
         }
         let owner = Some(LockOwner(1));

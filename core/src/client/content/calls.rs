@@ -35,7 +35,7 @@ impl Client {
         id: CallId,
         ino: Ino,
         handle: Handle,
-        (offset, data): (u64, Bytes),
+        (offset, data): (Option<u64>, Bytes),
     ) {
         self.used(handle);
         let call = ContentCall::Write {

@@ -33,7 +33,7 @@ pub(in super::super) enum ContentCall {
     Write {
         id: CallId,
         handle: Handle,
-        offset: u64,
+        offset: Option<u64>,
         data: Bytes,
     },
     /// A new size, then other attributes; the reply is the attributes or what open wants.
@@ -202,6 +202,8 @@ pub(super) struct SyncWaiter {
     pub(super) reply: Reply,
     /// For everything before, not for one write alone.
     pub(super) of_all: bool,
+    /// The handle that hears with the answer what it has not been told.
+    pub(super) by: Option<Handle>,
 }
 
 /// What was written and not yet committed.

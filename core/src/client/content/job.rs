@@ -291,9 +291,9 @@ impl Client {
         let Some(id) = file.half_done.take() else {
             return;
         };
-        if file.queue.pop_front_if(|call| call.id() == id).is_some() {
+        if let Some(call) = file.queue.pop_front_if(|call| call.id() == id) {
             self.out.push_back(Output::Lost { ino });
-            self.reply(id, Err(FsError::Io));
+            self.fail_waiting(&call, FsError::Io);
         }
     }
 
@@ -304,7 +304,7 @@ impl Client {
         self.out.push_back(Output::Lost { ino });
         match finish {
             Finish::WriteBack(upto) => self.written_back(ino, upto, Some(error)),
-            Finish::Call(call) => self.reply(call.id(), Err(error)),
+            Finish::Call(call) => self.fail_waiting(&call, error),
         }
     }
 

@@ -97,7 +97,7 @@ impl Client {
     fn not_acquired(&mut self, ino: Ino, error: FsError) {
         let queue = core::mem::take(&mut self.file(ino).queue);
         for call in queue {
-            self.reply(call.id(), Err(error));
+            self.fail_waiting(&call, error);
         }
         self.lose_dirty(ino, error);
         self.pump(ino);

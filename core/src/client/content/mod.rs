@@ -45,8 +45,10 @@ struct Opened {
     directory: bool,
     /// The stretch of its file's pages when it was opened.
     stretch: u64,
-    /// Write-back failed: told once.
+    /// Write-back failed: fsync(2) tells it once.
     error: Option<FsError>,
+    /// ... and close(2) of a descriptor that writes. A child that inherited the descriptor may be the one who closes it.
+    error_at_close: Option<FsError>,
 }
 
 /// All files in use.

@@ -46,6 +46,7 @@ impl Client {
             directory,
             stretch: file.map_or(0, |file| file.pages.stretch),
             error: None,
+            error_at_close: None,
         };
         self.files.handles.insert(handle, opened);
         if !directory {
@@ -172,7 +173,8 @@ impl Client {
             .by_ino
             .get(&ino)
             .is_some_and(|file| file.opens > 0 || !file.is_quiet());
-        used || self.tasks.opens(ino)
+        let lists = |opened: &Opened| opened.directory && opened.ino == ino;
+        used || self.tasks.opens(ino) || self.files.handles.values().any(lists)
     }
 
     /// What the kernel does with an open file: whether the handle allows it.
@@ -196,24 +198,31 @@ impl Client {
         self.files.handles.get_mut(&handle)?.error.take()
     }
 
-    /// fsync(2): waits for everything written; reports what went wrong since, once.
-    pub(in super::super) fn sync_call(&mut self, call: CallId, ino: Ino, data_only: bool) {
+    /// fsync(2): waits for everything written; reports what went wrong since, once for each handle.
+    pub(in super::super) fn sync_call(
+        &mut self,
+        call: CallId,
+        ino: Ino,
+        by: Option<Handle>,
+        data_only: bool,
+    ) {
         let mut error = None;
-        for opened in self.files.handles.values_mut() {
-            if opened.ino == ino {
+        for (handle, opened) in &mut self.files.handles {
+            if opened.ino == ino && by.is_none_or(|by| by == *handle) {
                 error = opened.error.take().or(error);
             }
         }
         match error {
             Some(error) => self.reply(call, Err(error)),
-            None => self.sync(ino, Some((call, Reply::Done)), data_only),
+            None => self.sync(ino, Some((call, by)), data_only),
         }
     }
 
     /// close(2): write-back is started, not awaited.
     pub(in super::super) fn flush_handle(&mut self, ino: Ino, handle: Handle) -> Outcome {
         self.used(handle);
-        let error = self.take_error(handle);
+        let opened = self.files.handles.get_mut(&handle);
+        let error = opened.and_then(|opened| opened.error_at_close.take());
         self.sync(ino, None, false);
         error.map_or(Ok(Reply::Done), Err)
     }
@@ -230,6 +239,18 @@ impl Client {
         let file = self.file(opened.ino);
         file.opens = file.opens.saturating_sub(1);
         self.sync(opened.ino, None, false);
+    }
+
+    /// A waiting call ends in an error; what it would have opened is never closed by the kernel.
+    pub(super) fn fail_waiting(&mut self, call: &ContentCall, error: FsError) {
+        if let ContentCall::SetSize { reply, .. } = call
+            && let Some(Reply::Opened(handle) | Reply::Created(_, handle)) = reply
+            && let Some(opened) = self.files.handles.remove(handle)
+        {
+            let file = self.file(opened.ino);
+            file.opens = file.opens.saturating_sub(1);
+        }
+        self.reply(call.id(), Err(error));
     }
 
     /// Attributes with what this mount has written: what is not yet committed, and what was committed while the answer

@@ -16,7 +16,7 @@ use crate::error::FsError;
 use crate::limits::{CALL_DEADLINE, FILE_BYTES_MAX, TIMES_BEHIND};
 use crate::place::Ino;
 use crate::request::{LeaseKind, LeaseSerial, MetaOp, RecallKind};
-use crate::vfs::Reply;
+use crate::vfs::{Handle, Reply};
 
 /// A lease nobody used for this long is given back.
 const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -200,11 +200,7 @@ impl Client {
             return Started::Waits;
         }
         let file = self.file(ino);
-        let at = if flags.append {
-            file.content.size
-        } else {
-            *offset
-        };
+        let at = offset.unwrap_or(file.content.size);
         let len = u64::try_from(data.len()).expect("a length fits u64");
         let Some(end) = at.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX) else {
             self.reply(*id, Err(FsError::TooLarge));
@@ -243,6 +239,7 @@ impl Client {
                 target,
                 reply: reply.clone(),
                 of_all: false,
+                by: None,
             });
         }
         self.files.dirty_bytes = self.files.dirty_bytes + after - before;
@@ -317,9 +314,15 @@ impl Client {
 
     /// Everything written so far is to be committed, with its times or nearly so unless `data_only`; the call is answered
     /// then.
-    pub(super) fn sync(&mut self, ino: Ino, waiter: Option<(CallId, Reply)>, data_only: bool) {
+    pub(super) fn sync(
+        &mut self,
+        ino: Ino,
+        waiter: Option<(CallId, Option<Handle>)>,
+        data_only: bool,
+    ) {
+        let reply = Reply::Done;
         let Some(file) = self.files.by_ino.get_mut(&ino) else {
-            if let Some((id, reply)) = waiter {
+            if let Some((id, _)) = waiter {
                 self.reply(id, Ok(reply));
             }
             return;
@@ -331,7 +334,7 @@ impl Client {
             file.back.brought
         };
         file.back.want(target, data_only);
-        if let Some((id, reply)) = waiter {
+        if let Some((id, by)) = waiter {
             file.back.habit.synced(data_only);
             if file.back.committed >= target || cfg!(planted = "fsync_not_awaited") {
                 self.reply(id, Ok(reply));
@@ -341,6 +344,7 @@ impl Client {
                     target,
                     reply,
                     of_all: true,
+                    by,
                 });
             }
         }
@@ -357,12 +361,18 @@ impl Client {
         file.back.syncs = rest;
         let over: Vec<SyncWaiter> = over;
         for waiter in over {
-            let outcome = match error {
-                None => Ok(waiter.reply),
-                Some(error) => Err(error),
-            };
-            self.reply(waiter.id, outcome);
+            match error {
+                None => self.reply(waiter.id, Ok(waiter.reply)),
+                Some(error) => self.fail_sync(&waiter, error),
+            }
         }
+    }
+
+    fn fail_sync(&mut self, waiter: &SyncWaiter, error: FsError) {
+        if let Some(handle) = waiter.by {
+            self.take_error(handle);
+        }
+        self.reply(waiter.id, Err(error));
     }
 
     /// Bytes are lost: whoever waits for all that was written before hears of it, though later bytes are still to come.
@@ -371,7 +381,7 @@ impl Client {
         let (failed, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|sync| sync.of_all);
         self.file(ino).back.syncs = rest;
         for sync in failed {
-            self.reply(sync.id, Err(error));
+            self.fail_sync(&sync, error);
         }
     }
 
@@ -408,8 +418,9 @@ impl Client {
 
     pub(super) fn fail_handles(&mut self, ino: Ino, error: FsError) {
         for opened in self.files.handles.values_mut() {
-            if opened.ino == ino && opened.flags.write {
+            if opened.ino == ino {
                 opened.error = Some(error);
+                opened.error_at_close = opened.flags.write.then_some(error);
             }
         }
     }

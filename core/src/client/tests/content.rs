@@ -52,6 +52,10 @@ pub(super) fn open(net: &mut Net, client: usize, ino: Ino, flags: OpenFlags) -> 
 }
 
 pub(super) fn write(net: &mut Net, client: usize, file: (Ino, Handle), offset: u64, data: &[u8]) {
+    write_at(net, client, file, Some(offset), data);
+}
+
+fn write_at(net: &mut Net, client: usize, file: (Ino, Handle), offset: Option<u64>, data: &[u8]) {
     let data = Bytes::copy_from_slice(data);
     let len = data.len() as u32;
     let (ino, handle) = file;
@@ -94,6 +98,7 @@ pub(super) fn sync(net: &mut Net, client: usize, ino: Ino) {
         client,
         Call::Sync {
             ino,
+            handle: None,
             data_only: false,
         },
     );
@@ -174,6 +179,7 @@ fn synced_overwrites_are_one_entry_each_and_times_follow() {
 fn start_sync(net: &mut Net, ino: Ino) -> CallId {
     let call = Call::Sync {
         ino,
+        handle: None,
         data_only: false,
     };
     net.start(0, call)
@@ -212,6 +218,7 @@ fn a_sync_of_bytes_under_way_waits_for_their_time() {
         write(&mut net, 0, file, 1000, &[round; 100]);
         let call = Call::Sync {
             ino: file.0,
+            handle: None,
             data_only: true,
         };
         assert_eq!(net.call(0, call), Ok(Reply::Done));
@@ -237,6 +244,7 @@ fn a_sync_of_bytes_that_are_lost_fails() {
     write(&mut net, 0, file, 1000, &[9; 100]);
     let call = Call::Sync {
         ino: file.0,
+        handle: None,
         data_only: true,
     };
     let first = net.start(0, call);
@@ -318,6 +326,7 @@ fn fdatasync_leaves_times_to_a_later_fsync() {
     write(&mut net, 0, file, 1000, b"data");
     let data_only = Call::Sync {
         ino: file.0,
+        handle: None,
         data_only: true,
     };
     assert_eq!(net.call(0, data_only), Ok(Reply::Done));
@@ -433,13 +442,9 @@ fn append_goes_to_the_end_known_under_the_lease() {
     ];
     for round in 0..10_usize {
         let client = round % 2;
-        write(
-            &mut net,
-            client,
-            (file.0, handles[client]),
-            0,
-            &[round as u8],
-        );
+        let at_the_end = None;
+        let file = (file.0, handles[client]);
+        write_at(&mut net, client, file, at_the_end, &[round as u8]);
     }
     let all = read(&mut net, 0, file, 0, 100);
     assert_eq!(&all[..], (0..10).collect::<Vec<u8>>());
@@ -457,6 +462,7 @@ fn a_lost_lease_with_changed_content_is_told_once() {
     net.cut_off = false;
     let fsync = Call::Sync {
         ino: file.0,
+        handle: Some(file.1),
         data_only: false,
     };
     assert_eq!(net.call(0, fsync.clone()), Err(FsError::Io));
@@ -643,7 +649,7 @@ fn two_mounts_write_and_read_at_once() {
             let write = Call::Write {
                 ino,
                 handle,
-                offset,
+                offset: Some(offset),
                 data,
             };
             calls.push((client, net.start(client, write)));
@@ -659,6 +665,7 @@ fn two_mounts_write_and_read_at_once() {
             if number % 9 == 0 {
                 let fsync = Call::Sync {
                     ino,
+                    handle: None,
                     data_only: false,
                 };
                 calls.push((client, net.start(client, fsync)));
@@ -690,7 +697,7 @@ fn writers_wait_for_memory() {
                     Call::Write {
                         ino,
                         handle,
-                        offset,
+                        offset: Some(offset),
                         data,
                     },
                 ),
@@ -727,7 +734,7 @@ fn writers_that_wait_for_memory_go_on_when_what_filled_it_is_lost() {
     let waiting = Call::Write {
         ino: attr.ino,
         handle,
-        offset: 0,
+        offset: Some(0),
         data: Bytes::from(vec![2; 1 << 20]),
     };
     let waiting = net.start(0, waiting);
@@ -827,4 +834,89 @@ fn who_has_unsaved_bytes_takes_back_all_it_held() {
     assert_eq!(ours, Some(LeaseKind::Exclusive));
     let theirs = open(&mut net, 1, file.0, BOTH);
     assert_eq!(&read(&mut net, 1, (file.0, theirs), 0, 9)[..], b"new");
+}
+
+/// fsync(2) of one descriptor says nothing to the others, and a child that closes what it inherited says it to nobody.
+#[test]
+fn each_descriptor_hears_of_a_lost_write() {
+    let mut net = Net::new(1, 16);
+    let file = create(&mut net, 0);
+    let handles = [file.1, open(&mut net, 0, file.0, BOTH)];
+    write(&mut net, 0, file, 0, b"mine");
+    net.cut_off = true;
+    net.pass(Duration::from_secs(4));
+    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
+    net.cluster.drop_leases();
+    net.cut_off = false;
+    net.pass(Duration::from_secs(4));
+    let child_closes = Call::Flush {
+        ino: file.0,
+        handle: handles[1],
+        owner: LockOwner(2),
+    };
+    assert_eq!(net.call(0, child_closes), Err(FsError::Io));
+    let mut sync = |handle| {
+        let call = Call::Sync {
+            ino: file.0,
+            handle: Some(handle),
+            data_only: true,
+        };
+        net.call(0, call)
+    };
+    for handle in handles {
+        assert_eq!(sync(handle), Err(FsError::Io));
+        assert_eq!(sync(handle), Ok(Reply::Done), "once");
+    }
+}
+
+/// A mapping of a file that was opened to append, or one whose O_APPEND was cleared since.
+#[test]
+fn what_is_written_at_a_place_is_not_appended() {
+    let mut net = Net::new(1, 17);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, b"12345678");
+    let append = OpenFlags {
+        append: true,
+        ..BOTH
+    };
+    let handle = open(&mut net, 0, file.0, append);
+    write(&mut net, 0, (file.0, handle), 0, b"x");
+    assert_eq!(&read(&mut net, 0, file, 0, 20)[..], b"x2345678");
+}
+
+/// The kernel closes only what it was told is open.
+#[test]
+fn an_open_that_could_not_truncate_leaves_nothing_open() {
+    let mut net = Net::new(1, 18);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    let release = Call::Release {
+        ino: file.0,
+        handle: file.1,
+        owner: None,
+    };
+    assert_eq!(net.call(0, release), Ok(Reply::Done));
+    net.cut_off = true;
+    let truncate = Call::Open {
+        ino: file.0,
+        flags: OpenFlags {
+            truncate: true,
+            ..BOTH
+        },
+    };
+    assert!(net.call(0, truncate).is_err());
+    assert!(!net.clients[0].has_open(file.0));
+}
+
+#[test]
+fn a_directory_is_open_while_it_is_listed() {
+    let mut net = Net::new(1, 19);
+    let Ok(Reply::Opened(handle)) = net.call(0, Call::OpenDir { ino: ROOT }) else {
+        panic!("not opened");
+    };
+    assert!(net.clients[0].is_open(ROOT));
+    let close = Call::ReleaseDir { handle };
+    assert_eq!(net.call(0, close), Ok(Reply::Done));
+    assert!(!net.clients[0].is_open(ROOT));
 }

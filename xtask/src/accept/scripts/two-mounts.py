@@ -1,9 +1,11 @@
 """What one mount does the other sees at once. Arguments: the two mount points. Each step prints `ok NAME`."""
 
 import fcntl
+import mmap
 import multiprocessing
 import os
 import sys
+import time
 
 one, two = sys.argv[1], sys.argv[2]
 
@@ -180,6 +182,36 @@ same(os.stat(a("log")).st_mode & 0o777, 0o640, "mode")
 os.link(a("log"), a("log-too"))
 same(os.stat(b("log")).st_nlink, 2, "links")
 ok("attributes, modes, links")
+
+write(a("mapped"), b"0" * 5000)
+mine = os.open(a("mapped"), os.O_RDWR | os.O_APPEND)
+with mmap.mmap(mine, 5000) as mapped:
+    mapped[0:5] = b"first"
+    mapped.flush()
+same(os.stat(a("mapped")).st_size, 5000, "the size after a change through a mapping")
+same(read(b("mapped"))[:6], b"first0", "what was changed through a mapping of a file opened to append")
+os.write(mine, b"more")
+same(os.stat(b("mapped")).st_size, 5004, "the size after an append")
+fcntl.fcntl(mine, fcntl.F_SETFL, 0)
+os.pwrite(mine, b"second", 10)
+same(read(b("mapped"))[10:17], b"second0", "written in place after O_APPEND was cleared")
+theirs = os.open(b("mapped"), os.O_WRONLY | os.O_APPEND)
+fcntl.fcntl(mine, fcntl.F_SETFL, os.O_APPEND)
+os.write(theirs, b" theirs")
+os.write(mine, b" mine")
+same(read(b("mapped"))[5000:], b"more theirs mine", "appended after O_APPEND was set")
+os.close(theirs)
+os.close(mine)
+ok("O_APPEND set and cleared, mappings")
+
+os.mkdir(a("going"))
+mine = os.open(a("going"), os.O_RDONLY | os.O_DIRECTORY)
+os.rmdir(b("going"))
+for _ in range(30):
+    time.sleep(0.1)
+    same(os.fstat(mine).st_nlink < 2 and os.listdir(mine), [], "an open directory that was removed")
+os.close(mine)
+ok("a removed directory that is open")
 
 for name in os.listdir(two):
     os.unlink(b(name))
