@@ -920,3 +920,32 @@ fn a_directory_is_open_while_it_is_listed() {
     assert_eq!(net.call(0, close), Ok(Reply::Done));
     assert!(!net.clients[0].is_open(ROOT));
 }
+
+/// P8: what was carried out in part before a lease was lost is not begun again over what others have done since.
+#[test]
+fn half_of_a_call_is_not_done_again_over_others_bytes() {
+    let mut net = Net::new(1, 20);
+    let file = create(&mut net, 0);
+    write(&mut net, 0, file, 0, &[1; 9000]);
+    sync(&mut net, 0, file.0);
+    let zero = Call::Allocate {
+        ino: file.0,
+        handle: file.1,
+        offset: 0,
+        len: 4096,
+        mode: AllocateMode::Zero,
+    };
+    let id = net.start(0, zero);
+    let begun = |net: &Net| net.cluster.chunks.values().any(|chunk| chunk[0] == 0);
+    assert!(net.run_until(Duration::from_secs(1), begun));
+    net.cut_off = true;
+    net.pass(LEASE_TERM * 2);
+    net.cluster.drop_leases();
+    let chunk = net.cluster.chunks.values_mut().next().expect("one chunk");
+    chunk[..6].copy_from_slice(b"theirs");
+    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
+    net.cut_off = false;
+    net.pass(Duration::from_secs(10));
+    assert_eq!(net.outcomes[&(0, id)], Err(FsError::Io));
+    assert_eq!(&read(&mut net, 0, file, 0, 6)[..], b"theirs");
+}
