@@ -12,14 +12,10 @@ use crate::attr::{FileKind, SetAttr};
 use crate::client::port::{CallId, Input};
 use crate::client::rng::Rng;
 use crate::error::FsError;
-use crate::ids::SessionId;
-use crate::limits::{CALL_DEADLINE, LEASE_RENEWAL, LEASE_TERM, SESSION_TERM, TIMES_BEHIND};
+use crate::limits::{CALL_DEADLINE, SESSION_TERM, TIMES_BEHIND};
 use crate::place::Ino;
-use crate::request::LeaseKind;
 use crate::time::Timestamp;
-use crate::vfs::{
-    AllocateMode, Call, Handle, LockOwner, OpenFlags, Outcome, Reply, SeekWhat, XattrMode,
-};
+use crate::vfs::{AllocateMode, Call, Handle, OpenFlags, Outcome, Reply, SeekWhat, XattrMode};
 
 pub(super) const BOTH: OpenFlags = OpenFlags {
     read: true,
@@ -451,59 +447,6 @@ fn append_goes_to_the_end_known_under_the_lease() {
 }
 
 #[test]
-fn a_lost_lease_with_changed_content_is_told_once() {
-    let mut net = Net::new(1, 8);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, b"mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cluster.drop_leases();
-    net.cut_off = false;
-    let fsync = Call::Sync {
-        ino: file.0,
-        handle: Some(file.1),
-        data_only: false,
-    };
-    assert_eq!(net.call(0, fsync.clone()), Err(FsError::Io));
-    let flush = Call::Flush {
-        ino: file.0,
-        handle: file.1,
-        owner: LockOwner(1),
-    };
-    assert_eq!(net.call(0, flush.clone()), Err(FsError::Io));
-    assert_eq!(net.call(0, flush), Ok(Reply::Done));
-    assert_eq!(net.call(0, fsync), Ok(Reply::Done));
-    assert_eq!(read(&mut net, 0, file, 0, 10).len(), 0);
-}
-
-/// Calm seed 45: the mount's own chmod raised the inode's change number, and what it had written was given up.
-#[test]
-fn a_lost_lease_with_changed_attributes_loses_nothing() {
-    let mut net = Net::new(2, 8);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, b"mine");
-    let chmod = Call::SetAttr {
-        ino: file.0,
-        set: SetAttr {
-            mode: Some(0o600),
-            ..SetAttr::default()
-        },
-        size: None,
-        handle: None,
-    };
-    net.call(0, chmod.clone()).expect("chmod");
-    write(&mut net, 0, file, 4, b" and mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.drop_leases();
-    net.cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1;
-    net.cut_off = false;
-    sync(&mut net, 0, file.0);
-    assert_eq!(&read(&mut net, 0, file, 0, 20)[..], b"mine and mine");
-}
-
-#[test]
 fn unmount_writes_back_and_closes() {
     let mut net = Net::new(1, 9);
     let file = create(&mut net, 0);
@@ -745,23 +688,6 @@ fn writers_that_wait_for_memory_go_on_when_what_filled_it_is_lost() {
 }
 
 #[test]
-fn a_lease_that_ran_out_is_not_used() {
-    let mut net = Net::new(1, 11);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, b"old");
-    sync(&mut net, 0, file.0);
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.drop_leases();
-    let inode = net.cluster.inodes.get_mut(&file.0).unwrap();
-    inode.inline = Some(Bytes::from_static(b"new"));
-    inode.content += 1;
-    net.cut_off = false;
-    net.pass(Duration::from_secs(1));
-    assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");
-}
-
-#[test]
 fn a_capability_set_after_a_write_outlives_that_write() {
     let mut net = Net::new(1, 13);
     let file = create(&mut net, 0);
@@ -814,138 +740,4 @@ fn write_back_waits_for_reads_under_way() {
     assert_eq!((data[999], data.len()), (1, 9000));
     let chunk = net.cluster.chunks.values().next().expect("one chunk");
     assert_eq!(chunk[1000], 2, "committed");
-}
-
-/// P8: who has unsaved bytes asks for all that it held, whatever it is about to do: with less, others come in beside them.
-#[test]
-fn who_has_unsaved_bytes_takes_back_all_it_held() {
-    let mut net = Net::new(2, 15);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, b"old");
-    sync(&mut net, 0, file.0);
-    net.cut_off = true;
-    net.pass(LEASE_TERM - LEASE_RENEWAL - Duration::from_millis(100));
-    write(&mut net, 0, file, 0, b"new");
-    net.pass(Duration::from_millis(800));
-    net.cluster.drop_leases();
-    net.cut_off = false;
-    assert_eq!(&read(&mut net, 0, file, 0, 9)[..], b"new");
-    let ours = net.cluster.held_by(SessionId(1), file.0);
-    assert_eq!(ours, Some(LeaseKind::Exclusive));
-    let theirs = open(&mut net, 1, file.0, BOTH);
-    assert_eq!(&read(&mut net, 1, (file.0, theirs), 0, 9)[..], b"new");
-}
-
-/// fsync(2) of one descriptor says nothing to the others, and a child that closes what it inherited says it to nobody.
-#[test]
-fn each_descriptor_hears_of_a_lost_write() {
-    let mut net = Net::new(1, 16);
-    let file = create(&mut net, 0);
-    let handles = [file.1, open(&mut net, 0, file.0, BOTH)];
-    write(&mut net, 0, file, 0, b"mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cluster.drop_leases();
-    net.cut_off = false;
-    net.pass(Duration::from_secs(4));
-    let child_closes = Call::Flush {
-        ino: file.0,
-        handle: handles[1],
-        owner: LockOwner(2),
-    };
-    assert_eq!(net.call(0, child_closes), Err(FsError::Io));
-    let mut sync = |handle| {
-        let call = Call::Sync {
-            ino: file.0,
-            handle: Some(handle),
-            data_only: true,
-        };
-        net.call(0, call)
-    };
-    for handle in handles {
-        assert_eq!(sync(handle), Err(FsError::Io));
-        assert_eq!(sync(handle), Ok(Reply::Done), "once");
-    }
-}
-
-/// A mapping of a file that was opened to append, or one whose O_APPEND was cleared since.
-#[test]
-fn what_is_written_at_a_place_is_not_appended() {
-    let mut net = Net::new(1, 17);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, b"12345678");
-    let append = OpenFlags {
-        append: true,
-        ..BOTH
-    };
-    let handle = open(&mut net, 0, file.0, append);
-    write(&mut net, 0, (file.0, handle), 0, b"x");
-    assert_eq!(&read(&mut net, 0, file, 0, 20)[..], b"x2345678");
-}
-
-/// The kernel closes only what it was told is open.
-#[test]
-fn an_open_that_could_not_truncate_leaves_nothing_open() {
-    let mut net = Net::new(1, 18);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, &[1; 9000]);
-    sync(&mut net, 0, file.0);
-    let release = Call::Release {
-        ino: file.0,
-        handle: file.1,
-        owner: None,
-    };
-    assert_eq!(net.call(0, release), Ok(Reply::Done));
-    net.cut_off = true;
-    let truncate = Call::Open {
-        ino: file.0,
-        flags: OpenFlags {
-            truncate: true,
-            ..BOTH
-        },
-    };
-    assert!(net.call(0, truncate).is_err());
-    assert!(!net.clients[0].has_open(file.0));
-}
-
-#[test]
-fn a_directory_is_open_while_it_is_listed() {
-    let mut net = Net::new(1, 19);
-    let Ok(Reply::Opened(handle)) = net.call(0, Call::OpenDir { ino: ROOT }) else {
-        panic!("not opened");
-    };
-    assert!(net.clients[0].is_open(ROOT));
-    let close = Call::ReleaseDir { handle };
-    assert_eq!(net.call(0, close), Ok(Reply::Done));
-    assert!(!net.clients[0].is_open(ROOT));
-}
-
-/// P8: what was carried out in part before a lease was lost is not begun again over what others have done since.
-#[test]
-fn half_of_a_call_is_not_done_again_over_others_bytes() {
-    let mut net = Net::new(1, 20);
-    let file = create(&mut net, 0);
-    write(&mut net, 0, file, 0, &[1; 9000]);
-    sync(&mut net, 0, file.0);
-    let zero = Call::Allocate {
-        ino: file.0,
-        handle: file.1,
-        offset: 0,
-        len: 4096,
-        mode: AllocateMode::Zero,
-    };
-    let id = net.start(0, zero);
-    let begun = |net: &Net| net.cluster.chunks.values().any(|chunk| chunk[0] == 0);
-    assert!(net.run_until(Duration::from_secs(1), begun));
-    net.cut_off = true;
-    net.pass(LEASE_TERM * 2);
-    net.cluster.drop_leases();
-    let chunk = net.cluster.chunks.values_mut().next().expect("one chunk");
-    chunk[..6].copy_from_slice(b"theirs");
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cut_off = false;
-    net.pass(Duration::from_secs(10));
-    assert_eq!(net.outcomes[&(0, id)], Err(FsError::Io));
-    assert_eq!(&read(&mut net, 0, file, 0, 6)[..], b"theirs");
 }

@@ -9,7 +9,9 @@
 mod cluster;
 mod content;
 mod foresight;
+mod handles;
 mod harness;
 mod locks;
+mod lost;
 mod names;
 mod pages;
