@@ -202,7 +202,7 @@ pub(super) struct SyncWaiter {
     pub(super) reply: Reply,
     /// For everything before, not for one write alone.
     pub(super) of_all: bool,
-    /// The handle that hears with the answer what it has not been told.
+    /// The handle that hears with the answer what it has not been told; all when none is named.
     pub(super) by: Option<Handle>,
 }
 

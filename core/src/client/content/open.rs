@@ -193,9 +193,15 @@ impl Client {
         allows.then_some(()).ok_or(FsError::BadHandle)
     }
 
-    /// Tells a handle's holder once what went wrong with write-back.
-    pub(super) fn take_error(&mut self, handle: Handle) -> Option<FsError> {
-        self.files.handles.get_mut(&handle)?.error.take()
+    /// What went wrong with write-back, told once to a handle's holder; to all who have the file open when none is named.
+    pub(super) fn take_error(&mut self, ino: Ino, by: Option<Handle>) -> Option<FsError> {
+        let mut error = None;
+        for (handle, opened) in &mut self.files.handles {
+            if opened.ino == ino && by.is_none_or(|by| by == *handle) {
+                error = opened.error.take().or(error);
+            }
+        }
+        error
     }
 
     /// fsync(2): waits for everything written; reports what went wrong since, once for each handle.
@@ -206,13 +212,7 @@ impl Client {
         by: Option<Handle>,
         data_only: bool,
     ) {
-        let mut error = None;
-        for (handle, opened) in &mut self.files.handles {
-            if opened.ino == ino && by.is_none_or(|by| by == *handle) {
-                error = opened.error.take().or(error);
-            }
-        }
-        match error {
+        match self.take_error(ino, by) {
             Some(error) => self.reply(call, Err(error)),
             None => self.sync(ino, Some((call, by)), data_only),
         }

@@ -239,7 +239,7 @@ impl Client {
                 target,
                 reply: reply.clone(),
                 of_all: false,
-                by: None,
+                by: Some(*handle),
             });
         }
         self.files.dirty_bytes = self.files.dirty_bytes + after - before;
@@ -363,15 +363,13 @@ impl Client {
         for waiter in over {
             match error {
                 None => self.reply(waiter.id, Ok(waiter.reply)),
-                Some(error) => self.fail_sync(&waiter, error),
+                Some(error) => self.fail_sync(ino, &waiter, error),
             }
         }
     }
 
-    fn fail_sync(&mut self, waiter: &SyncWaiter, error: FsError) {
-        if let Some(handle) = waiter.by {
-            self.take_error(handle);
-        }
+    fn fail_sync(&mut self, ino: Ino, waiter: &SyncWaiter, error: FsError) {
+        self.take_error(ino, waiter.by);
         self.reply(waiter.id, Err(error));
     }
 
@@ -381,7 +379,7 @@ impl Client {
         let (failed, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|sync| sync.of_all);
         self.file(ino).back.syncs = rest;
         for sync in failed {
-            self.fail_sync(&sync, error);
+            self.fail_sync(ino, &sync, error);
         }
     }
 

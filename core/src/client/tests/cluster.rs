@@ -749,6 +749,11 @@ impl Cluster {
     pub(super) fn drop_leases(&mut self) {
         self.leases.clear();
     }
+
+    /// Somebody has changed a file's content.
+    pub(super) fn change_content(&mut self, ino: Ino) {
+        self.inodes.get_mut(&ino).expect("it is there").content += 1;
+    }
 }
 
 impl Cluster {

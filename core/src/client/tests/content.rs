@@ -338,11 +338,7 @@ fn a_time_that_can_not_be_told_any_more_is_no_lost_write() {
     let mut net = Net::new(1, 6);
     let file = create(&mut net, 0);
     leave_behind(&mut net, file);
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cluster.drop_leases();
-    net.cut_off = false;
+    net.lose_leases(|cluster| cluster.change_content(file.0));
     sync(&mut net, 0, file.0);
     assert_eq!(read(&mut net, 0, file, 0, 10000).len(), 9000);
 }

@@ -15,11 +15,7 @@ fn each_descriptor_hears_of_a_lost_write() {
     let file = create(&mut net, 0);
     let handles = [file.1, open(&mut net, 0, file.0, BOTH)];
     write(&mut net, 0, file, 0, b"mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cluster.drop_leases();
-    net.cut_off = false;
+    net.lose_leases(|cluster| cluster.change_content(file.0));
     net.pass(Duration::from_secs(4));
     let child_closes = Call::Flush {
         ino: file.0,

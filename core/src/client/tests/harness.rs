@@ -11,6 +11,7 @@ use crate::client::port::{CallId, Input, MessageId, Output};
 use crate::client::rng::Rng;
 use crate::client::{Client, ClientConfig};
 use crate::ids::{NodeId, SessionId};
+use crate::limits::LEASE_TERM;
 use crate::request::Request;
 use crate::time::{Instant, Now, Timestamp};
 use crate::vfs::{Call, Outcome};
@@ -257,6 +258,15 @@ impl Net {
         });
         assert!(over, "no outcome of {}", &shown[..shown.len().min(200)]);
         self.outcomes[&(client, id)].clone()
+    }
+
+    /// Nobody is heard for longer than a lease lasts; what others do meanwhile.
+    pub(super) fn lose_leases(&mut self, meanwhile: impl FnOnce(&mut Cluster)) {
+        self.cut_off = true;
+        self.pass(LEASE_TERM * 2);
+        self.cluster.drop_leases();
+        meanwhile(&mut self.cluster);
+        self.cut_off = false;
     }
 
     pub(super) fn pass(&mut self, span: Duration) {

@@ -17,11 +17,7 @@ fn a_lost_lease_with_changed_content_is_told_once() {
     let mut net = Net::new(1, 8);
     let file = create(&mut net, 0);
     write(&mut net, 0, file, 0, b"mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cluster.drop_leases();
-    net.cut_off = false;
+    net.lose_leases(|cluster| cluster.change_content(file.0));
     let fsync = Call::Sync {
         ino: file.0,
         handle: Some(file.1),
@@ -56,11 +52,7 @@ fn a_lost_lease_with_changed_attributes_loses_nothing() {
     };
     net.call(0, chmod.clone()).expect("chmod");
     write(&mut net, 0, file, 4, b" and mine");
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.drop_leases();
-    net.cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1;
-    net.cut_off = false;
+    net.lose_leases(|cluster| cluster.inodes.get_mut(&file.0).unwrap().attr.change += 1);
     sync(&mut net, 0, file.0);
     assert_eq!(&read(&mut net, 0, file, 0, 20)[..], b"mine and mine");
 }
@@ -102,13 +94,11 @@ fn half_of_a_call_is_not_done_again_over_others_bytes() {
     let id = net.start(0, zero);
     let begun = |net: &Net| net.cluster.chunks.values().any(|chunk| chunk[0] == 0);
     assert!(net.run_until(Duration::from_secs(1), begun));
-    net.cut_off = true;
-    net.pass(LEASE_TERM * 2);
-    net.cluster.drop_leases();
-    let chunk = net.cluster.chunks.values_mut().next().expect("one chunk");
-    chunk[..6].copy_from_slice(b"theirs");
-    net.cluster.inodes.get_mut(&file.0).unwrap().content += 1;
-    net.cut_off = false;
+    net.lose_leases(|cluster| {
+        let chunk = cluster.chunks.values_mut().next().expect("one chunk");
+        chunk[..6].copy_from_slice(b"theirs");
+        cluster.change_content(file.0);
+    });
     net.pass(Duration::from_secs(10));
     assert_eq!(net.outcomes[&(0, id)], Err(FsError::Io));
     assert_eq!(&read(&mut net, 0, file, 0, 6)[..], b"theirs");
@@ -120,13 +110,11 @@ fn a_lease_that_ran_out_is_not_used() {
     let file = create(&mut net, 0);
     write(&mut net, 0, file, 0, b"old");
     sync(&mut net, 0, file.0);
-    net.cut_off = true;
-    net.pass(Duration::from_secs(4));
-    net.cluster.drop_leases();
-    let inode = net.cluster.inodes.get_mut(&file.0).unwrap();
-    inode.inline = Some(Bytes::from_static(b"new"));
-    inode.content += 1;
-    net.cut_off = false;
+    net.lose_leases(|cluster| {
+        cluster.change_content(file.0);
+        let inode = cluster.inodes.get_mut(&file.0).unwrap();
+        inode.inline = Some(Bytes::from_static(b"new"));
+    });
     net.pass(Duration::from_secs(1));
     assert_eq!(&read(&mut net, 0, file, 0, 10)[..], b"new");
 }
