@@ -116,6 +116,7 @@ impl Health {
             StoreError::Disk(error) => self.end(NodeEnd::Poisoned(error.to_string())),
             StoreError::CheckpointAheadOfLog { .. }
             | StoreError::BatchFailed
+            | StoreError::DataShort
             | StoreError::Database(_)
             | StoreError::Decode(_) => {}
         }

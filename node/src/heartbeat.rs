@@ -121,6 +121,7 @@ impl<R: Runtime> Node<R> {
         let replicas = groups.iter().map(|group| ReplicaReport {
             group: group.replica().group(),
             replica: group.replica().id(),
+            suspect: self.is_suspect(group.replica().group(), group.replica().id()),
             leader: leader_report(group.replica()),
         });
         let led = groups.iter().map(Group::replica);

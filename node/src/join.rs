@@ -29,6 +29,7 @@ use crate::identity::{self, IdentityError, StoreIdentity};
 use crate::node::Node;
 use crate::runtime::{Lane, Runtime};
 use crate::sealed_file;
+use crate::standing::Standing;
 use crate::store::Store;
 use crate::waypoint::ask;
 
@@ -36,7 +37,7 @@ use crate::waypoint::ask;
 const FOUNDING: &str = "founding";
 const VERSION: u8 = 1;
 /// A member looks at its own standing this often.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How a node gets into its cluster.
 #[derive(Clone, Debug)]
@@ -170,12 +171,12 @@ impl<R: Runtime> Joined<R> {
     #[must_use]
     pub fn stay(self, node: Node<R>) -> Broken {
         let (tell, told) = oneshot::channel();
-        let announcing = Announcing {
+        let standing = Standing {
             node: node.clone(),
             joiner: self.driver.joiner(),
         };
         let runtime = self.driver.runtime.clone();
-        runtime.spawn(announcing.run(tell));
+        runtime.spawn(standing.watch(tell));
         runtime.spawn(self.driver.stay(node, self.peers));
         Broken(told)
     }
@@ -191,29 +192,6 @@ impl Broken {
             Ok(error) => error,
             // All is well.
             Err(oneshot::Canceled) => std::future::pending().await,
-        }
-    }
-}
-
-/// The master hears of this start of the store (P1).
-struct Announcing<R: Runtime> {
-    node: Node<R>,
-    joiner: Joiner,
-}
-
-impl<R: Runtime> Announcing<R> {
-    async fn run(self, tell: oneshot::Sender<JoinError>) {
-        while !self.node.is_stopped() {
-            let request = MasterRequest::Join(self.joiner.clone());
-            match self.node.ask_master(request).await {
-                Some(MasterReply::Joined(node)) if node == self.node.identity().node => return,
-                Some(MasterReply::ComeBackEmpty | MasterReply::Joined(_)) => {
-                    // Whoever started this node may have gone.
-                    let _ = tell.send(JoinError::ComeBackEmpty);
-                    return;
-                }
-                _ => self.node.runtime().sleep(LOOK_EVERY).await,
-            }
         }
     }
 }

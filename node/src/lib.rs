@@ -29,6 +29,7 @@ pub mod runtime;
 mod sealed_file;
 pub mod server;
 pub mod sessions;
+mod standing;
 pub mod status;
 pub mod store;
 #[cfg(feature = "testing")]

@@ -47,6 +47,8 @@ struct Inner<R: Runtime> {
     incoming: Mutex<Option<Arc<dyn Incoming>>>,
     next_number: AtomicU64,
     stopped: AtomicBool,
+    /// A member has said that this node is a copy, or of before.
+    disowned: AtomicBool,
 }
 
 #[derive(Default)]
@@ -89,6 +91,7 @@ impl<R: Runtime> Links<R> {
             incoming: Mutex::new(None),
             next_number: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
+            disowned: AtomicBool::new(false),
         };
         Self {
             inner: Arc::new(inner),
@@ -127,6 +130,20 @@ impl<R: Runtime> Links<R> {
             peer.address = Some(address.to_owned());
             peer.not_before = Instant::default();
         }
+    }
+
+    /// P1: whether a member of the cluster has refused this node as a copy, or as one of before.
+    #[must_use]
+    pub fn is_disowned(&self) -> bool {
+        self.inner.disowned.load(Ordering::Acquire)
+    }
+
+    /// The highest node id that anybody of the cluster has come with.
+    #[must_use]
+    pub fn highest_met(&self) -> Option<NodeId> {
+        let peers = self.inner.peers.lock();
+        let mut met = peers.iter().filter(|(_, peer)| peer.identity.is_some());
+        met.next_back().map(|(node, _)| *node)
     }
 
     /// Where nodes can be dialled, as far as known.
@@ -250,6 +267,9 @@ impl<R: Runtime> Links<R> {
             from: self.inner.me.map_or(Dialler::Mount, Dialler::Node),
         };
         let identity = exchange(&mut sender, &mut receiver, hello).await?;
+        if identity == Err(HelloRefusal::Copy) {
+            self.inner.disowned.store(true, Ordering::Release);
+        }
         let identity = identity.map_err(refused)?;
         if expects.is_some_and(|node| identity.node != node)
             || identity.cluster != self.inner.cluster

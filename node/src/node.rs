@@ -36,7 +36,7 @@ use crate::raft::log_driver::SharedLog;
 use crate::raft::replica::{Ground, OpenError, Replica};
 use crate::raft::state::{CheckpointError, CreateError, Machine, ReplicaRecord, SharedState};
 use crate::raft::witness::Witness;
-use crate::retired::Retired;
+use crate::retired::Marked;
 use crate::router::Router;
 use crate::runtime::{Net, NetError, Runtime};
 use crate::server::Server;
@@ -50,6 +50,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(20);
 /// After a torn tail nothing is promised for this long, unless a leader brings the replica level first (P10).
 const TORN_SILENCE: Duration = Duration::from_secs(5);
+/// P10: so long a suspect one leaves the votes to healthy ones, if no leader has brought it level before.
+const SUSPECT_SILENCE: Duration = Duration::from_secs(60);
 /// The name of the record that keeps what is known of the others.
 const PEERS: &str = "peers";
 
@@ -90,9 +92,9 @@ struct Inner<R: Runtime> {
     /// Groups that are busy with a directive.
     busy: Mutex<BTreeSet<GroupId>>,
     address: Mutex<String>,
-    retired: Mutex<Retired>,
-    /// Replicas that a failed sync silenced, until they are replaced (P10).
-    silenced: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
+    retired: Mutex<Marked>,
+    /// Replicas under which a sync failed: they serve until they are replaced (P10).
+    suspect: Mutex<Marked>,
     dir: Arc<R::Dir>,
     stopped: AtomicBool,
 }
@@ -252,7 +254,7 @@ impl<R: Runtime> Node<R> {
             busy: Mutex::default(),
             address: Mutex::default(),
             retired: Mutex::new(store.found.retired.clone()),
-            silenced: Mutex::default(),
+            suspect: Mutex::new(store.found.suspect.clone()),
             dir: Arc::clone(&store.dir),
             stopped: AtomicBool::new(false),
         };
@@ -527,7 +529,7 @@ impl<R: Runtime> Node<R> {
     async fn open_replicas(&self, torn: bool, found: &Found) -> Result<(), NodeError> {
         self.retire_found(found).await?;
         for (group, record) in self.inner.ground.state.records()? {
-            if self.inner.retired.lock().has(group, record.replica) {
+            if self.is_retired(group, record.replica) {
                 self.inner.ground.state.keep_as_is(group, &record);
                 continue;
             }
@@ -540,24 +542,22 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
-            if let Some(why) = found.poisoned.as_deref().filter(|_| !opened.was_alone()) {
-                self.silence(&opened, why).await;
-                continue;
-            }
-            if torn && !opened.was_alone() {
-                self.hold_back(&opened);
+            if self.suspects(&opened, found) {
+                self.hold_back(&opened, SUSPECT_SILENCE);
+            } else if torn && !opened.was_alone() {
+                self.hold_back(&opened, TORN_SILENCE);
             }
             self.take_in(opened, machine);
         }
-        self.unpoison(found)
+        self.note_suspects(found).await
     }
 
     /// P10: a replica that may have lost what it acknowledged grants no vote and starts no election for a while.
-    fn hold_back(&self, replica: &Replica<R>) {
+    fn hold_back(&self, replica: &Replica<R>, silence: Duration) {
         replica.hold_back();
         let (replica, runtime) = (replica.clone(), self.runtime().clone());
         self.runtime().spawn(async move {
-            runtime.sleep(TORN_SILENCE).await;
+            runtime.sleep(silence).await;
             replica.let_go();
         });
     }

@@ -1,35 +1,50 @@
-//! What a node must not forget of its disk's failures: replicas that never speak again, and poison.
+//! What a node must not forget of its disk's failures: replicas that never speak again, suspect ones, and poison.
 //!
-//! Owns the two marks in the data directory. `retired` names replicas whose bytes were found damaged: an id that has
+//! Owns the three marks in the data directory. `retired` names replicas whose bytes were found damaged: an id that has
 //! lost anything it promised never speaks again (P1). `POISON` says that a sync failed: nothing is believed until it
-//! was verified (P10). Deliberately decides nothing.
+//! was verified; `suspect` names the replicas that were, and are to be replaced all the same (P10). Deliberately decides
+//! nothing.
 
 use std::collections::BTreeMap;
 
 use polyfs_core::codec::{self, DecodeError};
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_store::disk::{Dir, DiskError};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::sealed_file;
 
 const RETIRED: &str = "retired";
+const SUSPECT: &str = "suspect";
 const POISON: &str = "POISON";
 const VERSION: u8 = 1;
 
-/// Replicas of this store that never speak again, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
-    /// By group and replica id.
-    pub replicas: BTreeMap<(GroupId, ReplicaId), String>,
+/// What is known of some replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// They never speak again.
+    Retired,
+    /// A sync failed under them: they were verified, and serve until they are replaced.
+    Suspect,
 }
+
+impl Mark {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Retired => RETIRED,
+            Self::Suspect => SUSPECT,
+        }
+    }
+}
+
+/// Replicas of this store, by group and replica id, and why they are marked.
+pub type Marked = BTreeMap<(GroupId, ReplicaId), String>;
 
 /// Why a mark can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MarkError {
     /// The disk failed.
-    #[error("the file {RETIRED} or {POISON}: {0}")]
+    #[error("the file {RETIRED}, {SUSPECT} or {POISON}: {0}")]
     Disk(#[from] DiskError),
     /// The file is damaged: which replicas may speak is unknown.
     #[error(
@@ -50,48 +65,54 @@ impl From<DecodeError> for MarkError {
     }
 }
 
-impl Retired {
-    /// Reads the mark; nobody is retired where there is none.
-    ///
-    /// # Errors
-    /// As [`MarkError`].
-    pub(crate) fn read(dir: &impl Dir) -> Result<Self, MarkError> {
-        let Some(bytes) = sealed_file::read(dir, RETIRED)? else {
-            return Ok(Self::default());
-        };
-        Ok(codec::decode_versioned(
-            "list of retired replicas",
-            VERSION,
-            &bytes?,
-        )?)
-    }
+/// Reads who is retired; nobody where there is no file.
+///
+/// # Errors
+/// As [`MarkError`].
+pub(crate) fn retired(dir: &impl Dir) -> Result<Marked, MarkError> {
+    read(dir, Mark::Retired)
+}
 
-    /// Writes the mark; durable when this returns.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub(crate) fn write(&self, dir: &impl Dir) -> Result<(), DiskError> {
-        sealed_file::write(dir, RETIRED, &codec::encode_versioned(VERSION, self))
+/// Reads who is suspect, and why the store is poisoned, if it is: a damaged list may have named anybody.
+///
+/// # Errors
+/// As [`MarkError`], but for a damaged list.
+pub(crate) fn doubts(dir: &impl Dir) -> Result<(Marked, Option<String>), MarkError> {
+    let poison = poison(dir)?;
+    match read(dir, Mark::Suspect) {
+        Err(MarkError::Damaged(error)) => {
+            let why = poison.unwrap_or_else(|| format!("the file {SUSPECT} is damaged: {error}"));
+            Ok((Marked::new(), Some(why)))
+        }
+        suspect => Ok((suspect?, poison)),
     }
+}
 
-    /// Whether a replica never speaks again.
-    #[must_use]
-    pub fn has(&self, group: GroupId, replica: ReplicaId) -> bool {
-        self.replicas.contains_key(&(group, replica)) && !cfg!(planted = "retired_speaks")
-    }
+fn read(dir: &impl Dir, mark: Mark) -> Result<Marked, MarkError> {
+    let Some(bytes) = sealed_file::read(dir, mark.file())? else {
+        return Ok(Marked::new());
+    };
+    Ok(codec::decode_versioned(
+        "list of marked replicas",
+        VERSION,
+        &bytes?,
+    )?)
+}
 
-    /// Whether some replica of a group was retired here.
-    #[must_use]
-    pub fn has_group(&self, group: GroupId) -> bool {
-        self.replicas.keys().any(|(of, _)| *of == group)
-    }
+/// Writes who has a mark; durable when this returns.
+///
+/// # Errors
+/// When the disk fails.
+pub(crate) fn write(dir: &impl Dir, mark: Mark, marked: &Marked) -> Result<(), DiskError> {
+    let bytes = codec::encode_versioned(VERSION, marked);
+    sealed_file::write(dir, mark.file(), &bytes)
 }
 
 /// Why the store is poisoned, if it is. A mark that was written by a failing disk may be damaged: it counts.
 ///
 /// # Errors
 /// When the disk fails.
-pub(crate) fn poison(dir: &impl Dir) -> Result<Option<String>, DiskError> {
+fn poison(dir: &impl Dir) -> Result<Option<String>, DiskError> {
     let names = dir.list()?;
     if !names
         .iter()

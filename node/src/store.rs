@@ -14,13 +14,14 @@ use polyfs_store::wal::{self, Affected, Log, LogConfig, LogError, Verdict};
 use thiserror::Error;
 
 use crate::identity::{self, IdentityError, StoreIdentity};
-use crate::retired::{self, MarkError, Retired};
+use crate::retired::{self, MarkError, Marked};
 use crate::runtime::{Lane, Runtime};
 
 /// What the state database is called.
 const STATE_FILE: &str = "state.redb";
 /// What one of them is called in errors.
 const LOG_FILE: &str = "a file of the log (log-*)";
+const DATA_FILE: &str = "a data file (data-*), or the end of one,";
 /// The name, among the node's records, of the number of the log's files.
 pub(crate) const LOG_SEGMENTS: &str = "log segments";
 
@@ -50,7 +51,9 @@ pub struct Store<R: Runtime> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     /// Replicas that never speak again.
-    pub(crate) retired: Retired,
+    pub(crate) retired: Marked,
+    /// Replicas under which a sync failed, before an earlier start.
+    pub(crate) suspect: Marked,
     /// Groups whose log is damaged, and how.
     pub(crate) logs: BTreeMap<GroupId, String>,
     /// Lineages whose state or file data is damaged, and how.
@@ -126,9 +129,11 @@ impl<R: Runtime> Store<R> {
         life: u64,
     ) -> Result<Self, StoreOpenError> {
         let identity = identity::start(&*dir, || draw)?;
+        let (suspect, poisoned) = retired::doubts(&*dir)?;
         let mut found = Found {
-            retired: Retired::read(&*dir)?,
-            poisoned: retired::poison(&*dir)?,
+            retired: retired::retired(&*dir)?,
+            suspect,
+            poisoned,
             ..Found::default()
         };
         if found.poisoned.is_some() {
@@ -174,7 +179,11 @@ impl<R: Runtime> Store<R> {
                 true
             }
         };
-        let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents)?;
+        let opened = StateDb::open(Arc::clone(&dir), config.state, &recovery.report.extents);
+        let opened = opened.map_err(|error| match error {
+            StoreError::DataShort => StoreOpenError::Missing { file: DATA_FILE },
+            error => error.into(),
+        })?;
         if recovery.report.segments < log_segments(&opened.db)? {
             return Err(StoreOpenError::Missing { file: LOG_FILE });
         }

@@ -312,33 +312,6 @@ async fn a_leader_that_cannot_read_its_snapshot_retires_and_another_sends_it() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_poisoned_replica_of_three_stays_silent_and_the_others_serve() {
-    let mut world = World::new(6).await;
-    for key in 0..20 {
-        world.put(key, key, Bytes::new()).await;
-    }
-    let victim = 1 + world.leader().expect("somebody leads") % NODES;
-    world.dirs[&victim].fail_sync_after(1);
-    for key in 0..20 {
-        world.put(key, key + 1, Bytes::new()).await;
-    }
-    let over = world.nodes[&victim].health().over();
-    let end = tokio::time::timeout(Duration::from_secs(5), over).await;
-    assert!(matches!(end, Ok(NodeEnd::Poisoned(_))), "{end:?}");
-    world.kill(victim).await;
-    world.start(victim).await;
-    let status = world.nodes[&victim].status();
-    assert!(
-        status.replicas.is_empty() && status.lost.len() == 1,
-        "{status:?}"
-    );
-    for key in 0..20 {
-        world.put(key, key + 2, Bytes::new()).await;
-        assert_eq!(world.get(key).await, Some(key + 2));
-    }
-}
-
 /// What a leader says to a request.
 async fn ask(
     node: &Node<Host>,
@@ -428,7 +401,7 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {
     use polyfs_store::disk::Dir as _;
-    for (seed, file) in [(70, "state.redb"), (71, "log-")] {
+    for (seed, file) in [(70, "state.redb"), (71, "log-"), (73, "data-")] {
         let (dir, node) = alone(seed).await;
         node.checkpoint().await.expect("the disk works");
         node.stop().await;

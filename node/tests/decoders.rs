@@ -8,7 +8,7 @@ use polyfs_node::heartbeat::{Heard, Heartbeat};
 use polyfs_node::identity::StoreIdentity;
 use polyfs_node::node::Peers;
 use polyfs_node::raft::state::ReplicaRecord;
-use polyfs_node::retired::Retired;
+use polyfs_node::retired::Marked;
 use polyfs_node::wire::{Call, Message, RaftCall, RaftReply, Reply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ const DECODERS: &[(&str, Decode)] = &[
     ("heartbeat", of::<Heartbeat>),
     ("its answer", of::<Heard>),
     ("identity", of::<StoreIdentity>),
-    ("retired", of::<Retired>),
+    ("marked replicas", of::<Marked>),
     ("peers", of::<Peers>),
     ("replica record", of::<ReplicaRecord>),
 ];

@@ -1,12 +1,15 @@
 //! Clusters that grow by themselves, and what a killed node changes: nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use polyfs_core::ids::{GroupId, NodeId, ReplicaId};
 use polyfs_core::master::controller::Directive;
 use polyfs_core::master::controller::health::Verdict;
 use polyfs_core::master::entry::Entry;
 use polyfs_core::master::status::NodeState;
+use polyfs_store::disk::Dir;
+use polyfs_store::memory::MemoryDir;
 
 use crate::support::cluster::Cluster;
 
@@ -78,7 +81,7 @@ async fn two_nodes_say_that_one_disk_holds_the_only_vote() {
         if copies == 5 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(copies, 5, "the second node has a copy of everything");
     for group in cluster.groups() {
@@ -98,7 +101,7 @@ async fn group_zero_has_five_members_at_most() {
     cluster.join().await;
     cluster.join().await;
     cluster.until_ok(7).await;
-    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
     let (status, _) = cluster.until_ok(7).await;
     assert_eq!(status.mrg.members.len(), 5);
     let members: BTreeSet<NodeId> = status.mrg.members.iter().copied().collect();
@@ -117,7 +120,7 @@ async fn replicas(cluster: &Cluster, node: u64, count: usize) -> Vec<(GroupId, R
         if held.len() == count {
             return held;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("node {node} never has {count} replicas");
 }
@@ -143,7 +146,7 @@ async fn a_destroyed_replica_never_comes_back() {
             replica: *replica,
         });
         cluster.nodes[&2].obey(late.collect());
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(
             cluster.nodes[&2].groups().len(),
             0,
@@ -155,5 +158,72 @@ async fn a_destroyed_replica_never_comes_back() {
     for (group, replica) in &new {
         assert!(!old.contains(&(*group, *replica)), "a new id");
         assert_eq!(cluster.assert_same(*group).await, 2, "{group}");
+    }
+}
+
+/// A chunk that was written and is a hole again exists: only then is the reading of zeros from it no loss of data.
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_is_all_hole_comes_along_with_a_snapshot() {
+    let mut cluster = Cluster::found(8).await;
+    let mount = cluster.mount(1).await;
+    let dir = mount.make_dir("dir").await;
+    mount.write(dir, "hole", &[7; 102_400]).await;
+    mount.punch(dir, "hole", 102_400).await;
+    assert!(mount.read(dir, "hole").await[..] == [0; 102_400]);
+    drop(mount);
+    cluster.join().await;
+    cluster.join().await;
+    cluster.until_ok(3).await;
+    let mount = cluster.mount(2).await;
+    cluster.kill(1).await;
+    assert!(mount.read(dir, "hole").await[..] == [0; 102_400]);
+}
+
+/// What a directory holds, as a copy made while its node was down would.
+fn copied(dir: &MemoryDir) -> MemoryDir {
+    let copy = MemoryDir::new(1);
+    for name in dir.list().expect("it can be listed") {
+        copy.put_image(&name, dir.image(&name));
+    }
+    copy
+}
+
+/// P1: a data directory of when the cluster was one node elects itself, and asks nobody who could tell it otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_founder_of_before_finds_out() {
+    let mut cluster = Cluster::found(7).await;
+    cluster.kill(1).await;
+    let old = copied(&cluster.dirs[&1]);
+    cluster.start(1).await;
+    cluster.kill(1).await;
+    cluster.start(1).await;
+    cluster.join().await;
+    assert!(!cluster.nodes[&1].is_of_before());
+    cluster.join().await;
+    cluster.until_ok(3).await;
+    assert!(cluster.nodes.values().all(|node| !node.is_of_before()));
+    cluster.kill(1).await;
+    for known in [true, false] {
+        cluster.dirs.insert(1, copied(&old));
+        if !known {
+            // Whoever knew of a later start has forgotten.
+            cluster.kill(2).await;
+            cluster.start(2).await;
+        }
+        cluster.start(1).await;
+        let founder = cluster.nodes[&1].clone();
+        let met = founder.links().introduce("m2:7000").await;
+        assert_eq!(met.is_err(), known);
+        assert_eq!(founder.links().is_disowned(), known);
+        let mut waited = 0;
+        while !founder.is_of_before() && waited < 100 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            waited += 1;
+        }
+        assert!(
+            known || waited < 100,
+            "it leads, and meets what it never let in"
+        );
+        cluster.kill(1).await;
     }
 }

@@ -18,6 +18,7 @@ mod groups;
 mod growth;
 mod log;
 mod outside;
+mod poisoned;
 mod refusals;
 mod room;
 mod space;

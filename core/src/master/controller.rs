@@ -30,8 +30,8 @@ pub const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A learner may lack this many entries when it gets a vote.
 pub const CATCH_UP_ENTRIES: u64 = 64;
-/// A member that its own node, which is heard, does not report for this long is lost: retired, or silent after a failed
-/// sync (P1).
+/// A member that its own node, which is heard, does not report for this long is lost: retired (P1). One that it reports
+/// as suspect for this long counts as lost where the others can do without it (P10).
 pub const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// A member of a group, as its leader sees it.
@@ -94,6 +94,8 @@ pub struct ReplicaReport {
     pub group: GroupId,
     /// Which replica.
     pub replica: ReplicaId,
+    /// A sync failed under it. It was verified and serves, and is replaced once the others can do without it (P10).
+    pub suspect: bool,
     /// When it leads.
     pub leader: Option<LeaderReport>,
 }
@@ -183,9 +185,18 @@ pub struct Controller {
     since: Instant,
     next_look: Instant,
     heard: BTreeMap<NodeId, (Instant, NodeReport)>,
-    /// Placed replicas that their nodes do not report, and since when.
-    missing: BTreeMap<(GroupId, ReplicaId), Instant>,
+    /// Placed replicas that their nodes do not report, or report as suspect, and since when.
+    ailing: BTreeMap<(GroupId, ReplicaId), (Ailment, Instant)>,
     outputs: VecDeque<Output>,
+}
+
+/// What is wrong with a replica whose node is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ailment {
+    /// It is not there: retired.
+    Missing,
+    /// It serves, from a disk that failed a sync.
+    Suspect,
 }
 
 /// How alive a node is, by its heartbeats.
@@ -207,7 +218,7 @@ impl Controller {
             since: now.mono,
             next_look: now.mono,
             heard: BTreeMap::new(),
-            missing: BTreeMap::new(),
+            ailing: BTreeMap::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -218,7 +229,7 @@ impl Controller {
             Input::Tick => {}
             Input::Report(report) => {
                 if state.nodes.contains_key(&report.node) {
-                    self.note_missing(now.mono, state, &report);
+                    self.note_ailing(now.mono, state, &report);
                     self.heard.insert(report.node, (now.mono, report));
                 }
             }
@@ -231,32 +242,47 @@ impl Controller {
         self.outputs = view.decide().into();
     }
 
-    fn note_missing(&mut self, now: Instant, state: &MasterState, report: &NodeReport) {
-        let here: BTreeSet<ReplicaId> = report.replicas.iter().map(|held| held.replica).collect();
+    fn note_ailing(&mut self, now: Instant, state: &MasterState, report: &NodeReport) {
+        let here: BTreeMap<ReplicaId, bool> = report
+            .replicas
+            .iter()
+            .map(|held| (held.replica, held.suspect))
+            .collect();
         for (id, group) in &state.groups {
-            for (replica, placed) in &group.replicas {
-                if placed.node == report.node && here.contains(replica) {
-                    self.missing.remove(&(*id, *replica));
-                } else if placed.node == report.node {
-                    self.missing.entry((*id, *replica)).or_insert(now);
-                }
+            for (replica, _) in group.replicas.iter().filter(|(_, r)| r.node == report.node) {
+                let ailment = match here.get(replica) {
+                    None => Some(Ailment::Missing),
+                    Some(true) => Some(Ailment::Suspect),
+                    Some(false) => None,
+                };
+                self.note_ailment(now, (*id, *replica), ailment);
             }
         }
-        self.missing.retain(|(id, replica), _| {
+        self.ailing.retain(|(id, replica), _| {
             let group = state.groups.get(id);
             group.is_some_and(|group| group.replicas.contains_key(replica))
         });
     }
 
-    /// Whether a replica's node is there, and the replica is not.
-    fn is_missing(&self, group: GroupId, replica: ReplicaId) -> bool {
-        self.missing.contains_key(&(group, replica))
+    fn note_ailment(&mut self, now: Instant, of: (GroupId, ReplicaId), ailment: Option<Ailment>) {
+        match (ailment, self.ailing.get(&of)) {
+            (None, _) => drop(self.ailing.remove(&of)),
+            (Some(ailment), Some((known, _))) if *known == ailment => {}
+            (Some(ailment), _) => drop(self.ailing.insert(of, (ailment, now))),
+        }
     }
 
-    /// Whether it has been so for too long to come back.
+    /// What is wrong with a replica whose node is there.
+    fn ailment(&self, group: GroupId, replica: ReplicaId) -> Option<Ailment> {
+        self.ailing
+            .get(&(group, replica))
+            .map(|(ailment, _)| *ailment)
+    }
+
+    /// Whether it has been so for too long to get well.
     fn is_lost(&self, now: Instant, group: GroupId, replica: ReplicaId) -> bool {
-        let since = self.missing.get(&(group, replica));
-        since.is_some_and(|since| now.since(*since) >= LOST_AFTER)
+        let since = self.ailing.get(&(group, replica));
+        since.is_some_and(|(_, since)| now.since(*since) >= LOST_AFTER)
             && !cfg!(planted = "lost_replica_kept")
     }
 

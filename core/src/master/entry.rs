@@ -61,12 +61,15 @@ pub enum Entry {
         /// What it is.
         role: Role,
     },
-    /// A replica that is a member of its group no more is no longer placed.
+    /// A replica that is a member of its group no more, or is lost, is no longer placed. Two such decisions at once could
+    /// take away a majority: the second is refused.
     Unplace {
         /// Of which group.
         group: GroupId,
         /// Which replica.
         replica: ReplicaId,
+        /// The version of the group this was decided on.
+        version: u64,
     },
     /// Draws the ids for the split of a region (P5); asked again, it gives the same ones.
     DrawSplit {
@@ -151,7 +154,8 @@ pub enum Reply {
     Volume(VolumeId, Ino),
     /// The session and its volume's root.
     Session(SessionId, Ino),
-    /// There is no such node, group, replica, volume or session, or the report is of an older epoch.
+    /// There is no such node, group, replica, volume or session, or the report is of an older epoch, or the decision of an
+    /// older version.
     NotFound,
     /// The cluster gave way to this one.
     Dissolved(ClusterId),

@@ -309,13 +309,18 @@ impl MasterState {
                 self.header.map_version = version;
                 Reply::Done
             }
-            Entry::Unplace { group, replica } => {
+            Entry::Unplace {
+                group,
+                replica,
+                version: decided_on,
+            } => {
                 let version = self.header.map_version + 1;
                 let Some(group) = self.groups.get_mut(&group) else {
                     return Reply::NotFound;
                 };
                 let is_last = group.replicas.len() == 1;
-                if is_last || group.replicas.remove(&replica).is_none() {
+                let is_late = group.version != decided_on && !cfg!(planted = "unplaced_together");
+                if is_last || is_late || group.replicas.remove(&replica).is_none() {
                     return Reply::NotFound;
                 }
                 group.version = version;

@@ -1,10 +1,11 @@
 //! What a node does about a disk that lies or fails (P1, P10).
 //!
 //! Owns the answers: a damaged replica is retired, durably and for good, its bytes kept, while everything else goes on;
-//! where nobody else could serve the node ends instead, as it does after a failed sync. Deliberately rebuilds nothing: a
-//! retired replica is replaced by another id, on the master's word.
+//! where nobody else could serve the node ends instead, as it does after a failed sync. What was verified after one is
+//! suspect: it serves, and leaves the votes to others for a while. Deliberately rebuilds nothing: a retired or suspect
+//! replica is replaced by another id, on the master's word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use openraft_rt::watch::WatchReceiver;
@@ -13,23 +14,31 @@ use polyfs_core::ids::{GroupId, ReplicaId};
 use super::{Node, NodeError};
 use crate::health::NodeEnd;
 use crate::raft::replica::Replica;
-use crate::retired;
+use crate::retired::{self, Mark, Marked};
 use crate::runtime::{Lane, Runtime};
 use crate::store::Found;
 
 impl<R: Runtime> Node<R> {
-    /// Replicas here that never speak again, or not until they are replaced, and why.
+    /// Replicas here that never speak again, and why.
     #[must_use]
     pub fn lost(&self) -> BTreeMap<(GroupId, ReplicaId), String> {
-        let mut lost = self.inner.retired.lock().replicas.clone();
-        lost.extend(self.inner.silenced.lock().clone());
-        lost
+        self.inner.retired.lock().clone()
+    }
+
+    pub(super) fn is_retired(&self, group: GroupId, id: ReplicaId) -> bool {
+        self.inner.retired.lock().contains_key(&(group, id)) && !cfg!(planted = "retired_speaks")
+    }
+
+    /// Whether a sync failed under a replica: it serves, and is to be replaced.
+    #[must_use]
+    pub fn is_suspect(&self, group: GroupId, id: ReplicaId) -> bool {
+        self.inner.suspect.lock().contains_key(&(group, id))
     }
 
     /// Retires what this start found damaged; an error where nobody else could serve.
     pub(super) async fn retire_found(&self, found: &Found) -> Result<(), NodeError> {
         for (group, record) in self.inner.ground.state.records()? {
-            if self.inner.retired.lock().has(group, record.replica) {
+            if self.is_retired(group, record.replica) {
                 continue;
             }
             let what = found.logs.get(&group);
@@ -51,34 +60,50 @@ impl<R: Runtime> Node<R> {
         tracing::warn!(%group, replica = %id, what, "stored bytes of a replica are damaged: it is retired, its bytes are kept; the group's other replicas serve, and another has to be placed");
         let mark = {
             let mut retired = self.inner.retired.lock();
-            retired.replicas.insert((group, id), what.to_owned());
+            retired.insert((group, id), what.to_owned());
             retired.clone()
         };
         let dir = Arc::clone(&self.inner.dir);
-        let written = self
-            .runtime()
-            .blocking(Lane::Checkpoint, move || mark.write(&*dir));
+        let written = self.runtime().blocking(Lane::Checkpoint, move || {
+            retired::write(&*dir, Mark::Retired, &mark)
+        });
         Ok(written.await?)
     }
 
-    /// A replica whose disk failed a sync says nothing: others may count on what it has lost. It is kept, unopened.
-    pub(super) async fn silence(&self, replica: &Replica<R>, why: &str) {
-        let (group, id) = (replica.group(), replica.id());
-        tracing::warn!(%group, replica = %id, why, "a sync failed before this start: this replica stays silent until it is replaced");
-        replica.close().await;
-        let record = replica.state().record();
-        self.inner.ground.state.keep_as_is(group, &record);
-        self.inner
-            .silenced
-            .lock()
-            .insert((group, id), why.to_owned());
+    /// Whether a replica that was opened is suspect: a sync failed under it, and it is not its group's only voter. That one
+    /// was verified in place, and nobody else has what it has.
+    pub(super) fn suspects(&self, opened: &Replica<R>, found: &Found) -> bool {
+        let (group, replica) = (opened.group(), opened.id());
+        let mut suspect = self.inner.suspect.lock();
+        if opened.was_alone() {
+            suspect.remove(&(group, replica));
+        } else if let Some(why) = &found.poisoned
+            && !cfg!(planted = "poison_forgotten")
+        {
+            tracing::warn!(%group, %replica, why, "a sync failed before this start: this replica was verified, and serves until it is replaced");
+            suspect.insert((group, replica), why.clone());
+        }
+        suspect.contains_key(&(group, replica))
     }
 
-    /// Everything was verified, and nobody has to stay silent: the poison is forgotten.
-    pub(super) fn unpoison(&self, found: &Found) -> Result<(), NodeError> {
-        if let Some(why) = &found.poisoned
-            && self.inner.silenced.lock().is_empty()
-        {
+    /// Everything was verified: who is suspect is written down, and then the poison is forgotten.
+    pub(super) async fn note_suspects(&self, found: &Found) -> Result<(), NodeError> {
+        let held: BTreeSet<_> = {
+            let records = self.inner.ground.state.records()?;
+            let held = records.into_iter();
+            held.map(|(group, record)| (group, record.replica))
+                .collect()
+        };
+        let suspect = {
+            let mut suspect = self.inner.suspect.lock();
+            suspect.retain(|id, _| held.contains(id));
+            suspect.clone()
+        };
+        // After poison in any case: the list may have been damaged.
+        if found.poisoned.is_some() || suspect != found.suspect {
+            self.write_suspects(suspect).await?;
+        }
+        if let Some(why) = &found.poisoned {
             tracing::info!(
                 why,
                 "a sync failed before this start; everything here was verified"
@@ -88,17 +113,38 @@ impl<R: Runtime> Node<R> {
         Ok(())
     }
 
+    async fn write_suspects(&self, suspect: Marked) -> Result<(), NodeError> {
+        let dir = Arc::clone(&self.inner.dir);
+        let written = self.runtime().blocking(Lane::Checkpoint, move || {
+            retired::write(&*dir, Mark::Suspect, &suspect)
+        });
+        Ok(written.await?)
+    }
+
+    /// P10: a suspect replica ends when another is to take its place here.
+    pub(super) async fn give_way(&self, group: GroupId, to: ReplicaId) -> Result<(), NodeError> {
+        let Some(held) = self.replica(group).map(|held| held.id()) else {
+            return Ok(());
+        };
+        if held >= to || !self.is_suspect(group, held) {
+            return Ok(());
+        }
+        self.destroy_replica(group, held).await?;
+        let left = {
+            let mut suspect = self.inner.suspect.lock();
+            suspect.remove(&(group, held));
+            suspect.clone()
+        };
+        self.write_suspects(left).await
+    }
+
     /// P1: a retired id is not made again; what the log still says of its group goes before another comes.
     pub(super) fn make_way(&self, group: GroupId, id: ReplicaId) -> Result<(), NodeError> {
-        let lost = self.lost();
-        if lost.contains_key(&(group, id)) {
+        if self.lost().contains_key(&(group, id)) {
             return Err(NodeError::Retired(group, id));
         }
         // Also of one whose destruction was broken off: no replica, so nothing in the log counts.
         self.inner.ground.log.forget_group(group)?;
-        if lost.keys().any(|(of, _)| *of == group) {
-            self.inner.silenced.lock().retain(|(of, _), _| *of != group);
-        }
         Ok(())
     }
 
@@ -135,6 +181,7 @@ impl<R: Runtime> Node<R> {
         self.inner.groups.lock().remove(&group);
         ailing.stop();
         replica.close().await;
+        replica.state().end();
         let record = replica.state().record();
         self.inner.ground.state.keep_as_is(group, &record);
         if let Err(error) = self.retire(group, replica.id(), what).await {

@@ -12,7 +12,6 @@ use polyfs_core::codec;
 use polyfs_core::ids::{GroupId, Lineage, NodeId, ReplicaId};
 use polyfs_core::master::controller::Directive;
 use polyfs_store::state::StoreError;
-use polyfs_store::wal::Record;
 use serde::{Deserialize, Serialize};
 
 use super::{Node, NodeError, Peers};
@@ -129,9 +128,11 @@ impl<R: Runtime> Node<R> {
     async fn create_blank(&self, group: GroupId, replica: ReplicaId) -> Result<(), NodeError> {
         let gone = self.gone()?.replicas.get(&group).copied();
         let is_gone = gone.is_some_and(|gone| replica <= gone);
-        if self.replica(group).is_some()
-            || (is_gone && !cfg!(planted = "destroyed_replica_created_again"))
-        {
+        if is_gone && !cfg!(planted = "destroyed_replica_created_again") {
+            return Ok(());
+        }
+        self.give_way(group, replica).await?;
+        if self.replica(group).is_some() {
             return Ok(());
         }
         self.create_replica(group, replica, |_| Ok(())).await?;
@@ -242,8 +243,10 @@ impl<R: Runtime> Node<R> {
         };
         ground.state.remove(group, GONE, changed(note)).await?;
         // The state first: a state without its log would have forgotten its vote.
-        ground.state.checkpoint(&ground.log).await?;
-        ground.log.push_durably(Record::Destroy { group }).await?;
+        // Nobody takes up again what was given up here.
+        let wanted = || !self.is_stopped();
+        ground.state.checkpoint_in_time(&ground.log, wanted).await?;
+        ground.log.forget_group_durably(group).await?;
         self.runtime().spawn(self.clone().delete_lineage(lineage));
         Ok(())
     }

@@ -332,10 +332,22 @@ impl<R: Runtime> SharedLog<R> {
     /// # Errors
     /// When the log has failed.
     pub fn forget_group(&self, group: GroupId) -> Result<(), LogError> {
-        if self.books().index.group(group).is_some() {
-            self.push(Record::Destroy { group })?;
+        let mut books = self.books();
+        books.unstage(group, 0);
+        if books.index.group(group).is_some() {
+            books.push(Record::Destroy { group })?;
+            self.inner.work.ring();
         }
         Ok(())
+    }
+
+    /// The same, known or not; durable when this returns. What still waits for room does not come after it.
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub async fn forget_group_durably(&self, group: GroupId) -> Result<(), LogError> {
+        self.books().unstage(group, 0);
+        self.push_durably(Record::Destroy { group }).await
     }
 
     /// Notes a group's committed log id, to be written along with something else.

@@ -731,8 +731,9 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             self.shared.mark_changed();
         }
         // openraft purges the log once this returns: what it replaces must be durable.
+        let wanted = || !self.ended.load(Ordering::Acquire) && self.log.failure().is_none();
         self.shared
-            .checkpoint(&self.log)
+            .checkpoint_in_time(&self.log, wanted)
             .await
             .map_err(io::Error::other)?;
         self.shared.forget_lineage(self.log.runtime(), old);

@@ -18,7 +18,7 @@ use polyfs_core::master::entry::{Entry, Reply as Applied};
 use polyfs_core::master::state::MasterState;
 use polyfs_core::master::status::ClusterStatus;
 use polyfs_core::place::Ino;
-use polyfs_core::vfs::{Call, Handle, OpenFlags, Outcome, Reply};
+use polyfs_core::vfs::{AllocateMode, Call, Handle, OpenFlags, Outcome, Reply};
 use polyfs_node::client::{self, ClientHandle};
 use polyfs_node::founding::{self, Founding};
 use polyfs_node::node::{Node, Peers};
@@ -362,6 +362,29 @@ impl Mount {
             .await;
         self.release(ino, handle).await;
         wrote.and(synced).map(drop)
+    }
+
+    /// Makes the first bytes of a file a hole.
+    pub(crate) async fn punch(&self, dir: Ino, name: &str, len: u64) {
+        let name = name.into();
+        let found = self.call(Call::Lookup { dir, name }).await;
+        let Ok(Reply::Attr(attr)) = found else {
+            panic!("lookup: {found:?}")
+        };
+        let (ino, flags) = (attr.ino, read_write());
+        let opened = self.call(Call::Open { ino, flags }).await;
+        let Ok(Reply::Opened(handle)) = opened else {
+            panic!("open: {opened:?}")
+        };
+        let punch = Call::Allocate {
+            ino,
+            handle,
+            offset: 0,
+            len,
+            mode: AllocateMode::Punch,
+        };
+        assert_eq!(self.call(punch).await, Ok(Reply::Done));
+        self.release(ino, handle).await;
     }
 
     async fn release(&self, ino: Ino, handle: Handle) {

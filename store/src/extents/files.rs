@@ -234,6 +234,11 @@ impl<D: Dir> DataFiles<D> {
         let _ = self.reserve.set(Arc::clone(reserve));
     }
 
+    /// Whether the files have these blocks.
+    pub(crate) fn has(&self, run: BlockRun) -> bool {
+        self.space().exists(run)
+    }
+
     /// At open: a durable page map refers to these blocks. False when that cannot be.
     pub(crate) fn found_in_page_map(&self, run: BlockRun) -> bool {
         self.space().try_map(run)
@@ -249,6 +254,9 @@ impl<D: Dir> DataFiles<D> {
         for extent in log {
             let run = run_of(extent).ok_or(StoreError::CorruptExtent(*extent))?;
             let mut space = self.space();
+            if !space.exists(run) {
+                return Err(StoreError::DataShort);
+            }
             if !space.pin_fits(run) {
                 drop(space);
                 return Err(StoreError::CorruptExtent(*extent));

@@ -322,7 +322,7 @@ impl<D: Dir> Inner<D> {
     fn derive_space(&self) -> Result<Vec<Lineage>, StoreError> {
         let sight = self.shelf().newest();
         let table = &sight.base.pages;
-        let mut damaged = Vec::new();
+        let (mut damaged, mut short) = (Vec::new(), false);
         self.ask_all(|| {
             for row in table.iter().map_err(|error| self.failed(error))? {
                 let (key, value) = row.map_err(|error| self.failed(error))?;
@@ -332,6 +332,7 @@ impl<D: Dir> Inner<D> {
                 let map = unseal(Tag::Pages, key.value(), value.value())
                     .and_then(|bytes| Ok(PageMap::decode(bytes)?));
                 let good = map.is_ok_and(|map| {
+                    short |= map.runs().any(|run| !self.data.has(run));
                     let mut runs = map.runs();
                     runs.all(|run| self.data.found_in_page_map(run))
                 });
@@ -342,6 +343,9 @@ impl<D: Dir> Inner<D> {
             }
             Ok(())
         })?;
+        if short {
+            return Err(StoreError::DataShort);
+        }
         Ok(damaged)
     }
 }

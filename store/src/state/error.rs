@@ -57,6 +57,9 @@ pub enum StoreError {
     /// An earlier call of this batch failed half way: it can only be dropped.
     #[error("an operation of this batch failed: drop the batch")]
     BatchFailed,
+    /// What a page map or the log refers to is in no data file.
+    #[error("a data file (data-*) is missing, or has lost its end")]
+    DataShort,
     /// The disk said no; after anything but `Full` the store is poisoned.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -1,8 +1,8 @@
 //! The next step of each group, from state and reports.
 
 use super::{
-    BTreeMap, BTreeSet, Controller, Directive, Instant, LeaderReport, Liveness, MasterState,
-    MemberReport, Output, ReplicaReport, Vec,
+    Ailment, BTreeMap, BTreeSet, Controller, Directive, Instant, LeaderReport, Liveness,
+    MasterState, MemberReport, Output, ReplicaReport, Vec,
 };
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::limits::{MRG_REPLICAS_GOAL, REGION_REPLICAS_GOAL};
@@ -140,7 +140,7 @@ impl<'a> View<'a> {
             }
         }
         let voters = leader.voters();
-        self.unplace_the_lost(id, group, leader);
+        self.replace_the_lost(id, group, at, leader_id, leader);
         if leader.joint {
             // Repeating the wish makes a leader finish what another left behind.
             if voters.len() % 2 == 1 {
@@ -166,20 +166,98 @@ impl<'a> View<'a> {
     }
 
     /// A member that is lost on a living node is no longer placed there: another takes its place, under another id (P1).
-    /// It stays a member until that one has caught up. One at a time: what is placed anew mends the group first.
-    fn unplace_the_lost(&mut self, id: GroupId, group: &Group, leader: &LeaderReport) {
+    /// It stays a member until that one has caught up. One at a time: what is placed anew mends the group first. What
+    /// is lost before it became one goes as well. A leader that is suspect hands over, and is replaced when it leads no more.
+    fn replace_the_lost(
+        &mut self,
+        id: GroupId,
+        group: &Group,
+        at: NodeId,
+        leader_id: ReplicaId,
+        leader: &LeaderReport,
+    ) {
+        let is_member = |replica| leader.members.iter().any(|m| m.replica == replica);
+        let stray = group.replicas.iter().find(|(replica, placed)| {
+            !is_member(**replica)
+                && self.alive(placed.node)
+                && self.controller.is_lost(self.now, id, **replica)
+        });
+        if let Some((replica, _)) = stray {
+            return self.unplace(id, group, *replica);
+        }
         let placed = |member: &&MemberReport| group.replicas.get(&member.replica);
         if !leader.members.iter().all(|m| placed(&m).is_some()) {
             return;
         }
-        let lost = leader.members.iter().find(|member| {
+        let lost = leader.members.iter().filter(|member| {
             placed(member).is_some_and(|placed| self.alive(placed.node))
                 && self.controller.is_lost(self.now, id, member.replica)
+                && (self.controller.ailment(id, member.replica) != Some(Ailment::Suspect)
+                    || self.can_spare(id, leader, member.replica))
         });
-        if let Some(replica) = lost.map(|member| member.replica) {
-            self.outputs
-                .push(Output::Propose(Entry::Unplace { group: id, replica }));
+        // The leader last: whoever takes over from it should be sound.
+        let lost = lost.map(|member| member.replica);
+        let Some(replica) = lost.min_by_key(|replica| *replica == leader_id) else {
+            return;
+        };
+        if replica != leader_id {
+            self.unplace(id, group, replica);
+        } else if !leader.joint
+            && let Some(to) = self.heir(id, leader_id, leader, &leader.voters())
+        {
+            self.direct(at, Directive::TransferLeader { group: id, to });
         }
+    }
+
+    fn unplace(&mut self, id: GroupId, group: &Group, replica: ReplicaId) {
+        let (group, version) = (id, group.version);
+        self.outputs.push(Output::Propose(Entry::Unplace {
+            group,
+            replica,
+            version,
+        }));
+    }
+
+    /// P10: whether a healthy majority of the voters is there without this replica: alive, and as far as the leader.
+    fn can_spare(&self, id: GroupId, leader: &LeaderReport, replica: ReplicaId) -> bool {
+        let voters = leader.voters();
+        let sound = leader.members.iter().filter(|member| {
+            member.replica != replica
+                && voters.contains(&member.replica)
+                && leader.is_near(member.matched)
+                && self.controller.ailment(id, member.replica) != Some(Ailment::Missing)
+                && self
+                    .node_of(id, member.replica)
+                    .is_some_and(|node| self.alive(node))
+        });
+        sound.count() * 2 > voters.len() || cfg!(planted = "suspect_goes_when_needed")
+    }
+
+    /// The suspect replica of a group on a node.
+    fn suspect_on(&self, node: NodeId, group: GroupId) -> Option<ReplicaId> {
+        let held = self.reports(node).iter();
+        let suspect = held.filter(|held| held.group == group && held.suspect);
+        suspect.map(|held| held.replica).next()
+    }
+
+    /// Who of `voters` can take over from the leader at once: alive, and as far as it.
+    fn heir(
+        &self,
+        id: GroupId,
+        leader_id: ReplicaId,
+        leader: &LeaderReport,
+        voters: &BTreeSet<ReplicaId>,
+    ) -> Option<ReplicaId> {
+        let heir = leader.members.iter().find(|member| {
+            member.role == Role::Voter
+                && member.replica != leader_id
+                && voters.contains(&member.replica)
+                && leader.is_near(member.matched)
+                && self
+                    .node_of(id, member.replica)
+                    .is_some_and(|node| self.alive(node))
+        });
+        heir.map(|member| member.replica)
     }
 
     /// Who should vote: caught-up, living replicas on usable nodes, as many as there are seats; else as it is. Voters
@@ -249,18 +327,10 @@ impl<'a> View<'a> {
         if !cfg!(planted = "voters_even") {
             assert!(voters.len() % 2 == 1, "the number of voters is odd");
         }
-        if !voters.contains(&leader_id) {
-            let heir = leader.members.iter().find(|member| {
-                member.role == Role::Voter
-                    && voters.contains(&member.replica)
-                    && leader.is_near(member.matched)
-                    && self
-                        .node_of(id, member.replica)
-                        .is_some_and(|node| self.alive(node))
-            });
-            if let Some(to) = heir.map(|member| member.replica) {
-                return self.direct(at, Directive::TransferLeader { group: id, to });
-            }
+        if !voters.contains(&leader_id)
+            && let Some(to) = self.heir(id, leader_id, leader, &voters)
+        {
+            return self.direct(at, Directive::TransferLeader { group: id, to });
         }
         let from = leader.voters();
         self.direct(
@@ -304,8 +374,7 @@ impl<'a> View<'a> {
                 self.direct(at, Directive::RemoveLearner { group: id, replica });
             } else {
                 let replica = *replica;
-                self.outputs
-                    .push(Output::Propose(Entry::Unplace { group: id, replica }));
+                self.unplace(id, group, replica);
             }
         }
         // A learner nobody placed: left behind by an unplacing that came too early.
@@ -349,7 +418,13 @@ impl<'a> View<'a> {
                 .any(|r| r.replica == *replica);
             let (group, replica, node) = (id, *replica, placed.node);
             if !exists {
-                self.direct(node, Directive::CreateReplica { group, replica });
+                // Where a suspect replica is it ends for the new one: not while it is needed.
+                if self
+                    .suspect_on(node, id)
+                    .is_none_or(|old| self.can_spare(id, leader, old))
+                {
+                    self.direct(node, Directive::CreateReplica { group, replica });
+                }
             } else if member.is_none() {
                 self.direct(
                     at,

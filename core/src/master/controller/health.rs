@@ -3,7 +3,8 @@
 //! A group without a living majority of its voters, or whose leader is not heard, is unavailable. A group with fewer
 //! living voters than it should have, three at the least, is under-replicated, also in a cluster that has fewer than
 //! three nodes: a cluster of one node is `degraded: one copy` by design, and says so. A node that is not heard degrades. A
-//! replica that its own node does not report (retired, or silent after a failed sync) is no living copy.
+//! replica that its own node does not report (retired) is no living copy; one whose disk failed a sync (suspect) serves, and
+//! is no copy to rely on.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,9 +12,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::decide::seats;
-use super::{Controller, Liveness, MasterState};
+use super::{Ailment, Controller, Liveness, MasterState};
+use crate::ids::ReplicaId;
 use crate::limits::REGION_REPLICAS_GOAL;
-use crate::master::entry::Role;
 use crate::time::Instant;
 
 /// In one word.
@@ -50,25 +51,24 @@ impl Controller {
             .iter()
             .filter(|(id, node)| !node.draining && self.liveness(now, **id) != Liveness::Dead);
         let usable = usable.count();
-        let (mut under_replicated, mut unavailable, mut single_vote) = (0, 0, 0);
+        let (mut under_replicated, mut unavailable, mut single_vote, mut suspect) = (0, 0, 0, 0);
         for (id, group) in &state.groups {
             let Some((_, _, leader)) = self.leader(now, *id) else {
                 unavailable += 1;
                 continue;
             };
-            let is_alive = |replica| {
-                group
-                    .replicas
-                    .get(replica)
-                    .is_some_and(|placed| alive(placed.node) && !self.is_missing(*id, *replica))
-            };
-            let members = leader.members.iter();
-            let voters = members.clone().filter(|member| member.role == Role::Voter);
-            let living_voters = voters.clone().filter(|v| is_alive(&v.replica)).count();
-            let all = voters.count();
-            unavailable += usize::from(living_voters * 2 <= all);
+            let placed = |voter: &ReplicaId| group.replicas.get(voter);
+            let living = leader.voters().into_iter().filter(|voter| {
+                placed(voter).is_some_and(|placed| alive(placed.node))
+                    && self.ailment(*id, *voter) != Some(Ailment::Missing)
+            });
+            let living: Vec<ReplicaId> = living.collect();
+            let sound = living.iter().filter(|v| self.ailment(*id, **v).is_none());
+            let (sound, all) = (sound.count(), leader.voters().len());
+            suspect += living.len() - sound;
+            unavailable += usize::from(living.len() * 2 <= all);
             let should = seats(*id, usable).max(REGION_REPLICAS_GOAL);
-            under_replicated += usize::from(living_voters < should);
+            under_replicated += usize::from(sound < should);
             single_vote += usize::from(all == 1 && state.nodes.len() > 1);
         }
         let mut why = Vec::new();
@@ -82,6 +82,11 @@ impl Controller {
         } else if under_replicated > 0 {
             why.push(format!(
                 "{under_replicated} groups have fewer living copies than they should"
+            ));
+        }
+        if suspect > 0 {
+            why.push(format!(
+                "{suspect} replicas are on a disk that failed a sync: they serve, and are replaced once others can do without them"
             ));
         }
         if single_vote > 0 {

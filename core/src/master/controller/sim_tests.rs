@@ -53,6 +53,8 @@ struct World {
     created: BTreeMap<ReplicaId, (GroupId, NodeId)>,
     /// Damaged: these never speak again, whatever their nodes are told (P1).
     lost: BTreeSet<ReplicaId>,
+    /// A sync failed under these: they serve, and are replaced (P10).
+    suspect: BTreeSet<ReplicaId>,
     /// Down until this step.
     down: BTreeMap<NodeId, u64>,
     late: BTreeMap<(u64, u64), Output>,
@@ -94,6 +96,7 @@ impl World {
             groups,
             created,
             lost: BTreeSet::new(),
+            suspect: BTreeSet::new(),
             down: BTreeMap::new(),
             late: BTreeMap::new(),
             numbers: 0,
@@ -182,6 +185,8 @@ impl World {
                     self.created.remove(&replica);
                 }
             }
+            // The disk under a node fails a sync; however many have.
+            14..=16 => self.poison(pick),
             8..=10 => self.controller = Controller::new(self.now()),
             _ => {}
         }
@@ -247,6 +252,7 @@ impl World {
                     ReplicaReport {
                         group: *group,
                         replica: *replica,
+                        suspect: self.suspect.contains(replica),
                         leader,
                     }
                 })
@@ -277,6 +283,7 @@ impl World {
                 let placed = self.state.groups[&group].replicas.contains_key(&replica);
                 // A node refuses what the master no longer has placed: it asks when it starts the replica.
                 if placed && !self.lost.contains(&replica) {
+                    self.make_way(group, node, replica);
                     self.created.insert(replica, (group, node));
                 }
             }
@@ -325,6 +332,34 @@ impl World {
         }
     }
 
+    /// Every replica there that is not its group's only voter is suspect from now on.
+    fn poison(&mut self, node: NodeId) {
+        let here = self.created.iter().filter(|(_, (_, at))| *at == node);
+        let here: Vec<_> = here
+            .map(|(replica, (group, _))| (*replica, *group))
+            .collect();
+        for (replica, group) in here {
+            if self.voters(group) != BTreeSet::from([replica]) {
+                self.suspect.insert(replica);
+            }
+        }
+    }
+
+    /// A suspect replica ends when its node is told to hold another of its group. Nobody who is alive is outvoted by that.
+    fn make_way(&mut self, group: GroupId, node: NodeId, next: ReplicaId) {
+        let old = self.created.iter().find(|(replica, (of, at))| {
+            (*of, *at) == (group, node) && **replica < next && self.suspect.contains(replica)
+        });
+        let Some(old) = old.map(|(replica, _)| *replica) else {
+            return;
+        };
+        self.created.remove(&old);
+        let voters = self.voters(group);
+        if self.down.is_empty() && !self.has_majority(&voters) {
+            self.broken = Some(format!("{group}: {old} went and was needed"));
+        }
+    }
+
     fn change_voters(&mut self, id: GroupId, voters: &BTreeSet<ReplicaId>) {
         if voters.len().is_multiple_of(2) {
             self.broken = Some(format!("{id}: an even number of voters"));
@@ -369,6 +404,8 @@ impl World {
                 || !on_usable
                 || recorded != voters
                 || voters.iter().any(|voter| self.lost.contains(voter))
+                // Who votes alone was verified in place, and nobody can take its seat.
+                || (seats > 1 && voters.iter().any(|voter| self.suspect.contains(voter)))
                 || self.groups[id].members.len() != copies
             {
                 return Err(format!(
@@ -414,7 +451,23 @@ fn every_group_grows_and_mends_itself_by_lawful_steps() {
 /// P1: what a node has lost and does not report is replaced, and until then counts as no copy.
 #[test]
 fn a_replica_that_its_living_node_has_lost_is_replaced_and_no_copy_meanwhile() {
-    let mut world = World::new(3);
+    let mut world = three(3);
+    let lost = world.voters(GroupId(1)).pop_last().expect("three voters");
+    world.lost.insert(lost);
+    world.created.remove(&lost);
+    let mut copies_lack = false;
+    for _ in 0..400 {
+        world.step();
+        let health = world.controller.health(world.now().mono, &world.state);
+        copies_lack |= health.under_replicated > 0;
+    }
+    assert!(copies_lack, "status tells of it");
+    assert_eq!(world.at_goal(), Ok(()));
+}
+
+/// A calm cluster of three with all its copies.
+fn three(seed: u64) -> World {
+    let mut world = World::new(seed);
     for node in 2..=3_u64 {
         world.state.apply(Entry::Join {
             store: StoreId(u128::from(node)),
@@ -430,16 +483,62 @@ fn a_replica_that_its_living_node_has_lost_is_replaced_and_no_copy_meanwhile() {
         world.step();
         assert!(world.step < END, "three nodes, three copies");
     }
-    let lost = world.voters(GroupId(1)).pop_last().expect("three voters");
-    world.lost.insert(lost);
-    world.created.remove(&lost);
-    let mut copies_lack = false;
-    for _ in 0..400 {
-        world.step();
-        let health = world.controller.health(world.now().mono, &world.state);
-        copies_lack |= health.under_replicated > 0;
+    world
+}
+
+/// P10: what stands on a disk that failed a sync is replaced one by one, on whatever number of disks, and serves meanwhile.
+#[test]
+fn suspect_replicas_serve_and_are_replaced_one_by_one() {
+    for count in 1..=3_u64 {
+        let mut world = three(10 + count);
+        for node in 1..=count {
+            world.poison(NodeId(node));
+        }
+        let suspects = world.suspect.clone();
+        assert_eq!(
+            suspects.len(),
+            world.groups.len() * usize::try_from(count).expect("small")
+        );
+        let mut told = false;
+        for _ in 0..2000 {
+            world.step();
+            assert_eq!(world.broken, None);
+            for id in world.groups.keys() {
+                assert!(world.has_majority(&world.voters(*id)), "{id} is served");
+            }
+            let health = world.controller.health(world.now().mono, &world.state);
+            told |= health.why.iter().any(|why| why.contains("failed a sync"));
+        }
+        assert!(told, "status tells of it");
+        assert_eq!(world.at_goal(), Ok(()), "{count} disks");
+        assert!(
+            world
+                .created
+                .keys()
+                .all(|replica| !suspects.contains(replica))
+        );
     }
-    assert!(copies_lack, "status tells of it");
+}
+
+/// P10: as long as no healthy majority is there without it, a suspect replica is kept.
+#[test]
+fn a_suspect_replica_stays_while_it_is_needed() {
+    let mut world = three(20);
+    world.poison(NodeId(2));
+    world.down.insert(NodeId(3), CALM + END);
+    let suspects = world.suspect.clone();
+    for _ in 0..60 {
+        world.step();
+        assert!(
+            suspects
+                .iter()
+                .all(|suspect| world.created.contains_key(suspect))
+        );
+    }
+    world.down.clear();
+    for _ in 0..2000 {
+        world.step();
+    }
     assert_eq!(world.at_goal(), Ok(()));
 }
 

@@ -71,10 +71,14 @@ fn replicas_are_placed_once_per_node_under_ids_that_never_return() {
         panic!("placed")
     };
     assert_eq!(state.apply(place.clone()), Reply::Placed(first));
-    state.apply(Entry::Unplace {
+    let unplace = |version| Entry::Unplace {
         group: GroupId(1),
         replica: first,
-    });
+        version,
+    };
+    let version = state.groups[&GroupId(1)].version;
+    assert_eq!(state.apply(unplace(version - 1)), Reply::NotFound);
+    assert_eq!(state.apply(unplace(version)), Reply::Done);
     let Reply::Placed(second) = state.apply(place) else {
         panic!("placed")
     };

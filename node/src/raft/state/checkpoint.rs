@@ -1,12 +1,14 @@
 //! The node's checkpoint: what was applied becomes durable.
 //!
 //! Owns the order of its halves over log and state (P10, rules 2 and 4), and what may be said of a replica afterwards.
-//! Entries are applied meanwhile. Deliberately knows no clock: when one is due is the node's.
+//! Entries are applied meanwhile. Deliberately does not know when one is due: that is the node's.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use polyfs_core::ids::GroupId;
+use polyfs_store::disk::DiskError;
 use polyfs_store::state::{Checkpoint, CheckpointPlan, StoreError};
 use polyfs_store::wal::LogError;
 use thiserror::Error;
@@ -15,6 +17,9 @@ use super::{ReplicaRecord, SharedState};
 use crate::raft::log_driver::SharedLog;
 use crate::runtime::{Lane, Runtime};
 use crate::store::LOG_SEGMENTS;
+
+/// Whoever waits for room looks again after this.
+const CHECKPOINT_RETRY: Duration = Duration::from_millis(100);
 
 /// Why state could not be made durable.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -25,6 +30,19 @@ pub enum CheckpointError {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl CheckpointError {
+    /// Whether it is over when there is room again: others' checkpoints and deletions make it.
+    const fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(LogError::Full)
+                | Self::Store(
+                    StoreError::Disk(DiskError::Full) | StoreError::CheckpointAheadOfLog { .. }
+                )
+        )
+    }
 }
 
 impl<R: Runtime> SharedState<R> {
@@ -65,6 +83,27 @@ impl<R: Runtime> SharedState<R> {
         let (made, durable) = made.inspect_err(|_| self.mark_changed())?;
         self.settle(durable).await?;
         Ok(Some(made))
+    }
+
+    /// The same for those who can't go on without it: what passes by itself, above all a lack of room, is waited for while
+    /// `wanted` says so.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub async fn checkpoint_in_time(
+        &self,
+        log: &SharedLog<R>,
+        wanted: impl Fn() -> bool,
+    ) -> Result<(), CheckpointError> {
+        loop {
+            match self.checkpoint(log).await {
+                Err(error) if error.passes() && wanted() => {
+                    tracing::debug!(%error, "no checkpoint yet");
+                    self.inner.runtime.sleep(CHECKPOINT_RETRY).await;
+                }
+                made => return made.map(drop),
+            }
+        }
     }
 
     async fn make(
