@@ -108,7 +108,14 @@ impl History {
                 Call::Write { ino: of, .. } | Call::Allocate { ino: of, .. } => (false, *of == ino),
                 Call::SetAttr { ino: of, size, .. } => (false, *of == ino && size.is_some()),
                 Call::Open { ino: of, flags } => (false, *of == ino && flags.truncate),
-                Call::Create { flags, .. } => (false, flags.truncate),
+                Call::Create { flags, .. } => {
+                    let made = match &event.ended {
+                        Some((_, Ok(Reply::Created(attr, _)))) => attr.ino == ino,
+                        Some(_) => false,
+                        None => true,
+                    };
+                    (false, flags.truncate && made)
+                }
                 _ => (false, false),
             };
             // Threads overlap: what was written while a sync was under way counts from the sync's beginning.

@@ -208,9 +208,11 @@ const CROWDED_MARKS: [&str; 17] = [
 ];
 
 /// The same, where machines fail.
-const ROUGH_MARKS: [&str; 12] = [
+const ROUGH_MARKS: [&str; 14] = [
     "session ended with locks delegated",
     "recall of a view lost",
+    "recall of a flush lost",
+    "recall of a lease lost",
     "change waited for assertions",
     "change waited for a term",
     "request late",

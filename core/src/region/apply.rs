@@ -62,7 +62,14 @@ pub fn apply(state: &mut dyn Kv, command: &Command, payload: &Bytes) -> Result<A
         CommandBody::Begin { txn, op } => {
             match slot::earlier(state, command.session, Some(txn.slot))? {
                 Some(answer) => Ok(Applied::Answer(answer)),
-                None => txn::begin(state, places, txn, op, (command.time, &command.unseen)),
+                None => {
+                    let begun = txn::begin(state, places, txn, op, (command.time, &command.unseen));
+                    let begun = final_answer(begun?);
+                    if let Applied::Answer(answer) = &begun {
+                        slot::remember_late(state, command.session, txn.slot, answer)?;
+                    }
+                    Ok(begun)
+                }
             }
         }
         CommandBody::Prepare { txn, steps } => {
@@ -146,6 +153,22 @@ fn is_here(places: Places, body: &CommandBody) -> bool {
         | CommandBody::Decide { txn, .. }
         | CommandBody::Forget { txn } => places.contains(txn.place),
         CommandBody::Prepare { .. } | CommandBody::Finish { .. } => true,
+    }
+}
+
+/// What ends a transaction before it has begun is its client's answer.
+fn final_answer(begun: Applied) -> Applied {
+    let Applied::Txn(reply) = &begun else {
+        return begun;
+    };
+    match reply {
+        TxnReply::Failed(error) => Applied::Answer(Answer::Meta(Err(*error))),
+        TxnReply::Changed => Applied::Answer(Answer::Refused(Refusal::Changed)),
+        TxnReply::Prepared
+        | TxnReply::Conflict(_)
+        | TxnReply::Finished
+        | TxnReply::Undecided
+        | TxnReply::Decided(_) => begun,
     }
 }
 

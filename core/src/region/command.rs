@@ -68,7 +68,7 @@ pub enum CommandBody {
 pub enum TxnFailure {
     /// A precondition fails: the client's final answer.
     Error(FsError),
-    /// What the client had seen has changed: it looks again. Not remembered in the slot.
+    /// What the client had seen has changed: it looks again.
     Changed,
     /// Another transaction was in the way: the coordinator tries again after a pause. Not remembered in the slot.
     Conflict,

@@ -33,7 +33,8 @@ pub(super) fn earlier(
     })
 }
 
-/// Remembers the answer to an operation. Refusals are not remembered: nothing was done.
+/// Remembers the answer to an operation: also that something has changed, for its client asks for something else then, and
+/// a copy on its way must not find things as they were again. After other refusals the client asks for the same once more.
 pub(super) fn remember(
     state: &mut dyn Kv,
     session: SessionId,
@@ -43,7 +44,9 @@ pub(super) fn remember(
     let Some(SlotUse { slot, sequence }) = slot else {
         return Ok(());
     };
-    if matches!(answer, Answer::Refused(_)) {
+    let is_final = !matches!(answer, Answer::Refused(refusal) if *refusal != Refusal::Changed);
+    if !is_final || (cfg!(planted = "failure_forgotten") && !matches!(answer, Answer::Meta(Ok(_))))
+    {
         return Ok(());
     }
     super::write(

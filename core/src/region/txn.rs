@@ -253,6 +253,7 @@ pub(super) fn forget(state: &mut dyn Kv, txn: &TxnId) -> Result<TxnReply, KvErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::FsError;
     use crate::ids::{Epoch, Renewal, SessionId, VolumeId};
     use crate::place::{Bucket, Place, Salt};
     use crate::region::Descriptor;
@@ -321,6 +322,33 @@ mod tests {
             .expect("memory")
             .map(|inode| inode.nlink);
         assert_eq!(links, Some(4));
+    }
+
+    /// P6: a copy of it may come when things have changed again.
+    #[test]
+    fn a_transaction_that_fails_at_once_is_remembered() {
+        let mut state = region();
+        let op = MetaOp::Unlink {
+            dir: root(),
+            salt: Salt(1),
+            name: "nothing".into(),
+        };
+        let txn = txn(1);
+        let command = Command {
+            epoch: Epoch(1),
+            session: SESSION,
+            renewal: Renewal(1),
+            slot: None,
+            time: Timestamp::default(),
+            unseen: Vec::new(),
+            body: CommandBody::Begin { txn, op },
+        };
+        let none = bytes::Bytes::new();
+        let applied = crate::region::apply(&mut state, &command, &none).expect("memory");
+        let failed = Answer::Meta(Err(FsError::NotFound));
+        assert_eq!(applied, Applied::Answer(failed.clone()));
+        let again = slot::earlier(&state, SESSION, Some(txn.slot)).expect("memory");
+        assert_eq!(again, Some(failed));
     }
 
     /// P6: a client that gives an operation up uses its slot again.

@@ -264,15 +264,16 @@ impl World {
         }
     }
 
-    /// Over a connection: a recall arrives, or the session dies with the connection. Recalls of views may be lost: they are
-    /// repeated with the next confirmation; so may those of locks, which are repeated while somebody waits.
+    /// Recalls may be lost with their connection, and the session goes on over another. Those of views are repeated with the
+    /// next confirmation, others when somebody who waits asks again.
     fn send_recall(&mut self, node: NodeId, session: SessionId, recall: Recall) {
-        let may_be_lost = matches!(recall.want, RecallKind::View | RecallKind::Locks);
-        let lost = may_be_lost && self.is_lost();
+        let lost = self.is_lost();
         if lost {
             self.mark(match recall.want {
                 RecallKind::Locks => "recall of locks lost",
-                _ => "recall of a view lost",
+                RecallKind::View => "recall of a view lost",
+                RecallKind::Flush => "recall of a flush lost",
+                RecallKind::Share | RecallKind::Release => "recall of a lease lost",
             });
         }
         if let Some(client) = self.master.client_of(session)

@@ -20,6 +20,7 @@ use crate::ids::Fence;
 use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
 use crate::place::Ino;
 use crate::request::{Answer, ContentOp, DataOp, MetaOp, MetaReply, Refusal, RequestBody, Run};
+use crate::time::Timestamp;
 use crate::vfs::Reply;
 
 /// Data requests of one job in flight.
@@ -84,9 +85,28 @@ impl Content {
         for run in runs {
             self.map.set(*run);
         }
+        self.forget_set_time();
         self.mtime = self.mtime.max(attr.mtime);
         self.number = attr.change;
         self.attr = Some(attr);
+    }
+
+    /// Content changes now: after every earlier change (P9).
+    pub(super) fn touched(&mut self, wall: Timestamp) {
+        self.forget_set_time();
+        self.mtime = wall.max(self.mtime.next());
+    }
+
+    /// A time ahead of all changes was set by somebody (utimensat(2)), and ends with the next change: what comes after it is
+    /// not later than that.
+    fn forget_set_time(&mut self) {
+        if let Some(attr) = &mut self.attr
+            && attr.mtime > attr.ctime
+            && !cfg!(planted = "set_time_outlives_change")
+        {
+            attr.mtime = attr.ctime;
+            self.mtime = self.mtime.min(attr.ctime);
+        }
     }
 
     fn truncated(&mut self, size: u64) {

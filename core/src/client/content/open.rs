@@ -261,7 +261,12 @@ impl Client {
             if file.has_bytes() || file.content.number > attr.change {
                 attr.size = file.content.size;
             }
+            // One that somebody set ahead of all changes ends with the next one.
+            let is_set = attr.mtime > attr.ctime;
             attr.mtime = attr.mtime.max(file.content.mtime);
+            if is_set {
+                attr.mtime = file.content.mtime;
+            }
             attr.ctime = attr.ctime.max(file.content.mtime);
             attr.mode = without_set_id(attr.kind, attr.mode);
         }

@@ -149,7 +149,7 @@ impl Client {
             ContentCall::Allocate {
                 offset, len, mode, ..
             } => {
-                content.mtime = wall.max(content.mtime.next());
+                content.touched(wall);
                 plan::fallocate(content, *offset, *len, *mode)
             }
             ContentCall::SetAttr { id, set } => {
@@ -219,7 +219,7 @@ impl Client {
         file.back.writes += 1;
         file.back.brought = file.back.writes;
         file.content.size = file.content.size.max(end);
-        file.content.mtime = wall.max(file.content.mtime.next());
+        file.content.touched(wall);
         if after >= WRITE_BACK_SOON {
             file.back.wanted = file.back.writes;
         }

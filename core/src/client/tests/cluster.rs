@@ -667,8 +667,8 @@ impl Cluster {
             }
         }
         let time = told.unwrap_or(time);
-        inode.attr.mtime = inode.attr.mtime.max(time);
-        inode.attr.ctime = inode.attr.ctime.max(time);
+        inode.attr.mtime = inode.attr.ctime.max(time);
+        inode.attr.ctime = inode.attr.mtime;
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
     }

@@ -311,6 +311,32 @@ fn whoever_is_let_in_finds_times_that_were_left_behind() {
     assert_eq!(seen, shown, "before the lease was given back");
 }
 
+/// utimensat(2) may set a time ahead of everything: what is written later is not later than that.
+#[test]
+fn a_time_that_was_set_ahead_ends_with_the_next_change() {
+    let mut net = Net::new(2, 9);
+    let (ino, _) = create(&mut net, 0);
+    let ahead = Timestamp {
+        seconds: 1 << 40,
+        nanos: 0,
+    };
+    let set = |net: &mut Net| {
+        let inode = net.cluster.inodes.get_mut(&ino).expect("it was made");
+        (inode.attr.mtime, inode.attr.change) = (ahead, inode.attr.change + 1);
+    };
+    set(&mut net);
+    let handle = open(&mut net, 1, ino, BOTH);
+    let shown = |net: &mut Net| attr(net.call(1, Call::GetAttr { ino })).mtime;
+    assert_eq!(shown(&mut net), ahead);
+    for at in [0, 9000] {
+        write(&mut net, 1, (ino, handle), at, b"now");
+        assert!(shown(&mut net) < ahead, "before it is committed");
+        sync(&mut net, 1, ino);
+        assert!(net.cluster.inodes[&ino].attr.mtime < ahead);
+        assert!(shown(&mut net) < ahead);
+    }
+}
+
 #[test]
 fn fdatasync_leaves_times_to_a_later_fsync() {
     let mut net = Net::new(1, 5);

@@ -131,12 +131,6 @@ impl Leader {
     ) -> Result<(), KvError> {
         match (stage, applied) {
             (Stage::Begin, Applied::Txn(TxnReply::Prepared)) => self.begun(now, state, txn)?,
-            (Stage::Begin, Applied::Txn(TxnReply::Failed(error))) => {
-                self.end(txn, Answer::Meta(Err(error)));
-            }
-            (Stage::Begin, Applied::Txn(TxnReply::Changed)) => {
-                self.end(txn, Answer::Refused(Refusal::Changed));
-            }
             (Stage::Begin, Applied::Txn(TxnReply::Conflict(other)) | Applied::Blocked(other)) => {
                 // The other may be dead: find out, so that it is not in the way for ever.
                 self.resolve(now, state, other)?;

@@ -94,6 +94,14 @@ impl File {
         held.kind
     }
 
+    /// Who waits asks again: a recall may be lost with its connection, and a holder that goes on renewing its lease would
+    /// never be overdue.
+    fn recall_anew(&mut self) {
+        for held in self.holders.values_mut() {
+            held.recalled = held.recalled.filter(|want| *want == RecallKind::Flush);
+        }
+    }
+
     /// The recalls that `kind` for `session` needs and that are not out yet.
     fn recalls(&mut self, ino: Ino, session: SessionId, kind: LeaseKind) -> Vec<RecallOut> {
         let want = match kind {
@@ -218,6 +226,8 @@ impl LeaseTable {
                 kind,
                 ticket,
             });
+        } else if !cfg!(planted = "lost_recall_not_repeated") {
+            file.recall_anew();
         }
         (self.recall_for_first(ino), again)
     }
@@ -558,6 +568,18 @@ mod tests {
             (recalls[0].serial, recalls[0].want),
             (serial, RecallKind::Share)
         );
+    }
+
+    #[test]
+    fn a_recall_is_repeated_when_who_waits_for_it_asks_again() {
+        let mut table = LeaseTable::new(1);
+        table.try_take(file(), A, LeaseKind::Exclusive);
+        let (first, _) = table.wait(file(), B, LeaseKind::Shared, 1);
+        assert_eq!(first.len(), 1);
+        let (others, _) = table.wait(file(), C, LeaseKind::Shared, 2);
+        assert!(others.is_empty(), "it is out");
+        let (again, former) = table.wait(file(), B, LeaseKind::Shared, 3);
+        assert_eq!((&again, former), (&first, Some(1)));
     }
 
     #[test]
