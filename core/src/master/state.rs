@@ -312,21 +312,8 @@ impl MasterState {
             Entry::Unplace {
                 group,
                 replica,
-                version: decided_on,
-            } => {
-                let version = self.header.map_version + 1;
-                let Some(group) = self.groups.get_mut(&group) else {
-                    return Reply::NotFound;
-                };
-                let is_last = group.replicas.len() == 1;
-                let is_late = group.version != decided_on && !cfg!(planted = "unplaced_together");
-                if is_last || is_late || group.replicas.remove(&replica).is_none() {
-                    return Reply::NotFound;
-                }
-                group.version = version;
-                self.header.map_version = version;
-                Reply::Done
-            }
+                version,
+            } => self.unplace(group, replica, version),
             Entry::DrawSplit { group, epoch } => self.draw_split(group, epoch),
             Entry::Split { group, at, epoch } => self.split(group, at.0, epoch),
             Entry::CreateVolume { name, root } => self.create_volume(name, root),
@@ -432,6 +419,21 @@ impl MasterState {
             },
         );
         Reply::Placed(replica)
+    }
+
+    fn unplace(&mut self, group: GroupId, replica: ReplicaId, decided_on: u64) -> Reply {
+        let version = self.header.map_version + 1;
+        let Some(group) = self.groups.get_mut(&group) else {
+            return Reply::NotFound;
+        };
+        let is_last = group.replicas.len() == 1;
+        let is_late = group.version != decided_on && !cfg!(planted = "unplaced_together");
+        if is_last || is_late || group.replicas.remove(&replica).is_none() {
+            return Reply::NotFound;
+        }
+        group.version = version;
+        self.header.map_version = version;
+        Reply::Done
     }
 
     fn draw_split(&mut self, group: GroupId, epoch: Epoch) -> Reply {
