@@ -124,8 +124,18 @@ impl Health {
 
     /// Files a failure of the log, met on behalf of a group.
     pub fn log_failed(&self, group: GroupId, error: &LogError) {
-        if matches!(error, LogError::Damaged { .. }) {
-            self.corrupt(group, &format!("the log: {error}"));
+        match error {
+            LogError::Damaged { .. } => self.corrupt(group, &format!("the log: {error}")),
+            // A replica that can't read its log has ended, and would hold up the log for all the others.
+            LogError::Disk(_) => self.end(NodeEnd::Poisoned(format!("the log: {error}"))),
+            LogError::Poisoned
+            | LogError::Full
+            | LogError::TooLarge { .. }
+            | LogError::NotFound { .. }
+            | LogError::BootBehind { .. }
+            | LogError::Corrupt
+            | LogError::Newer { .. }
+            | LogError::Config(_) => {}
         }
     }
 

@@ -15,9 +15,12 @@ use parking_lot::Mutex;
 use polyfs_core::client::port::{MasterReply, MasterRequest};
 use polyfs_core::ids::{GroupId, NodeId, ReplicaId};
 use polyfs_core::limits::REQUEST_DEADLINE;
-use polyfs_core::master::controller::{LeaderReport, MemberReport, NodeReport, ReplicaReport};
+use polyfs_core::master::controller::{
+    Directive, LeaderReport, MemberReport, NodeReport, ReplicaReport,
+};
 use polyfs_core::master::entry::Role;
 use polyfs_core::master::status::Vitals;
+use polyfs_core::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::group::Group;
@@ -54,26 +57,46 @@ pub struct Heard {
     pub peers: Option<Peers>,
 }
 
+/// A node whose heartbeats were not taken in for this long takes what comes from the master for old news.
+const IN_TOUCH: Duration = Duration::from_secs(2);
+
 /// What a node knows of the master and from it.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<(Option<NodeId>, u64)>);
+pub(crate) struct Known(Mutex<Facts>);
+
+#[derive(Default)]
+struct Facts {
+    master: Option<NodeId>,
+    version: u64,
+    /// When the master took in the last heartbeat.
+    taken: Option<Instant>,
+}
 
 impl Known {
     fn master(&self) -> Option<NodeId> {
-        self.0.lock().0
+        self.0.lock().master
     }
 
     fn set_master(&self, master: Option<NodeId>) {
-        self.0.lock().0 = master;
+        self.0.lock().master = master;
     }
 
     pub(crate) fn version(&self) -> u64 {
-        self.0.lock().1
+        self.0.lock().version
     }
 
     fn raise_version(&self, version: u64) {
         let mut known = self.0.lock();
-        known.1 = known.1.max(version);
+        known.version = known.version.max(version);
+    }
+
+    fn note_taken(&self, now: Instant) {
+        self.0.lock().taken = Some(now);
+    }
+
+    fn in_touch(&self, now: Instant) -> bool {
+        let taken = self.0.lock().taken;
+        taken.is_some_and(|taken| now.since(taken) <= IN_TOUCH)
     }
 }
 
@@ -188,6 +211,17 @@ impl<R: Runtime> Node<R> {
         R::Async::timeout(REQUEST_DEADLINE, asked).await.ok()?
     }
 
+    /// Carries out what the master says, if it is news: a node that stood still finds what was said to it before, and not
+    /// all of that is harmless by now. What is still wanted comes again.
+    pub(crate) fn told_by_master(&self, directives: Vec<Directive>) {
+        let now = self.runtime().now().mono;
+        if self.known().in_touch(now) {
+            self.obey(directives);
+        } else {
+            tracing::debug!(?directives, "may be old news: not carried out");
+        }
+    }
+
     /// Takes in another node's heartbeat, or says who does.
     pub(crate) fn hear(&self, heartbeat: Heartbeat) -> Heard {
         let knows = heartbeat.knows;
@@ -241,6 +275,9 @@ impl<R: Runtime> Node<R> {
                 continue;
             };
             self.take_note(&heard).await;
+            if heard.master == Some(node) {
+                self.known().note_taken(self.runtime().now().mono);
+            }
             if heard.master == Some(node) || heard.master.is_none() {
                 return;
             }

@@ -47,8 +47,8 @@ struct Inner<R: Runtime> {
     incoming: Mutex<Option<Arc<dyn Incoming>>>,
     next_number: AtomicU64,
     stopped: AtomicBool,
-    /// A member has said that this node is a copy, or of before.
-    disowned: AtomicBool,
+    /// The highest node id that anybody of the cluster has come with, or has refused this node with.
+    highest_met: AtomicU64,
 }
 
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl<R: Runtime> Links<R> {
             incoming: Mutex::new(None),
             next_number: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
-            disowned: AtomicBool::new(false),
+            highest_met: AtomicU64::new(0),
         };
         Self {
             inner: Arc::new(inner),
@@ -132,18 +132,10 @@ impl<R: Runtime> Links<R> {
         }
     }
 
-    /// P1: whether a member of the cluster has refused this node as a copy, or as one of before.
+    /// The highest node id that anybody of the cluster has come with, or has refused this node with; 0 for nobody.
     #[must_use]
-    pub fn is_disowned(&self) -> bool {
-        self.inner.disowned.load(Ordering::Acquire)
-    }
-
-    /// The highest node id that anybody of the cluster has come with.
-    #[must_use]
-    pub fn highest_met(&self) -> Option<NodeId> {
-        let peers = self.inner.peers.lock();
-        let mut met = peers.iter().filter(|(_, peer)| peer.identity.is_some());
-        met.next_back().map(|(node, _)| *node)
+    pub fn highest_met(&self) -> NodeId {
+        NodeId(self.inner.highest_met.load(Ordering::Acquire))
     }
 
     /// Where nodes can be dialled, as far as known.
@@ -267,8 +259,8 @@ impl<R: Runtime> Links<R> {
             from: self.inner.me.map_or(Dialler::Mount, Dialler::Node),
         };
         let identity = exchange(&mut sender, &mut receiver, hello).await?;
-        if identity == Err(HelloRefusal::Copy) {
-            self.inner.disowned.store(true, Ordering::Release);
+        if let Err(HelloRefusal::Copy(by)) = identity {
+            self.inner.highest_met.fetch_max(by.0, Ordering::AcqRel);
         }
         let identity = identity.map_err(refused)?;
         if expects.is_some_and(|node| identity.node != node)
@@ -370,9 +362,11 @@ impl<R: Runtime> Links<R> {
             .identity
             .is_some_and(|known| known.store != identity.store || known.boot.0 > identity.boot.0);
         if copy && !cfg!(planted = "copies_welcome") {
-            return Err(HelloRefusal::Copy);
+            return Err(HelloRefusal::Copy(self.me().node));
         }
         peer.identity = Some(identity);
+        let met = identity.node.0;
+        self.inner.highest_met.fetch_max(met, Ordering::AcqRel);
         Ok(())
     }
 

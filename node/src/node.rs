@@ -542,10 +542,15 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
-            if self.suspects(&opened, found) {
-                self.hold_back(&opened, SUSPECT_SILENCE);
-            } else if torn && !opened.was_alone() {
-                self.hold_back(&opened, TORN_SILENCE);
+            let silence = if self.suspects(&opened, found) {
+                SUSPECT_SILENCE
+            } else {
+                TORN_SILENCE
+            };
+            let doubtful = torn || silence == SUSPECT_SILENCE;
+            // Nobody else has what its group's only voter has.
+            if doubtful && !opened.was_alone() {
+                self.hold_back(&opened, silence);
             }
             self.take_in(opened, machine);
         }

@@ -133,7 +133,7 @@ impl<R: Runtime> Server<R> {
                 Reply::Heard(self.node.hear(heartbeat))
             }
             Call::Direct(directives) => {
-                self.node.obey(directives);
+                self.node.told_by_master(directives);
                 Reply::Directed
             }
             Call::EndSessions { group, sessions } => {

@@ -3,8 +3,8 @@
 //! Owns the watch and the evidence. Deliberately ends nothing: whoever started the node is told why it must not go on.
 //!
 //! A data directory of a time when the cluster was one node elects itself and asks nobody, so the master's answer is no
-//! evidence: it is the master. Then others are: one that knows a later start of this store refuses it, and one whose id
-//! this master never gave was let in by a later self.
+//! evidence: it is the master. Then others are: one whose id this master never gave was let in by a later self. That such
+//! a node refuses it is none: the one of before refuses the true ones as well.
 
 use futures::channel::oneshot;
 use openraft_rt::watch::WatchReceiver;
@@ -28,7 +28,7 @@ impl<R: Runtime> Standing<R> {
         let mut announced = false;
         while !self.node.is_stopped() {
             let refused = !announced && self.announce(&mut announced).await;
-            if refused || self.node.links().is_disowned() || self.node.is_of_before() {
+            if refused || self.node.is_of_before() {
                 // Whoever started this node may have gone.
                 let _ = tell.send(JoinError::ComeBackEmpty);
                 return;
@@ -55,9 +55,7 @@ impl<R: Runtime> Node<R> {
     /// P1: whether this node is master by its own vote alone, and a member has come whose id it never gave.
     #[must_use]
     pub fn is_of_before(&self) -> bool {
-        let Some(highest) = self.links().highest_met() else {
-            return false;
-        };
+        let highest = self.links().highest_met();
         let Some(replica) = self.replica(GroupId::MASTER) else {
             return false;
         };

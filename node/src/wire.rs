@@ -139,9 +139,9 @@ pub enum HelloRefusal {
     /// Another node answers at that address.
     #[error("node {0} answers at that address")]
     OtherNode(NodeId),
-    /// That node id belongs to another store, or to a later start of it: a copy, or a rollback (P1).
+    /// That node id belongs to another store, or to a later start of it: a copy, or a rollback (P1). Says this node.
     #[error("another store, or a later start of it, goes by that node id: come back empty")]
-    Copy,
+    Copy(NodeId),
     /// The dialler and the node are the same.
     #[error("a node does not talk to itself over the network")]
     Myself,

@@ -397,6 +397,36 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
     node.stop().await;
 }
 
+/// Its leader's disk may be larger: what was ordered waits here for room, and ends neither the node nor a replica.
+#[tokio::test(start_paused = true)]
+async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
+    for (seed, bytes) in [(80, 100_000), (81, 5_000)] {
+        let world = World::new(seed).await;
+        world.put(0, 0, Bytes::new()).await;
+        let victim = 1 + world.leader().expect("somebody leads") % NODES;
+        let dir = &world.dirs[&victim];
+        let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
+        let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
+        dir.set_capacity(used as u64 + (64 << 10));
+        for key in 0..12_000_000 / bytes as u64 {
+            world.put(key, key, Bytes::from(vec![9; bytes])).await;
+        }
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let standing = |node: u64| {
+            let status = world.nodes[&node].status();
+            let mut held = status.replicas.into_iter();
+            held.find(|held| held.group == GROUP).expect("it is held")
+        };
+        assert_eq!(world.nodes[&victim].health().ended(), None);
+        let (held, leads) = (standing(victim), standing(world.leader().expect("still")));
+        assert!(held.running && held.applied < leads.applied, "{held:?}");
+        dir.set_capacity(1 << 40);
+        world.converge().await;
+    }
+}
+
 /// Without its state or its log a member would take itself for empty, found anew, or vote a second time (P1).
 #[tokio::test(start_paused = true)]
 async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {

@@ -167,12 +167,16 @@ async fn a_late_end_makes_no_part_of_a_snapshot_current() {
         pieces,
     };
     assert_eq!(ask(end(2)).await, Reply::Refused(Refused::NoReplica));
+    let staged = || world.nodes[&1].unused_lineages().expect("it is readable");
+    assert_eq!(staged().len(), 1);
     // Whole, it is handed over; that its sender leads no more is openraft's to say.
     let told = ask(end(1)).await;
     assert!(
         matches!(told, Reply::Raft(RaftReply::SnapshotDone(_))),
         "{told:?}"
     );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(staged().len(), 0, "what nobody wants takes no space");
 }
 
 /// A node that comes back takes the place of its dead connection: what was kept for that one goes as well.

@@ -248,9 +248,17 @@ impl Controller {
             .iter()
             .map(|held| (held.replica, held.suspect))
             .collect();
+        let suspect: BTreeSet<GroupId> = report
+            .replicas
+            .iter()
+            .filter(|held| held.suspect)
+            .map(|held| held.group)
+            .collect();
         for (id, group) in &state.groups {
             for (replica, _) in group.replicas.iter().filter(|(_, r)| r.node == report.node) {
                 let ailment = match here.get(replica) {
+                    // It comes when the suspect one before it can be spared.
+                    None if suspect.contains(id) => None,
                     None => Some(Ailment::Missing),
                     Some(true) => Some(Ailment::Suspect),
                     Some(false) => None,

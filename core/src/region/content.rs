@@ -346,4 +346,26 @@ mod tests {
         assert!(attr.change > inode.change);
         assert_eq!(tell(at(6)).mtime, at(7), "times don't run backwards");
     }
+
+    /// utimensat(2) may set a time ahead of everything; it ends with the next overwrite, not with one before it.
+    #[test]
+    fn a_time_set_ahead_ends_with_what_is_written_after_it() {
+        let at = |seconds| Timestamp { seconds, nanos: 0 };
+        for (written, shown) in [(9, at(1 << 40)), (11, at(11))] {
+            let mut state = file(CHUNK_BYTES, 1, 0);
+            let mut inode = inode::get(&state, FILE).expect("memory").expect("it is");
+            (inode.mtime, inode.ctime) = (at(1 << 40), at(10));
+            inode::put(&mut state, FILE, &inode).expect("memory");
+            let here = Here {
+                places: Places::ALL,
+                time: at(100),
+            };
+            let op = ContentOp::Times { mtime: at(written) };
+            let told = change(&mut state, here, FILE, Fence(0), &op).expect("memory");
+            let Answer::Meta(Ok(MetaReply::Content { attr, .. })) = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(attr.mtime, shown);
+        }
+    }
 }

@@ -76,7 +76,9 @@ impl Inode {
     /// Its bytes were overwritten at a time that is told only now.
     pub(super) fn overwritten(&mut self, time: Timestamp) {
         self.change += 1;
-        self.mtime = self.mtime.max(time);
+        // A time ahead of all changes was set (utimensat(2)), and ends with the next one.
+        let ends = self.mtime > self.ctime && time > self.ctime;
+        self.mtime = if ends { time } else { self.mtime.max(time) };
         self.ctime = self.ctime.max(time);
         self.drop_set_id();
     }

@@ -70,14 +70,11 @@ impl<R: Runtime> Node<R> {
         Ok(written.await?)
     }
 
-    /// Whether a replica that was opened is suspect: a sync failed under it, and it is not its group's only voter. That one
-    /// was verified in place, and nobody else has what it has.
+    /// Whether a replica that was opened is suspect: a sync failed under it.
     pub(super) fn suspects(&self, opened: &Replica<R>, found: &Found) -> bool {
         let (group, replica) = (opened.group(), opened.id());
         let mut suspect = self.inner.suspect.lock();
-        if opened.was_alone() {
-            suspect.remove(&(group, replica));
-        } else if let Some(why) = &found.poisoned
+        if let Some(why) = &found.poisoned
             && !cfg!(planted = "poison_forgotten")
         {
             tracing::warn!(%group, %replica, why, "a sync failed before this start: this replica was verified, and serves until it is replaced");

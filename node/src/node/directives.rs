@@ -268,19 +268,30 @@ impl<R: Runtime> Node<R> {
         }
     }
 
+    /// Lineages that no replica here stands on: of snapshots on their way in, and what is being deleted.
+    ///
+    /// # Errors
+    /// When the state can't be read.
+    pub fn unused_lineages(&self) -> Result<BTreeSet<Lineage>, NodeError> {
+        Ok(self.inner.ground.state.unused_lineages()?)
+    }
+
     /// Goes on with what a crash interrupted.
     pub(super) fn clear_away(&self, found: &Found) -> Result<(), NodeError> {
         let gone = self.gone()?;
         let state = &self.inner.ground.state;
-        for lineage in state.unused_lineages()? {
+        for lineage in self.unused_lineages()? {
             // Of a damaged one it can't be told what it refers to: its bytes are kept.
             if !gone.lineages.contains(&lineage) && !found.lineages.contains_key(&lineage) {
                 tracing::info!(%lineage, "what a crash left behind is cleared away");
                 state.forget_lineage(self.runtime(), lineage);
             }
         }
+        let lost = self.lost();
         for group in gone.replicas.keys() {
-            if self.replica(*group).is_none() {
+            // What a retired replica has is kept, an earlier one's end or not.
+            let keeps = lost.keys().any(|(of, _)| of == group);
+            if self.replica(*group).is_none() && !keeps {
                 self.inner.ground.log.forget_group(*group)?;
             }
         }

@@ -13,7 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use polyfs_core::codec;
 use polyfs_core::ids::GroupId;
 use polyfs_store::extent_ref::ExtentRef;
-use polyfs_store::wal::{Found, GroupState, LogEntry, LogError, PayloadRef, Record};
+use polyfs_store::wal::{Found, GroupState, LogEntry, LogError, PayloadRef, Record, Standing};
 
 use super::log_driver::{SharedLog, StagedEntry, Waiter};
 use super::types::{Entry, LogId, TypeConfig, Vote, join_entry, log_id, split_entry};
@@ -101,7 +101,12 @@ impl<R: Runtime> GroupLog<R> {
                     .await
             };
             match loaded {
-                Ok(entries) => return self.assemble(entries, staged, extents, bytes_max).await,
+                Ok(entries) => {
+                    let all = self.assemble(entries, staged, extents, bytes_max).await?;
+                    if let Some(all) = all {
+                        return Ok(all);
+                    }
+                }
                 Err(LogError::Damaged { .. })
                     if located
                         .iter()
@@ -169,30 +174,34 @@ impl<R: Runtime> GroupLog<R> {
         Ok((found, staged, bulk))
     }
 
+    /// Entries with their payloads; none when one of them went meanwhile: look again.
     async fn assemble(
         &self,
         stored: Vec<LogEntry>,
         staged: Vec<StagedEntry>,
         bulk: Vec<Option<Bytes>>,
         bytes_max: usize,
-    ) -> Result<Vec<Entry>, io::Error> {
+    ) -> Result<Option<Vec<Entry>>, io::Error> {
         let mut entries = Vec::with_capacity(stored.len() + staged.len());
         let mut bytes = 0;
         for (one, bulk) in stored.into_iter().zip(bulk) {
             // The log counts a payload in an extent as its pointer.
             bytes += one.head.len() + payload_bytes(&one.payload);
             if bytes > bytes_max && !entries.is_empty() {
-                return Ok(entries);
+                return Ok(Some(entries));
             }
+            let id = log_id(one.term, one.index);
             let (payload, extent) = match (one.payload, bulk) {
                 (PayloadRef::None, _) => (Bytes::new(), None),
                 (PayloadRef::InLog(bytes), _) => (bytes, None),
                 (PayloadRef::Extent(extent), Some(bytes)) => (bytes, Some(extent.get())),
                 (PayloadRef::Extent(extent), None) => {
-                    (self.load_extent(extent.get()).await?, Some(extent.get()))
+                    let Some(bytes) = self.load_extent(extent.get(), &id).await? else {
+                        return Ok(None);
+                    };
+                    (bytes, Some(extent.get()))
                 }
             };
-            let id = log_id(one.term, one.index);
             let mut entry = join_entry(id, one.head, payload).map_err(io::Error::other)?;
             if let EntryPayload::Normal(command) = &mut entry.payload {
                 command.extent = extent;
@@ -202,25 +211,37 @@ impl<R: Runtime> GroupLog<R> {
         for one in staged {
             bytes += one.head.len() + one.payload.len();
             if bytes > bytes_max && !entries.is_empty() {
-                return Ok(entries);
+                return Ok(Some(entries));
             }
             let id = log_id(one.term, one.index);
             entries.push(join_entry(id, one.head, one.payload).map_err(io::Error::other)?);
         }
-        Ok(entries)
+        Ok(Some(entries))
     }
 
-    async fn load_extent(&self, extent: ExtentRef) -> Result<Bytes, io::Error> {
+    /// The payload of an entry; none when the entry is in the log no more: then its extent may be anybody's.
+    async fn load_extent(&self, extent: ExtentRef, of: &LogId) -> Result<Option<Bytes>, io::Error> {
         let data = self.shared.data().clone();
         let read = self
             .shared
             .runtime()
             .blocking(Lane::Read, move || data.read(extent, 0..extent.bytes))
             .await;
-        read.map_err(|error| {
-            self.shared.health().store_failed(self.group, &error);
-            io::Error::other(error)
-        })
+        let error = match read {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(error) => error,
+        };
+        let term = of.committed_leader_id().term;
+        let standing = self
+            .shared
+            .books()
+            .index
+            .standing(self.group, of.index(), term);
+        if standing == Standing::Unknown {
+            return Ok(None);
+        }
+        self.shared.health().store_failed(self.group, &error);
+        Err(io::Error::other(error))
     }
 }
 

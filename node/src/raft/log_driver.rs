@@ -48,6 +48,8 @@ const MARK_AFTER: Duration = Duration::from_millis(10);
 const BULK_BYTES_MAX: usize = 64 << 20;
 /// How long a full log waits before it tries again.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// A full disk is looked at again after this: a try may write much.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// The log of a node, shared by its groups. Cheap to clone.
 pub struct SharedLog<R: Runtime> {
@@ -392,6 +394,12 @@ impl<R: Runtime> SharedLog<R> {
         self.books().failure.clone()
     }
 
+    /// Whether it is at its end.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.inner.stopped.load(Ordering::Acquire)
+    }
+
     /// Ends the tasks; what waits is not written.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Release);
@@ -666,6 +674,10 @@ impl<R: Runtime> Inner<R> {
             if let Err(error) = grown.await {
                 tracing::warn!(%error, "the log can't grow");
                 self.books.lock().index.stop_growing();
+                // The next batch tries again: others may have made room.
+                if full {
+                    self.runtime.sleep(FULL_PAUSE).await;
+                }
             }
         } else if full {
             self.runtime.sleep(FULL_PAUSE).await;
@@ -690,16 +702,19 @@ impl<R: Runtime> Inner<R> {
                     let pins = write_extents(&lane.data, &staged);
                     (staged, pins)
                 });
-                let (staged, pins) = written.await;
+                let (mut staged, pins) = written.await;
                 match pins {
                     Ok(pins) => {
-                        let appends = staged.into_iter().zip(pins);
+                        let appends = staged.drain(..pins.len()).zip(pins);
                         let stored = appends.map(|(append, pins)| Stored {
                             append,
                             pins: pins.into(),
                         });
                         self.books.lock().ready.extend(stored);
                         self.enter().await;
+                        if !staged.is_empty() {
+                            self.wait_for_disk(staged).await;
+                        }
                     }
                     Err(error) => {
                         let mut books = self.books.lock();
@@ -712,6 +727,20 @@ impl<R: Runtime> Inner<R> {
                 }
             }
         }
+    }
+
+    /// The disk has no room for these: it ends no replica, and a leader goes on without this one if it can (P10).
+    async fn wait_for_disk(&self, mut staged: VecDeque<Staged<R>>) {
+        tracing::warn!("the disk is full: payloads wait for room");
+        {
+            let mut books = self.books.lock();
+            staged.append(&mut books.staged);
+            books.staged = staged;
+            books.no_room = true;
+            books.refuse_barriers();
+        }
+        self.tight.ring();
+        self.runtime.sleep(DISK_FULL_PAUSE).await;
     }
 
     /// Puts appends into the index when there is room: not before. A checkpoint and the purges after it make it.

@@ -354,6 +354,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                 held: None,
                 told: None,
                 sent: VecDeque::new(),
+                asks: Asks(VecDeque::new()),
                 ready: VecDeque::new(),
                 ended: false,
             };
@@ -451,6 +452,11 @@ impl Drop for Line {
     }
 }
 
+/// An answer tells who leads for so long after its request, seven eighths of what a follower stands by its leader. openraft
+/// takes an answer for one to everything of the same end, also to what was asked since without entries, and lets reads go
+/// by that: a later answer could be of a follower that has elected somebody else before the read.
+const ANSWER_COUNTS: Duration = Duration::from_millis(700);
+
 /// Appends under way: requests go out as they come, results come back in the same order.
 struct Pipe<R: Runtime, S> {
     line: Line,
@@ -468,8 +474,31 @@ struct Pipe<R: Runtime, S> {
     told: Option<(Option<LogId>, <R::Async as AsyncRuntime>::Instant)>,
     /// For each request on its way: when it was sent.
     sent: VecDeque<<R::Async as AsyncRuntime>::Instant>,
+    asks: Asks<<R::Async as AsyncRuntime>::Instant>,
     ready: VecDeque<AppendItem<R>>,
     ended: bool,
+}
+
+/// Requests without entries that openraft waits to see answered, sent as such or not: the ends of their logs, and when each
+/// was made.
+struct Asks<I>(VecDeque<(Option<LogId>, I)>);
+
+impl<I: openraft_rt::Instant> Asks<I> {
+    fn asked(&mut self, end: Option<LogId>, now: I) {
+        match self.0.back_mut() {
+            Some(last) if last.0 == end => last.1 = now,
+            _ => self.0.push_back((end, now)),
+        }
+    }
+
+    /// An answer matches this far, to what was sent then: whether it is taken for one to a request that was made since.
+    fn answered(&mut self, matching: Option<LogId>, sent: I) -> bool {
+        let mut since = false;
+        while let Some((_, made)) = self.0.pop_front_if(|(end, _)| *end <= matching) {
+            since |= made > sent;
+        }
+        since
+    }
 }
 
 /// When a pipe that rests looks whether it is needed, and when it ends in any case.
@@ -543,6 +572,10 @@ where
         let sent = self.sent.pop_front().ok_or("an answer to nothing")?;
         if result.is_ok() {
             let took = <R::Async as AsyncRuntime>::Instant::now() - sent;
+            let asked_since = self.asks.answered(result.ok().flatten(), sent);
+            if asked_since && took > ANSWER_COUNTS && !cfg!(planted = "late_answers_count") {
+                return Err("an answer came too late to tell who leads");
+            }
             let now = self.log.runtime().now().mono;
             self.followers.lock().answered(self.id, now, took);
         }
@@ -553,6 +586,8 @@ where
 
     fn requested(&mut self, request: Request<R>) -> Result<(), &'static str> {
         if request.entries.is_empty() {
+            let now = <R::Async as AsyncRuntime>::Instant::now();
+            self.asks.asked(request.prev_log_id, now);
             let until = <R::Async as AsyncRuntime>::Instant::now_plus(HOLD);
             // A second one says all that the first did, and must not wait longer.
             let until = self.held.take().map_or(until, |(_, until)| until);

@@ -298,10 +298,14 @@ impl<R: Runtime> Replica<R> {
     ) -> Result<RaftReply, Refused> {
         let staged = self.stage.end(meta, pieces).await;
         let staged = staged.ok_or(Refused::NoReplica)?;
+        let lineage = staged.snapshot.staged();
         let installed = self.raft.install_full_snapshot(from, staged).await;
-        installed.map_or(Err(Refused::Stopping), |response| {
-            Ok(RaftReply::SnapshotDone(response.vote))
-        })
+        let response = installed.map_err(|_| Refused::Stopping)?;
+        // openraft answers when it is current, or when it never will be: what is not newer than what is here is left.
+        if let Some(lineage) = lineage.filter(|lineage| *lineage != self.state.record().lineage) {
+            self.stage.forget(lineage);
+        }
+        Ok(RaftReply::SnapshotDone(response.vote))
     }
 
     async fn append(

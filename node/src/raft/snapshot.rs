@@ -347,6 +347,11 @@ impl<R: Runtime> Stage<R> {
         Ok(staging.pieces)
     }
 
+    /// What was handed over, and is not wanted, goes.
+    pub(super) fn forget(&self, lineage: Lineage) {
+        self.state.forget_lineage(&self.runtime, lineage);
+    }
+
     /// Hands the snapshot over, if it is complete.
     pub(super) async fn end(&self, meta: SnapshotMeta, pieces: u64) -> Option<SnapshotOf<R>> {
         let mut staging = self.staging.lock().await;

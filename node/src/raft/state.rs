@@ -23,6 +23,7 @@ use polyfs_core::ids::{GroupId, Lineage, ReplicaId};
 use polyfs_core::region::kv::{Kv, KvError, KvRead};
 use polyfs_core::request::Leadership;
 use polyfs_core::time::Now;
+use polyfs_store::disk::DiskError;
 use polyfs_store::state::{GroupRecord, SpaceLevel, StateDb, StoreError};
 use polyfs_store::wal::{LogError, Pressure};
 use serde::{Deserialize, Serialize};
@@ -492,10 +493,22 @@ impl<R: Runtime> Clone for GroupState<R> {
     }
 }
 
-type Answer<R> = (
-    Option<openraft::storage::ApplyResponder<TypeConfig<R>>>,
-    GroupApplied,
-);
+/// Why entries were not applied; nothing of them was.
+enum ApplyError {
+    /// The disk is full.
+    NoRoom(StoreError),
+    /// They never will be, here.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for ApplyError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Applying is tried again after this when there was no room.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 impl<R: Runtime> GroupState<R> {
     /// The state machine of a replica whose record is `record`.
@@ -575,21 +588,34 @@ impl<R: Runtime> GroupState<R> {
     }
 
     async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
-        let answers = {
-            let _turn = self.shared.turn().await;
-            self.not_ended()?;
-            let mut record = self.record();
-            let answers = self.commit(entries, &mut record)?;
-            *self.record.lock() = record;
-            self.shared.mark_changed();
-            answers
+        let (entries, responders): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+        let answers = loop {
+            match self.apply_at_once(&entries).await {
+                Ok(answers) => break answers,
+                // What was ordered is applied when there is room again: a full disk ends no replica (P10).
+                Err(ApplyError::NoRoom(_)) if !self.log.is_stopped() => {
+                    self.log.runtime().sleep(FULL_PAUSE).await;
+                }
+                Err(ApplyError::NoRoom(error)) => return Err(io::Error::other(error)),
+                Err(ApplyError::Failed(error)) => return Err(error),
+            }
         };
-        for (responder, applied) in answers {
+        for (responder, applied) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
                 responder.send(applied);
             }
         }
         Ok(())
+    }
+
+    async fn apply_at_once(&self, entries: &[Entry]) -> Result<Vec<GroupApplied>, ApplyError> {
+        let _turn = self.shared.turn().await;
+        self.not_ended()?;
+        let mut record = self.record();
+        let answers = self.commit(entries, &mut record)?;
+        *self.record.lock() = record;
+        self.shared.mark_changed();
+        Ok(answers)
     }
 
     /// The replica goes for good: what openraft still has to apply, which it may do after it was shut down, must not bring
@@ -615,22 +641,26 @@ impl<R: Runtime> GroupState<R> {
     /// One commit of some entries: state, applied id and membership together.
     fn commit(
         &self,
-        entries: Vec<EntryResponder<TypeConfig<R>>>,
+        entries: &[Entry],
         record: &mut ReplicaRecord,
-    ) -> io::Result<Vec<Answer<R>>> {
-        let failed = |error| self.failed(error);
+    ) -> Result<Vec<GroupApplied>, ApplyError> {
+        let failed = |error| match error {
+            StoreError::Disk(DiskError::Full) if !cfg!(planted = "full_disk_ends_replica") => {
+                ApplyError::NoRoom(error)
+            }
+            error => ApplyError::Failed(self.failed(error)),
+        };
         let mut batch = self.shared.db().begin().map_err(failed)?;
         let state = batch.lineage(record.lineage).map_err(failed)?;
         let mut kv = BatchKv::new(state);
         let mut answers = Vec::with_capacity(entries.len());
-        for (entry, responder) in entries {
-            let applied = self.apply_one(&mut kv, &entry, record);
+        for entry in entries {
+            let applied = self.apply_one(&mut kv, entry, record);
             if let Some(failure) = kv.failure() {
-                self.log.health().store_failed(self.group, &failure);
                 // Damage that a machine overlooked must not become an answer.
-                return Err(io::Error::other(failure));
+                return Err(failed(failure));
             }
-            answers.push((responder, applied?));
+            answers.push(applied?);
         }
         let inodes = kv.inodes();
         drop(kv);
@@ -731,7 +761,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             self.shared.mark_changed();
         }
         // openraft purges the log once this returns: what it replaces must be durable.
-        let wanted = || !self.ended.load(Ordering::Acquire) && self.log.failure().is_none();
+        let wanted = || !self.ended.load(Ordering::Acquire) && !self.log.is_stopped();
         self.shared
             .checkpoint_in_time(&self.log, wanted)
             .await

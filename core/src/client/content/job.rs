@@ -57,7 +57,7 @@ enum Failed {
 
 impl Content {
     /// Takes what a content operation did.
-    fn applied(&mut self, op: &ContentOp, attr: Attr, runs: &[Run]) {
+    fn applied(&mut self, op: &ContentOp, mut attr: Attr, runs: &[Run]) {
         match op {
             ContentOp::Allocate { size, .. } => {
                 self.size = self.size.max(size.unwrap_or(0));
@@ -84,6 +84,14 @@ impl Content {
         }
         for run in runs {
             self.map.set(*run);
+        }
+        // What was written here is later than a time that was set ahead, and is told with a later step.
+        let untold = self
+            .attr
+            .as_ref()
+            .is_some_and(|told| told.mtime < self.mtime);
+        if untold && attr.mtime > attr.ctime {
+            attr.mtime = attr.ctime;
         }
         self.forget_set_time();
         self.mtime = self.mtime.max(attr.mtime);

@@ -666,9 +666,17 @@ impl Cluster {
                     .retain(|number, _| *number < *first || *number >= first + count);
             }
         }
+        let leaves_times = matches!(
+            change,
+            ContentOp::Allocate { size: None, .. }
+                | ContentOp::ToChunks
+                | ContentOp::CutDone { .. }
+        );
         let time = told.unwrap_or(time);
-        inode.attr.mtime = inode.attr.ctime.max(time);
-        inode.attr.ctime = inode.attr.mtime;
+        inode.attr.ctime = inode.attr.ctime.max(time);
+        if !leaves_times {
+            inode.attr.mtime = inode.attr.ctime;
+        }
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
     }

@@ -260,8 +260,9 @@ impl<'a> View<'a> {
         heir.map(|member| member.replica)
     }
 
-    /// Who should vote: caught-up, living replicas on usable nodes, as many as there are seats; else as it is. Voters
-    /// stay before learners come, the leader before others, new zones before known ones.
+    /// Who should vote: caught-up, living replicas on usable nodes, as many as there are seats; else as it is. What is
+    /// neither silent nor suspect comes first; then voters stay before learners come, the leader before others, new zones
+    /// before known ones.
     fn wanted_voters(
         &self,
         id: GroupId,
@@ -271,17 +272,18 @@ impl<'a> View<'a> {
     ) -> BTreeSet<ReplicaId> {
         let current = leader.voters();
         let seats = seats(id, self.usable.len());
+        let suspect = |replica| self.controller.ailment(id, replica) == Some(Ailment::Suspect);
         let settled = |replica: &ReplicaId| {
-            group
-                .replicas
-                .get(replica)
-                .is_some_and(|placed| self.usable.contains(&placed.node))
+            let placed = group.replicas.get(replica);
+            // Who votes alone has nobody to take its place, unless a sound learner is there.
+            placed.is_some_and(|placed| self.usable.contains(&placed.node))
+                && !(seats == 1 && suspect(*replica))
         };
         // Nothing to mend: a voter that is silent for a while keeps its seat.
         if current.len() == seats && current.iter().all(settled) {
             return current;
         }
-        let mut fit: Vec<(bool, bool, bool, ReplicaId, NodeId)> = Vec::new();
+        let mut fit: Vec<(bool, bool, bool, bool, ReplicaId, NodeId)> = Vec::new();
         for member in &leader.members {
             let Some(placed) = group.replicas.get(&member.replica) else {
                 continue;
@@ -291,12 +293,14 @@ impl<'a> View<'a> {
             let alive = self.alive(placed.node);
             // A silent voter may keep its seat, but nobody silent or behind gets one.
             if self.usable.contains(&placed.node) && (is_voter || (alive && is_near)) {
-                let rank = (member.replica != leader_id, !(alive && is_near), !is_voter);
-                fit.push((rank.0, rank.1, rank.2, member.replica, placed.node));
+                let replica = member.replica;
+                let (follows, unsound) = (replica != leader_id, !(alive && is_near));
+                let doubtful = suspect(replica) || unsound;
+                fit.push((doubtful, follows, unsound, !is_voter, replica, placed.node));
             }
         }
         fit.sort();
-        let sound = fit.iter().filter(|entry| !entry.1).count();
+        let sound = fit.iter().filter(|entry| !entry.2).count();
         if fit.len() < seats || sound <= seats / 2 {
             return current;
         }
@@ -305,13 +309,13 @@ impl<'a> View<'a> {
         while chosen.len() < seats {
             let best = fit
                 .iter()
-                .filter(|entry| !chosen.contains(&entry.3))
-                .min_by_key(|e| (e.0, e.1, e.2, zones.contains(&self.zone(e.4)), e.3));
+                .filter(|entry| !chosen.contains(&entry.4))
+                .min_by_key(|e| (e.0, e.1, e.2, e.3, zones.contains(&self.zone(e.5)), e.4));
             let Some(best) = best else { return current };
-            chosen.insert(best.3);
-            zones.insert(self.zone(best.4));
+            chosen.insert(best.4);
+            zones.insert(self.zone(best.5));
         }
-        let sound = fit.iter().filter(|e| chosen.contains(&e.3) && !e.1).count();
+        let sound = fit.iter().filter(|e| chosen.contains(&e.4) && !e.2).count();
         if sound > seats / 2 { chosen } else { current }
     }
 
@@ -417,14 +421,13 @@ impl<'a> View<'a> {
                 .iter()
                 .any(|r| r.replica == *replica);
             let (group, replica, node) = (id, *replica, placed.node);
+            // Where a suspect replica is it ends for the new one: not while it is needed.
+            let old = self.suspect_on(node, id).filter(|_| !exists);
+            if old.is_some_and(|old| !self.can_spare(id, leader, old)) {
+                continue;
+            }
             if !exists {
-                // Where a suspect replica is it ends for the new one: not while it is needed.
-                if self
-                    .suspect_on(node, id)
-                    .is_none_or(|old| self.can_spare(id, leader, old))
-                {
-                    self.direct(node, Directive::CreateReplica { group, replica });
-                }
+                self.direct(node, Directive::CreateReplica { group, replica });
             } else if member.is_none() {
                 self.direct(
                     at,
@@ -449,7 +452,8 @@ impl<'a> View<'a> {
         grows
     }
 
-    /// A living, usable node without this group: in a new zone if possible, least used, lowest id.
+    /// A living, usable node without this group: one whose disk is not suspect if possible, in a new zone if possible,
+    /// least used, lowest id.
     fn pick(&self, group: &Group) -> Option<NodeId> {
         let here: BTreeSet<NodeId> = group.replicas.values().map(|r| r.node).collect();
         let kept = here.iter().filter(|node| self.usable.contains(node));
@@ -460,7 +464,8 @@ impl<'a> View<'a> {
             .filter(|node| !here.contains(node) && self.alive(**node));
         free.copied().min_by_key(|node| {
             let load = self.load.get(node).copied().unwrap_or_default();
-            (zones.contains(&self.zone(*node)), load, *node)
+            let suspect = self.reports(*node).iter().any(|held| held.suspect);
+            (suspect, zones.contains(&self.zone(*node)), load, *node)
         })
     }
 

@@ -404,8 +404,8 @@ impl World {
                 || !on_usable
                 || recorded != voters
                 || voters.iter().any(|voter| self.lost.contains(voter))
-                // Who votes alone was verified in place, and nobody can take its seat.
-                || (seats > 1 && voters.iter().any(|voter| self.suspect.contains(voter)))
+                // Who is alone was verified in place, and nobody can take its seat.
+                || (copies > 1 && voters.iter().any(|voter| self.suspect.contains(voter)))
                 || self.groups[id].members.len() != copies
             {
                 return Err(format!(
@@ -465,19 +465,22 @@ fn a_replica_that_its_living_node_has_lost_is_replaced_and_no_copy_meanwhile() {
     assert_eq!(world.at_goal(), Ok(()));
 }
 
+fn join(world: &mut World, node: u64) {
+    world.state.apply(Entry::Join {
+        store: StoreId(u128::from(node)),
+        boot: BootNumber(1),
+        process: 0,
+        address: "x".to_string(),
+        zone: String::new(),
+        capacity: 1,
+    });
+}
+
 /// A calm cluster of three with all its copies.
 fn three(seed: u64) -> World {
     let mut world = World::new(seed);
-    for node in 2..=3_u64 {
-        world.state.apply(Entry::Join {
-            store: StoreId(u128::from(node)),
-            boot: BootNumber(1),
-            process: 0,
-            address: "x".to_string(),
-            zone: String::new(),
-            capacity: 1,
-        });
-    }
+    join(&mut world, 2);
+    join(&mut world, 3);
     world.step = CALM;
     while world.at_goal().is_err() {
         world.step();
@@ -518,6 +521,33 @@ fn suspect_replicas_serve_and_are_replaced_one_by_one() {
                 .all(|replica| !suspects.contains(replica))
         );
     }
+}
+
+/// P10: the old one votes until the new one on another disk is level.
+#[test]
+fn a_suspect_replica_is_replaced_on_another_disk_if_there_is_one() {
+    let mut world = three(30);
+    join(&mut world, 4);
+    world.poison(NodeId(1));
+    let mut replaced = false;
+    for _ in 0..2000 {
+        world.step();
+        for id in world.groups.keys() {
+            let voters = world.voters(*id);
+            assert!(
+                voters.iter().all(|voter| world.up(*voter)),
+                "{id}: all serve"
+            );
+        }
+        replaced |= world.at_goal() == Ok(());
+    }
+    assert!(replaced);
+    let placed = world
+        .state
+        .groups
+        .values()
+        .flat_map(|group| group.replicas.values());
+    assert!(placed.into_iter().all(|placed| placed.node != NodeId(1)));
 }
 
 /// P10: as long as no healthy majority is there without it, a suspect replica is kept.

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use polyfs_core::ids::GroupId;
 use polyfs_core::limits::EXTENT_PAYLOAD_BYTES_MIN;
+use polyfs_store::disk::DiskError;
 use polyfs_store::extents::{DataFiles, Pin};
+use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, PayloadRef};
 
 use super::{BULK_BYTES_MAX, Books, Bulk, SharedLog, Staged};
@@ -36,23 +38,29 @@ impl<R: Runtime> SharedLog<R> {
     }
 }
 
-/// Writes the large payloads of some appends and syncs them; one list of pins for each.
+/// Writes the large payloads of some appends and syncs them; one list of pins for each of the first of them, as many as
+/// the disk has room for.
 pub(super) fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
     data: &DataFiles<D>,
     staged: &VecDeque<Staged<R>>,
 ) -> Result<Vec<Vec<Option<Pin>>>, LogError> {
-    let failed = |error: polyfs_store::state::StoreError| {
+    let failed = |error: StoreError| {
         tracing::warn!(%error, "a data file failed");
         LogError::Poisoned
     };
     let mut written = Vec::new();
-    for append in staged {
+    'appends: for append in staged {
         let mut extents = Vec::new();
         for entry in &append.entries {
             let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
             let extent = large
                 .then(|| data.write_extent(&entry.payload, 0))
                 .transpose();
+            if matches!(&extent, Err(StoreError::Disk(DiskError::Full)))
+                && !cfg!(planted = "full_disk_ends_node")
+            {
+                break 'appends;
+            }
             extents.push(extent.map_err(failed)?);
         }
         written.push(extents);
