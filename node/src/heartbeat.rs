@@ -68,7 +68,7 @@ pub(crate) struct Known(Mutex<Facts>);
 struct Facts {
     master: Option<NodeId>,
     version: u64,
-    /// When the master took in the last heartbeat.
+    /// When the last heartbeat went out that the master took in.
     taken: Option<Instant>,
 }
 
@@ -256,7 +256,7 @@ impl<R: Runtime> Node<R> {
             let Some(node) = target.or_else(|| self.guess()) else {
                 return;
             };
-            let heartbeat = self.heartbeat();
+            let (heartbeat, told) = (self.heartbeat(), self.runtime().now().mono);
             let heard = if node == me {
                 Some(self.hear(heartbeat))
             } else {
@@ -276,7 +276,7 @@ impl<R: Runtime> Node<R> {
             };
             self.take_note(&heard).await;
             if heard.master == Some(node) {
-                self.known().note_taken(self.runtime().now().mono);
+                self.known().note_taken(told);
             }
             if heard.master == Some(node) || heard.master.is_none() {
                 return;

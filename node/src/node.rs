@@ -679,6 +679,7 @@ impl<R: Runtime> Node<R> {
     pub async fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Release);
         self.links().stop();
+        self.inner.ground.log.leave();
         let groups = std::mem::take(&mut *self.inner.groups.lock());
         for group in groups.into_values() {
             group.stop();

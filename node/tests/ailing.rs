@@ -401,11 +401,11 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
     for (seed, bytes) in [(80, 100_000), (81, 5_000)] {
-        let world = World::new(seed).await;
+        let mut world = World::new(seed).await;
         world.put(0, 0, Bytes::new()).await;
         let victim = 1 + world.leader().expect("somebody leads") % NODES;
-        let dir = &world.dirs[&victim];
-        let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
+        let dir = world.dirs[&victim].clone();
+        let names = polyfs_store::disk::Dir::list(&dir).expect("it lists");
         let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
         dir.set_capacity(used as u64 + (64 << 10));
         for key in 0..12_000_000 / bytes as u64 {
@@ -422,8 +422,19 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
         assert_eq!(world.nodes[&victim].health().ended(), None);
         let (held, leads) = (standing(victim), standing(world.leader().expect("still")));
         assert!(held.running && held.applied < leads.applied, "{held:?}");
-        dir.set_capacity(1 << 40);
+        let status = world.nodes[&victim].status();
+        assert!(status.log_stalled, "it is no leader to rely on");
+        // Also where it is to end meanwhile.
+        if bytes < 10_000 {
+            let killed = tokio::time::timeout(Duration::from_secs(30), world.kill(victim));
+            assert!(killed.await.is_ok(), "it ends");
+            world.dirs[&victim].set_capacity(1 << 40);
+            world.start(victim).await;
+        } else {
+            dir.set_capacity(1 << 40);
+        }
         world.converge().await;
+        assert!(!world.nodes[&victim].status().log_stalled);
     }
 }
 

@@ -177,8 +177,8 @@ impl<R: Runtime> Node<R> {
         // Silent first: the mark may take long on such a disk.
         self.inner.groups.lock().remove(&group);
         ailing.stop();
-        replica.close().await;
         replica.state().end();
+        replica.close().await;
         let record = replica.state().record();
         self.inner.ground.state.keep_as_is(group, &record);
         if let Err(error) = self.retire(group, replica.id(), what).await {
@@ -189,6 +189,7 @@ impl<R: Runtime> Node<R> {
     /// P10: a failed sync poisons the node: it answers nothing more, and says so to the next start.
     async fn fall_silent(&self, end: &NodeEnd) {
         self.links().stop();
+        self.inner.ground.log.leave();
         for group in self.groups() {
             group.stop();
             group.replica().close().await;

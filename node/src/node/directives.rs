@@ -233,8 +233,8 @@ impl<R: Runtime> Node<R> {
         };
         let Some(held) = held else { return Ok(()) };
         held.stop();
-        held.replica().close().await;
         held.replica().state().end();
+        held.replica().close().await;
         let ground = &self.inner.ground;
         let lineage = held.replica().state().record().lineage;
         let note = |gone: &mut Gone| {

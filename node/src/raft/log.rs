@@ -232,12 +232,14 @@ impl<R: Runtime> GroupLog<R> {
             Err(error) => error,
         };
         let term = of.committed_leader_id().term;
-        let standing = self
-            .shared
-            .books()
-            .index
-            .standing(self.group, of.index(), term);
-        if standing == Standing::Unknown {
+        let gone = {
+            let books = self.shared.books();
+            let known = books.index.group(self.group).unwrap_or_default();
+            let purged = known.purged.is_some_and(|(index, _)| index >= of.index());
+            let standing = books.index.standing(self.group, of.index(), term);
+            purged || standing == Standing::Unknown
+        };
+        if gone {
             return Ok(None);
         }
         self.shared.health().store_failed(self.group, &error);

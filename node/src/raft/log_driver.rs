@@ -76,6 +76,7 @@ struct Inner<R: Runtime> {
     health: Health,
     tight: Bell,
     stopped: AtomicBool,
+    leaving: AtomicBool,
 }
 
 /// Who waits for a record to be durable.
@@ -143,6 +144,8 @@ pub(super) struct Books<R: Runtime> {
     writing_since: Option<Instant>,
     /// The log is full, and staged entries wait until it is not.
     no_room: bool,
+    /// Who waits for room on the disk, and since when: groups that apply, and payloads (no group).
+    no_disk: BTreeMap<Option<GroupId>, Instant>,
     failure: Option<LogError>,
 }
 
@@ -154,6 +157,14 @@ impl<R: Runtime> Books<R> {
         }
         self.last_ticket = self.index.push(record)?;
         Ok(self.last_ticket)
+    }
+
+    fn waits_for_disk(&mut self, who: Option<GroupId>, waits: bool, now: Instant) {
+        if waits {
+            self.no_disk.entry(who).or_insert(now);
+        } else {
+            self.no_disk.remove(&who);
+        }
     }
 
     fn wait(&mut self, ticket: Ticket, waiter: Waiter<R>) {
@@ -220,6 +231,7 @@ impl<R: Runtime> SharedLog<R> {
             last_ticket: Ticket(0),
             writing_since: None,
             no_room: false,
+            no_disk: BTreeMap::new(),
             failure: None,
         };
         let inner = Inner {
@@ -234,6 +246,7 @@ impl<R: Runtime> SharedLog<R> {
             health: Health::default(),
             tight: Bell::default(),
             stopped: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         };
         let shared = Self {
             inner: Arc::new(inner),
@@ -361,8 +374,21 @@ impl<R: Runtime> SharedLog<R> {
     #[must_use]
     pub fn stalled(&self) -> bool {
         let now = self.inner.runtime.now().mono;
-        let since = self.books().writing_since;
-        since.is_some_and(|since| now.since(since) >= STALLED_DISK)
+        let books = self.books();
+        let mut since = books.writing_since.iter().chain(books.no_disk.values());
+        since.any(|since| now.since(*since) >= STALLED_DISK)
+    }
+
+    /// Something that was ordered waits for room on the disk, or no longer does: whoever leads here and can't go on is to
+    /// be replaced by somebody who can.
+    pub(super) fn waits_for_disk(&self, group: GroupId, waits: bool) {
+        let now = self.inner.runtime.now().mono;
+        self.books().waits_for_disk(Some(group), waits, now);
+    }
+
+    /// The node is about to end: nobody waits for room any more.
+    pub fn leave(&self) {
+        self.inner.leaving.store(true, Ordering::Release);
     }
 
     /// Groups whose entries hold the oldest segment.
@@ -394,10 +420,11 @@ impl<R: Runtime> SharedLog<R> {
         self.books().failure.clone()
     }
 
-    /// Whether it is at its end.
+    /// Whether it is at its end, or close to it.
     #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        self.inner.stopped.load(Ordering::Acquire)
+    pub fn is_leaving(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        is(&self.inner.leaving) || is(&self.inner.stopped)
     }
 
     /// Ends the tasks; what waits is not written.
@@ -712,7 +739,10 @@ impl<R: Runtime> Inner<R> {
                         });
                         self.books.lock().ready.extend(stored);
                         self.enter().await;
-                        if !staged.is_empty() {
+                        if staged.is_empty() {
+                            let now = self.runtime.now().mono;
+                            self.books.lock().waits_for_disk(None, false, now);
+                        } else {
                             self.wait_for_disk(staged).await;
                         }
                     }
@@ -737,6 +767,7 @@ impl<R: Runtime> Inner<R> {
             staged.append(&mut books.staged);
             books.staged = staged;
             books.no_room = true;
+            books.waits_for_disk(None, true, self.runtime.now().mono);
             books.refuse_barriers();
         }
         self.tight.ring();

@@ -147,6 +147,7 @@ impl<R: Runtime> Replica<R> {
             replica: id,
             why: error.to_string(),
         })?;
+        state.begin();
         // From the log: the state may be as old as its last checkpoint.
         let voters = raft.with_raft_state(|state| {
             let voters = state.membership_state.effective().voter_ids();

@@ -475,6 +475,7 @@ pub struct GroupState<R: Runtime> {
     record: Arc<Mutex<ReplicaRecord>>,
     pub(super) inodes: Arc<Inodes>,
     waiting: Arc<Waiting>,
+    in_use: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
@@ -488,6 +489,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             record: Arc::clone(&self.record),
             inodes: Arc::clone(&self.inodes),
             waiting: Arc::clone(&self.waiting),
+            in_use: Arc::clone(&self.in_use),
             ended: Arc::clone(&self.ended),
         }
     }
@@ -528,6 +530,7 @@ impl<R: Runtime> GroupState<R> {
             record: Arc::new(Mutex::new(record)),
             inodes: Arc::default(),
             waiting: Arc::default(),
+            in_use: Arc::default(),
             ended: Arc::default(),
         }
     }
@@ -589,23 +592,45 @@ impl<R: Runtime> GroupState<R> {
 
     async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let (entries, responders): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
-        let answers = loop {
-            match self.apply_at_once(&entries).await {
-                Ok(answers) => break answers,
+        let mut responders = responders.into_iter();
+        let (mut next, mut count, mut waited) = (0, entries.len(), false);
+        while next < entries.len() {
+            match self.apply_at_once(&entries[next..next + count]).await {
+                Ok(answers) => {
+                    (next, count) = (next + count, entries.len() - next - count);
+                    for (applied, responder) in answers.into_iter().zip(&mut responders) {
+                        if let Some(responder) = responder {
+                            responder.send(applied);
+                        }
+                    }
+                }
+                // What comes before the one that finds no room may make it.
+                Err(ApplyError::NoRoom(_)) if count > 1 => count /= 2,
                 // What was ordered is applied when there is room again: a full disk ends no replica (P10).
-                Err(ApplyError::NoRoom(_)) if !self.log.is_stopped() => {
+                Err(ApplyError::NoRoom(_)) if self.may_wait() => {
+                    waited = true;
+                    self.log.waits_for_disk(self.group, true);
                     self.log.runtime().sleep(FULL_PAUSE).await;
                 }
                 Err(ApplyError::NoRoom(error)) => return Err(io::Error::other(error)),
                 Err(ApplyError::Failed(error)) => return Err(error),
             }
-        };
-        for (responder, applied) in responders.into_iter().zip(answers) {
-            if let Some(responder) = responder {
-                responder.send(applied);
-            }
+        }
+        if waited {
+            self.log.waits_for_disk(self.group, false);
         }
         Ok(())
+    }
+
+    /// Whether room may be waited for: not before the replica is in use, when nobody makes it, nor at the end.
+    fn may_wait(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        is(&self.in_use) && !is(&self.ended) && !self.log.is_leaving()
+    }
+
+    /// The replica was opened.
+    pub(super) fn begin(&self) {
+        self.in_use.store(true, Ordering::Release);
     }
 
     async fn apply_at_once(&self, entries: &[Entry]) -> Result<Vec<GroupApplied>, ApplyError> {
@@ -622,6 +647,7 @@ impl<R: Runtime> GroupState<R> {
     /// its record back.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.log.waits_for_disk(self.group, false);
     }
 
     /// To be asked while one has the turn that the record's deletion takes too.
@@ -761,7 +787,7 @@ impl<R: Runtime> RaftStateMachine<TypeConfig<R>> for GroupState<R> {
             self.shared.mark_changed();
         }
         // openraft purges the log once this returns: what it replaces must be durable.
-        let wanted = || !self.ended.load(Ordering::Acquire) && !self.log.is_stopped();
+        let wanted = || !self.ended.load(Ordering::Acquire) && !self.log.is_leaving();
         self.shared
             .checkpoint_in_time(&self.log, wanted)
             .await

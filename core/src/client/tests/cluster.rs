@@ -666,17 +666,7 @@ impl Cluster {
                     .retain(|number, _| *number < *first || *number >= first + count);
             }
         }
-        let leaves_times = matches!(
-            change,
-            ContentOp::Allocate { size: None, .. }
-                | ContentOp::ToChunks
-                | ContentOp::CutDone { .. }
-        );
-        let time = told.unwrap_or(time);
-        inode.attr.ctime = inode.attr.ctime.max(time);
-        if !leaves_times {
-            inode.attr.mtime = inode.attr.ctime;
-        }
+        stamp(&mut inode.attr, change, told.unwrap_or(time));
         let attr = inode.attr.clone();
         Ok(MetaReply::Content { attr, runs })
     }
@@ -778,5 +768,17 @@ impl Cluster {
             recalled: Vec::new(),
         };
         self.lines.iter().map(leads).collect()
+    }
+}
+
+/// As a region does: what changes no content leaves the time of its last change alone.
+fn stamp(attr: &mut Attr, change: &ContentOp, time: Timestamp) {
+    let leaves = matches!(
+        change,
+        ContentOp::Allocate { size: None, .. } | ContentOp::ToChunks | ContentOp::CutDone { .. }
+    );
+    attr.ctime = attr.ctime.max(time);
+    if !leaves {
+        attr.mtime = attr.ctime;
     }
 }
