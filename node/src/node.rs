@@ -542,14 +542,10 @@ impl<R: Runtime> Node<R> {
                 false,
             )
             .await?;
-            let silence = if self.suspects(&opened, found) {
-                SUSPECT_SILENCE
-            } else {
-                TORN_SILENCE
-            };
-            let doubtful = torn || silence == SUSPECT_SILENCE;
+            let suspect = self.suspects(&opened, found).then_some(SUSPECT_SILENCE);
+            let silence = suspect.or(torn.then_some(TORN_SILENCE));
             // Nobody else has what its group's only voter has.
-            if doubtful && !opened.was_alone() {
+            if let Some(silence) = silence.filter(|_| !opened.was_alone()) {
                 self.hold_back(&opened, silence);
             }
             self.take_in(opened, machine);

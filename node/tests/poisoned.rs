@@ -7,8 +7,6 @@ use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::master::controller::Directive;
 use polyfs_core::master::controller::health::Verdict;
 use polyfs_node::health::NodeEnd;
-use polyfs_node::raft::types::{Vote, log_id};
-use polyfs_node::wire::{RaftCall, Refused, Reply, VoteAsk};
 use polyfs_store::disk::Dir;
 
 use crate::support::cluster::Cluster;
@@ -37,17 +35,6 @@ fn is_suspect(world: &World, node: u64) -> bool {
     let node = &world.nodes[&node];
     let replica = node.replica(GROUP).expect("it runs");
     node.is_suspect(GROUP, replica.id())
-}
-
-async fn refuses_votes(world: &World, node: u64) -> bool {
-    let replica = world.nodes[&node].replica(GROUP).expect("it runs");
-    let ask = VoteAsk {
-        vote: Vote::new(1000, 13),
-        last: Some(log_id(999, 10_000)),
-        transfer: false,
-    };
-    let answer = replica.answer(RaftCall::PreVote(ask), Bytes::new()).await;
-    matches!(answer, Reply::Refused(Refused::JustStarted))
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,12 +92,12 @@ async fn a_suspect_replica_alone_neither_votes_nor_stands_for_a_minute() {
     }
     world.start(victim).await;
     for _ in 0..59 {
-        assert!(refuses_votes(&world, victim).await);
+        assert!(world.refuses_votes(victim).await);
         assert!(world.nodes[&victim].replica(GROUP).unwrap().is_held_back());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(!refuses_votes(&world, victim).await);
+    assert!(!world.refuses_votes(victim).await);
 }
 
 /// A list that can't be read may have named anybody: everything is verified again, and suspect.

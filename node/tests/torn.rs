@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyfs_node::raft::types::{Vote, log_id};
-use polyfs_node::wire::{RaftCall, Refused, Reply, VoteAsk};
 use polyfs_store::memory::MemoryDir;
 
 use crate::support::world::*;
@@ -54,17 +52,6 @@ async fn torn_world(seed: u64, victim: u64) -> World {
     world
 }
 
-async fn is_refused(world: &World, node: u64) -> bool {
-    let replica = world.nodes[&node].replica(GROUP).expect("it runs");
-    let ask = VoteAsk {
-        vote: Vote::new(1000, 13),
-        last: Some(log_id(999, 10_000)),
-        transfer: false,
-    };
-    let answer = replica.answer(RaftCall::PreVote(ask), Bytes::new()).await;
-    matches!(answer, Reply::Refused(Refused::JustStarted))
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_torn_replica_alone_is_silent_for_five_seconds() {
     let mut world = torn_world(1, 3).await;
@@ -73,12 +60,15 @@ async fn a_torn_replica_alone_is_silent_for_five_seconds() {
     }
     world.start(3).await;
     for _ in 0..48 {
-        assert!(is_refused(&world, 3).await, "it may have voted for more");
+        assert!(world.refuses_votes(3).await, "it may have voted for more");
         assert!(world.nodes[&3].replica(GROUP).unwrap().is_held_back());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(!is_refused(&world, 3).await, "nothing is waited for longer");
+    assert!(
+        !world.refuses_votes(3).await,
+        "nothing is waited for longer"
+    );
 }
 
 #[tokio::test(start_paused = true)]

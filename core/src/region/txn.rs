@@ -296,6 +296,18 @@ mod tests {
         }
     }
 
+    fn command(body: CommandBody) -> Command {
+        Command {
+            epoch: Epoch(1),
+            session: SESSION,
+            renewal: Renewal(1),
+            slot: None,
+            time: Timestamp::default(),
+            unseen: Vec::new(),
+            body,
+        }
+    }
+
     /// A slot is free when its client has the answer, which may be before everybody has carried the transaction out.
     #[test]
     fn two_transactions_of_one_slot_both_count() {
@@ -334,15 +346,7 @@ mod tests {
             name: "nothing".into(),
         };
         let txn = txn(1);
-        let command = Command {
-            epoch: Epoch(1),
-            session: SESSION,
-            renewal: Renewal(1),
-            slot: None,
-            time: Timestamp::default(),
-            unseen: Vec::new(),
-            body: CommandBody::Begin { txn, op },
-        };
+        let command = command(CommandBody::Begin { txn, op });
         let none = bytes::Bytes::new();
         let applied = crate::region::apply(&mut state, &command, &none).expect("memory");
         let failed = Answer::Meta(Err(FsError::NotFound));
@@ -366,15 +370,7 @@ mod tests {
         let since = Answer::Meta(Ok(MetaReply::Done));
         slot::remember(&mut state, SESSION, Some(late.slot), &since).expect("memory");
         let decision = Decision::Commit(Timestamp::default());
-        let command = Command {
-            epoch: Epoch(1),
-            session: SESSION,
-            renewal: Renewal(1),
-            slot: None,
-            time: Timestamp::default(),
-            unseen: Vec::new(),
-            body: CommandBody::Forget { txn: early },
-        };
+        let command = command(CommandBody::Forget { txn: early });
         decide(&mut state, Places::ALL, &command, &early, decision, None).expect("memory");
         let again = slot::earlier(&state, SESSION, Some(late.slot)).expect("memory");
         assert_eq!(again, Some(since));

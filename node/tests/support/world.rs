@@ -26,8 +26,9 @@ use polyfs_node::identity;
 use polyfs_node::machines;
 use polyfs_node::node::{Node, Peers};
 use polyfs_node::raft::state::Machine;
-use polyfs_node::raft::types::{GroupApplied, GroupCommand};
+use polyfs_node::raft::types::{GroupApplied, GroupCommand, Vote, log_id};
 use polyfs_node::store::{Store, StoreConfig};
+use polyfs_node::wire::{RaftCall, Refused, Reply, VoteAsk};
 use polyfs_store::memory::MemoryDir;
 use polyfs_store::wal::LogConfig;
 use serde::{Deserialize, Serialize};
@@ -508,6 +509,18 @@ impl World {
         }
         let all: Vec<_> = self.nodes.values().map(Node::status).collect();
         panic!("seed {}: replicas do not converge: {all:#?}", self.seed);
+    }
+
+    /// Whether a node's replica grants nobody a vote now, however much a candidate has.
+    pub(crate) async fn refuses_votes(&self, node: u64) -> bool {
+        let replica = self.nodes[&node].replica(GROUP).expect("it runs");
+        let ask = VoteAsk {
+            vote: Vote::new(1000, 13),
+            last: Some(log_id(999, 10_000)),
+            transfer: false,
+        };
+        let answer = replica.answer(RaftCall::PreVote(ask), Bytes::new()).await;
+        matches!(answer, Reply::Refused(Refused::JustStarted))
     }
 
     /// Whether in every group all replicas have applied everything that any of them has.
