@@ -58,6 +58,7 @@ impl<R: Runtime> Server<R> {
         head: AppendHead,
         payload: Bytes,
     ) -> Result<(), Refused> {
+        let acknowledged = head.acknowledged;
         let request = append_request(head, payload).map_err(|error| {
             tracing::warn!(%error, "a peer's append is damaged");
             Refused::NotYours
@@ -71,7 +72,7 @@ impl<R: Runtime> Server<R> {
             }
         };
         sender
-            .unbounded_send(request)
+            .unbounded_send((request, acknowledged))
             .map_err(|_| Refused::Stopping)
     }
 

@@ -319,6 +319,9 @@ pub struct AppendHead {
     pub prev: Option<LogId>,
     /// How far the leader has committed.
     pub commit: Option<LogId>,
+    /// How far this follower has acknowledged to this leadership, as far as the leader knows: who lacks any of it has lost
+    /// what it promised (P10).
+    pub acknowledged: Option<LogId>,
     /// The entries.
     pub entries: Vec<EntryHead>,
 }

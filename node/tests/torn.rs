@@ -9,8 +9,15 @@ use crate::support::world::*;
 
 const BLOCK: usize = 4096;
 
-/// Puts what looks like a batch that was not written whole behind the last one of the log.
-fn tear(dir: &MemoryDir) {
+/// The last batch of the log.
+struct LastBatch {
+    file: String,
+    image: Vec<u8>,
+    at: usize,
+    end: usize,
+}
+
+fn last_batch(dir: &MemoryDir) -> LastBatch {
     let number = |bytes: &[u8], at: usize| {
         u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
     };
@@ -35,11 +42,29 @@ fn tear(dir: &MemoryDir) {
         }
     }
     let (_, segment, at, end) = last.expect("the log has a batch");
-    let name = format!("log-{segment:04}");
-    let mut image = dir.image(&name);
-    image.copy_within(at..at + 84, end);
-    image[end + 83] ^= 1;
-    dir.put_image(&name, image);
+    let file = format!("log-{segment:04}");
+    let image = dir.image(&file);
+    LastBatch {
+        file,
+        image,
+        at,
+        end,
+    }
+}
+
+/// Puts what looks like a batch that was not written whole behind the last one of the log.
+fn tear(dir: &MemoryDir) {
+    let mut last = last_batch(dir);
+    last.image.copy_within(last.at..last.at + 84, last.end);
+    last.image[last.end + 83] ^= 1;
+    dir.put_image(&last.file, last.image);
+}
+
+/// Makes the log end one batch earlier, as if the disk had never written the last one that it said it had.
+fn forget(dir: &MemoryDir) {
+    let mut last = last_batch(dir);
+    last.image[last.at..last.end].fill(0);
+    dir.put_image(&last.file, last.image);
 }
 
 async fn torn_world(seed: u64, victim: u64) -> World {
@@ -88,5 +113,38 @@ async fn a_leader_that_brings_a_torn_replica_level_ends_its_silence() {
         assert!(waited < 30, "seed {seed}: {waited}");
         assert!(!replica.is_held_back());
         world.converge().await;
+    }
+}
+
+/// Nothing on the disk tells, and an election might have: the leader that was told still knows.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_lost_what_its_leader_knows_written_never_speaks_again() {
+    for seed in 1..5 {
+        let mut world = World::new(seed).await;
+        for key in 0..20 {
+            world.put(key, key * 3, Bytes::from(vec![7; 1000])).await;
+        }
+        world.converge().await;
+        let victim = 1 + world.leader().expect("somebody leads") % NODES;
+        let id = world.nodes[&victim].replica(GROUP).expect("it runs").id();
+        world.kill(victim).await;
+        for _ in 0..3 {
+            forget(&world.dirs[&victim]);
+        }
+        world.start(victim).await;
+        let node = world.nodes[&victim].clone();
+        let mut waited = 0;
+        while node.replica(GROUP).is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            waited += 1;
+            assert!(waited < 30, "seed {seed}: it still speaks");
+        }
+        world.kill(victim).await;
+        world.start(victim).await;
+        let lost = world.nodes[&victim].lost();
+        let why = &lost[&(GROUP, id)];
+        assert!(why.contains("the leader knows"), "seed {seed}: {why}");
+        world.put(99, 1, Bytes::new()).await;
+        assert_eq!(world.get(7).await, Some(21));
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use polyfs_core::ids::ReplicaId;
 use polyfs_core::time::Instant;
 
+use super::promises::Acknowledged;
+
 /// How much later the others may hear.
 pub(super) const REST: Duration = Duration::from_millis(8);
 /// An entry that is not committed so long after it went out needs everybody. A runtime whose timers count milliseconds makes
@@ -25,6 +27,8 @@ const FASTER: u32 = 4;
 /// The followers that a leader sends entries to, the one it relies on first in front.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
+    /// Outlasts the pipes.
+    pub(super) acknowledged: Acknowledged,
     order: Vec<Follower>,
     pipes: u64,
     /// What is on its way and not known to be committed: the last index of a request, and when it first went out.

@@ -16,6 +16,7 @@ mod kv;
 pub mod log;
 pub mod log_driver;
 pub mod network;
+mod promises;
 pub mod replica;
 pub mod snapshot;
 pub mod state;

@@ -194,6 +194,25 @@ impl<R: Runtime> Network<R> {
         }
     }
 
+    /// One question and one answer.
+    async fn append_alone(&self, request: &Request<R>, deadline: Duration) -> AppendItem<R> {
+        let (to, vote) = (self.ends.to, request.vote);
+        let acknowledged = self.followers.lock().acknowledged.by(to, vote);
+        let (head, payload) = append_head(request, acknowledged);
+        let asked = self.ask(RaftCall::Append(head), payload, deadline).await;
+        match asked {
+            Ok(RaftReply::Append(result)) => {
+                if let Ok(Some(matching)) = result {
+                    let mut followers = self.followers.lock();
+                    followers.acknowledged.note(to, vote, matching);
+                }
+                stream_result(result)
+            }
+            Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
+            Err(why) => Err(unreachable_rpc(&why)),
+        }
+    }
+
     async fn ask_vote(
         &self,
         body: RaftCall,
@@ -219,8 +238,11 @@ fn vote_ask<R: Runtime>(request: &VoteRequest<Config<R>>) -> VoteAsk {
     }
 }
 
-/// The header of a request, and its entries' payloads.
-fn append_head<R: Runtime>(request: &Request<R>) -> (AppendHead, Vec<Bytes>) {
+/// The header of a request, and its entries' payloads, to a follower that has acknowledged so far.
+fn append_head<R: Runtime>(
+    request: &Request<R>,
+    acknowledged: Option<LogId>,
+) -> (AppendHead, Vec<Bytes>) {
     let mut payloads = Vec::new();
     let entries = request.entries.iter().map(|entry| {
         let (head, payload) = split_entry(entry);
@@ -244,6 +266,7 @@ fn append_head<R: Runtime>(request: &Request<R>) -> (AppendHead, Vec<Bytes>) {
         vote: request.vote,
         prev: request.prev_log_id,
         commit: request.leader_commit,
+        acknowledged,
         entries,
     };
     (head, payloads)
@@ -298,15 +321,8 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
         request: Request<R>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config<R>>, RPCError<Config<R>>> {
-        let (head, payload) = append_head(&request);
-        let asked = self
-            .ask(RaftCall::Append(head), payload, option.hard_ttl())
-            .await;
-        match asked {
-            Ok(RaftReply::Append(result)) => stream_result::<R>(result).map(Into::into),
-            Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
-            Err(why) => Err(unreachable_rpc(&why)),
-        }
+        let item = self.append_alone(&request, option.hard_ttl()).await;
+        item.map(Into::into)
     }
 
     fn stream_append<'s, S>(
@@ -323,16 +339,8 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                 return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
             };
             if self.heartbeat {
-                // One question and one answer; a stream would be set up and torn down for it.
-                let (head, payload) = append_head(&request);
-                let asked = self
-                    .ask(RaftCall::Append(head), payload, option.hard_ttl())
-                    .await;
-                let item = match asked {
-                    Ok(RaftReply::Append(result)) => stream_result(result),
-                    Ok(_) => Err(unreachable_rpc("the answer belongs to another question")),
-                    Err(why) => Err(unreachable_rpc(&why)),
-                };
+                // A stream would be set up and torn down for it.
+                let item = self.append_alone(&request, option.hard_ttl()).await;
                 return Ok(Box::pin(futures::stream::iter([item])) as BoxStream<'s, _>);
             }
             let conn = self.conn().map_err(unreachable_rpc)?;
@@ -344,6 +352,7 @@ impl<R: Runtime> RaftNetworkV2<Config<R>> for Network<R> {
                     ends: self.ends,
                     stream,
                 },
+                vote: request.vote,
                 log: self.log.clone(),
                 state: self.state.clone(),
                 id: self.followed(),
@@ -461,6 +470,8 @@ const ANSWER_COUNTS: Duration = RAFT_ELECTION_MIN.saturating_sub(Duration::from_
 /// Appends under way: requests go out as they come, results come back in the same order.
 struct Pipe<R: Runtime, S> {
     line: Line,
+    /// The leadership that sends: openraft begins another stream for another.
+    vote: Vote,
     log: SharedLog<R>,
     state: GroupState<R>,
     id: PipeId,
@@ -578,7 +589,12 @@ where
                 return Err("an answer came too late to tell who leads");
             }
             let now = self.log.runtime().now().mono;
-            self.followers.lock().answered(self.id, now, took);
+            let mut followers = self.followers.lock();
+            followers.answered(self.id, now, took);
+            if let Ok(Some(matching)) = result {
+                let to = self.line.ends.to;
+                followers.acknowledged.note(to, self.vote, matching);
+            }
         }
         self.ended = result.is_err();
         self.ready.push_back(stream_result::<R>(result));
@@ -665,7 +681,11 @@ where
         if falls_silent(&self.log) {
             return Err(DISK_STANDS_STILL);
         }
-        let (head, payload) = append_head(request);
+        let acknowledged = {
+            let followers = self.followers.lock();
+            followers.acknowledged.by(self.line.ends.to, request.vote)
+        };
+        let (head, payload) = append_head(request, acknowledged);
         let now = <R::Async as AsyncRuntime>::Instant::now();
         if self
             .told

@@ -13,6 +13,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderError,
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_core::limits::RAFT_ELECTION_MAX;
 use polyfs_core::time::Instant;
@@ -23,6 +24,7 @@ use super::hold::Hold;
 use super::log::GroupLog;
 use super::log_driver::SharedLog;
 use super::network::{Networks, append_request};
+use super::promises::is_broken;
 use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
@@ -36,8 +38,10 @@ use crate::wire::{
 
 /// openraft, as a group uses it.
 pub type Raft<R> = openraft::Raft<TypeConfig<R>, GroupState<R>>;
+/// An append, and what the leader knows acknowledged.
+type Append<R> = (AppendEntriesRequest<TypeConfig<R>>, Option<LogId>);
 /// The way into a stream of appends.
-pub type AppendSender<R> = mpsc::UnboundedSender<AppendEntriesRequest<TypeConfig<R>>>;
+pub type AppendSender<R> = mpsc::UnboundedSender<Append<R>>;
 
 /// What every replica of a node stands on. Cheap to clone.
 pub struct Ground<R: Runtime> {
@@ -258,13 +262,16 @@ impl<R: Runtime> Replica<R> {
                 |_| Err(Refused::Stopping),
                 |response| Ok(vote_reply(response)),
             ),
-            RaftCall::Append(head) => match append_request(head, payload) {
-                Ok(request) => self.append(request).await,
-                Err(error) => {
-                    tracing::warn!(%error, "a peer's append is damaged");
-                    Err(Refused::NotYours)
+            RaftCall::Append(head) => {
+                let acknowledged = head.acknowledged;
+                match append_request(head, payload) {
+                    Ok(request) => self.append(request, acknowledged).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "a peer's append is damaged");
+                        Err(Refused::NotYours)
+                    }
                 }
-            },
+            }
             RaftCall::Transfer { from, to, last } => {
                 let request = TransferLeaderRequest::new(from, to, last);
                 self.raft.handle_transfer_leader(request).await.map_or_else(
@@ -312,6 +319,7 @@ impl<R: Runtime> Replica<R> {
     async fn append(
         &self,
         request: AppendEntriesRequest<TypeConfig<R>>,
+        acknowledged: Option<LogId>,
     ) -> Result<RaftReply, Refused> {
         let prev = request.prev_log_id;
         self.hold
@@ -338,7 +346,7 @@ impl<R: Runtime> Replica<R> {
             AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
             AppendEntriesResponse::HigherVote(vote) => Err(AppendStop::HigherVote(vote)),
             AppendEntriesResponse::Conflict => match prev {
-                Some(prev) => Err(AppendStop::Conflict(prev)),
+                Some(prev) => Err(conflict(&self.state, prev, acknowledged)),
                 None => Err(AppendStop::Refused(Refused::Stopping)),
             },
         }))
@@ -349,8 +357,13 @@ impl<R: Runtime> Replica<R> {
     pub fn open_stream(&self, conn: Arc<Conn>, stream: u64) -> AppendSender<R> {
         let (sender, requests) = mpsc::unbounded();
         let hold = Arc::clone(&self.hold);
-        let requests = requests.inspect(move |request: &AppendEntriesRequest<TypeConfig<R>>| {
+        let promised = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&promised);
+        let requests = requests.map(move |(request, acknowledged): Append<R>| {
             hold.leader_says(request.vote.leader_id.term, request.leader_commit);
+            let mut promised = told.lock();
+            *promised = acknowledged.max(*promised);
+            request
         });
         let results = self.raft.stream_append(requests);
         let (state, hold, raft) = (
@@ -364,7 +377,10 @@ impl<R: Runtime> Replica<R> {
                 let result = match result {
                     Ok(Ok(matching)) if may_acknowledge(&state, matching).await => Ok(matching),
                     Ok(Ok(_)) => Err(AppendStop::Refused(Refused::Stopping)),
-                    Ok(Err(StreamAppendError::Conflict(id))) => Err(AppendStop::Conflict(id)),
+                    Ok(Err(StreamAppendError::Conflict(id))) => {
+                        let promised = *promised.lock();
+                        Err(conflict(&state, id, promised))
+                    }
                     Ok(Err(StreamAppendError::HigherVote(vote))) => {
                         Err(AppendStop::HigherVote(vote))
                     }
@@ -406,6 +422,22 @@ async fn may_acknowledge<R: Runtime>(state: &GroupState<R>, matching: Option<Log
         Some(id) => state.is_durable(id).await.unwrap_or(false),
         None => true,
     }
+}
+
+/// The answer of a replica that does not have an entry. One that has acknowledged it has lost it: it speaks no more (P10).
+fn conflict<R: Runtime>(
+    state: &GroupState<R>,
+    missing: LogId,
+    acknowledged: Option<LogId>,
+) -> AppendStop {
+    if !is_broken(missing, acknowledged) {
+        return AppendStop::Conflict(missing);
+    }
+    let index = missing.index();
+    state.corrupt(&format!(
+        "the log: entry {index}, which the leader knows to have been written here, is gone"
+    ));
+    AppendStop::Refused(Refused::Stopping)
 }
 
 fn vote_request<R: Runtime>(ask: &VoteAsk) -> VoteRequest<TypeConfig<R>> {

@@ -578,6 +578,11 @@ impl<R: Runtime> GroupState<R> {
         Ok(())
     }
 
+    /// What this replica promised is not here any more.
+    pub(super) fn corrupt(&self, what: &str) {
+        self.log.health().corrupt(self.group, what);
+    }
+
     /// What the store fails with here concerns the node: nothing is applied any more.
     fn failed(&self, error: StoreError) -> io::Error {
         self.log.health().store_failed(self.group, &error);
