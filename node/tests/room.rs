@@ -1,8 +1,11 @@
 //! A log with little room: whatever is written how fast, no replica stops for it (P10).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use polyfs_core::ids::GroupId;
 use polyfs_core::request::Space;
+use polyfs_node::runtime::Lane;
 use polyfs_store::wal::LogConfig;
 
 use crate::support::world::*;
@@ -59,4 +62,21 @@ fn a_full_log_delays_a_busy_group_and_stops_nobody() {
         world.converge().await;
         all_run(&world);
     });
+}
+
+/// Tens of megabytes of zeros are written and synced for one.
+#[tokio::test(start_paused = true)]
+async fn batches_do_not_wait_for_a_segment_that_is_made() {
+    let world = World::with_log(7, small()).await;
+    world.put(0, 0, Bytes::new()).await;
+    for node in 1..=NODES {
+        world.fabric.stop_lane(&name(node), Lane::Checkpoint);
+    }
+    let fill_one = async {
+        for key in 1..8 {
+            world.put(key, key, Bytes::from(vec![7; 50_000])).await;
+        }
+    };
+    let filled = tokio::time::timeout(Duration::from_secs(1), fill_one).await;
+    assert!(filled.is_ok(), "a batch waited");
 }

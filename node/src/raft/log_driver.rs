@@ -13,6 +13,7 @@
 //! ```
 
 mod bulk;
+mod segments;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,8 +33,8 @@ use polyfs_core::time::Instant;
 use polyfs_store::extent_ref::ExtentRef;
 use polyfs_store::extents::{DataFiles, Pin};
 use polyfs_store::wal::{
-    Batch, Found, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure,
-    Record, SyncedExtent, Ticket, Written,
+    Batch, Log, LogEntry, LogError, LogIndex, LogReader, LogWriter, PayloadRef, Pressure, Record,
+    SyncedExtent, Ticket, Written,
 };
 
 use self::bulk::{in_log, write_extents};
@@ -75,6 +76,8 @@ struct Inner<R: Runtime> {
     bulk_work: Bell,
     health: Health,
     tight: Bell,
+    /// A segment is being made.
+    growing: AtomicBool,
     stopped: AtomicBool,
     leaving: AtomicBool,
 }
@@ -245,6 +248,7 @@ impl<R: Runtime> SharedLog<R> {
             bulk_work: Bell::default(),
             health: Health::default(),
             tight: Bell::default(),
+            growing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
         };
@@ -633,45 +637,18 @@ impl<R: Runtime> Inner<R> {
         }
     }
 
-    /// P10: what quiet groups still need of the oldest segment is copied to the log's end, so that the segment can be
-    /// written anew.
-    async fn carry_forward(self: &Arc<Self>) {
-        if cfg!(planted = "nothing_carried_forward") {
-            return;
-        }
-        let Some(mut plan) = self.books.lock().index.plan_carry() else {
-            return;
-        };
-        let found = std::mem::take(&mut plan.found);
-        let group_of = found.first().and_then(|one| match one {
-            Found::Stored(located) => Some(located.group),
-            Found::Cached(_) => None,
-        });
-        let reader = self.reader.clone();
-        let loaded = self
-            .runtime
-            .blocking(Lane::Read, move || reader.load(found))
-            .await;
-        match loaded {
-            Ok(entries) => self.books.lock().index.carry(&plan, entries),
-            // Purged meanwhile, or damaged: then whoever reads it says so; the next batch tries again.
-            Err(error) => tracing::warn!(%error, ?group_of, "nothing is carried forward"),
-        }
-    }
-
     /// Writes a batch; false when the log can't go on.
     async fn write_one(self: &Arc<Self>, batch: Batch) -> bool {
         let lane = Arc::clone(self);
         let written = self.runtime.blocking(Lane::Log, move || {
             let mut writer = lane.writer.lock();
-            let outcome = match writer.write(&batch) {
+            match writer.write(&batch) {
                 Ok(written) => Outcome::Written(batch, written),
                 Err(LogError::Full) => Outcome::Full(batch),
                 Err(error) => Outcome::Failed(error),
-            };
-            (outcome, writer.wants_segment())
+            }
         });
-        let (outcome, wants) = written.await;
+        let outcome = written.await;
         let full = matches!(outcome, Outcome::Full(_));
         {
             let mut books = self.books.lock();
@@ -692,21 +669,8 @@ impl<R: Runtime> Inner<R> {
                 }
             }
         }
-        if let Some(segment) = wants {
-            let lane = Arc::clone(self);
-            let grown = self.runtime.blocking(Lane::Log, move || {
-                let made = segment.make(&*lane.dir);
-                made.map(|made| lane.writer.lock().adopt(made))
-            });
-            if let Err(error) = grown.await {
-                tracing::warn!(%error, "the log can't grow");
-                self.books.lock().index.stop_growing();
-                // The next batch tries again: others may have made room.
-                if full {
-                    self.runtime.sleep(FULL_PAUSE).await;
-                }
-            }
-        } else if full {
+        self.grow_if_short().await;
+        if full {
             self.runtime.sleep(FULL_PAUSE).await;
         }
         true

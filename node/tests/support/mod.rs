@@ -97,7 +97,7 @@ impl Runtime for Machine {
         &self.net
     }
 
-    fn blocking<T, F>(&self, _: Lane, work: F) -> impl Future<Output = T> + Send
+    fn blocking<T, F>(&self, lane: Lane, work: F) -> impl Future<Output = T> + Send
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -107,7 +107,7 @@ impl Runtime for Machine {
         async move {
             // A disk takes its time.
             tokio::time::sleep(Duration::from_micros(200)).await;
-            while net.fabric.stands_still(&net.name) {
+            while net.fabric.stands_still(&net.name, lane) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             done
@@ -134,6 +134,7 @@ struct Wires {
     cut: BTreeSet<(String, String)>,
     frozen: BTreeSet<String>,
     disks_standing_still: BTreeSet<String>,
+    lanes_standing_still: Vec<(String, Lane)>,
     next_port: u16,
 }
 
@@ -188,8 +189,17 @@ impl Fabric {
         self.0.lock().disks_standing_still.remove(name);
     }
 
-    fn stands_still(&self, name: &str) -> bool {
-        self.0.lock().disks_standing_still.contains(name)
+    /// What a machine does in one lane takes for ever.
+    pub(crate) fn stop_lane(&self, name: &str, lane: Lane) {
+        let mut wires = self.0.lock();
+        wires.lanes_standing_still.push((name.to_owned(), lane));
+    }
+
+    fn stands_still(&self, name: &str, lane: Lane) -> bool {
+        let wires = self.0.lock();
+        let mut lanes = wires.lanes_standing_still.iter();
+        wires.disks_standing_still.contains(name)
+            || lanes.any(|(of, still)| of == name && *still == lane)
     }
 
     fn is_held(&self, ends: &(String, String)) -> bool {
