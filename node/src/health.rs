@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use polyfs_core::ids::GroupId;
+use polyfs_core::ids::{GroupId, ReplicaId};
 use polyfs_store::disk::DiskError;
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::LogError;
@@ -53,9 +53,18 @@ struct Inner {
     over: Bell,
 }
 
+/// Why a group's replica is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// What was found.
+    pub(crate) what: String,
+    /// Which replica a leader found wanting; none for damage that was met here.
+    pub(crate) told_of: Option<ReplicaId>,
+}
+
 #[derive(Default)]
 struct State {
-    corrupt: BTreeMap<GroupId, String>,
+    corrupt: BTreeMap<GroupId, Damage>,
     end: Option<NodeEnd>,
     silent: bool,
 }
@@ -63,11 +72,27 @@ struct State {
 impl Health {
     /// Bytes of a group's replica here are not what was written.
     pub fn corrupt(&self, group: GroupId, what: &str) {
+        self.damaged(
+            group,
+            Damage {
+                what: what.to_owned(),
+                told_of: None,
+            },
+        );
+    }
+
+    /// A group's leader knows that a replica here has acknowledged an entry that it does not have.
+    pub(crate) fn promise_broken(&self, group: GroupId, replica: ReplicaId, index: u64) {
+        let what = format!(
+            "the log: entry {index}, which the leader knows to have been written here, is gone"
+        );
+        let told_of = Some(replica);
+        self.damaged(group, Damage { what, told_of });
+    }
+
+    fn damaged(&self, group: GroupId, damage: Damage) {
         let mut state = self.inner.state.lock();
-        state
-            .corrupt
-            .entry(group)
-            .or_insert_with(|| what.to_owned());
+        state.corrupt.entry(group).or_insert(damage);
         drop(state);
         self.inner.news.ring();
     }
@@ -145,7 +170,7 @@ impl Health {
         self.inner.state.lock().end.clone()
     }
 
-    pub(crate) fn take_corrupt(&self) -> BTreeMap<GroupId, String> {
+    pub(crate) fn take_corrupt(&self) -> BTreeMap<GroupId, Damage> {
         std::mem::take(&mut self.inner.state.lock().corrupt)
     }
 

@@ -620,7 +620,7 @@ impl<R: Runtime> Node<R> {
 
     /// P2: openraft's heartbeats need no disk, so a stalled one must be noticed here.
     async fn watch_the_disk(self) {
-        let mut beating = true;
+        let mut silent = BTreeSet::new();
         while !self.inner.stopped.load(Ordering::Acquire) {
             self.runtime().sleep(RAFT_HEARTBEAT).await;
             if let Err(error) = self.inner.ground.state.look_at_space().await {
@@ -629,14 +629,26 @@ impl<R: Runtime> Node<R> {
             if let Some(why) = self.inner.ground.state.poisoned() {
                 self.health().end(NodeEnd::Poisoned(why));
             }
-            let well = !self.inner.ground.log.stalled() && self.failure().is_none();
+            self.heartbeats_follow(&mut silent);
+        }
+    }
+
+    /// Heartbeats of groups that the disk keeps from going on stop, and begin again afterwards.
+    fn heartbeats_follow(&self, silent: &mut BTreeSet<(GroupId, ReplicaId)>) {
+        let failed = self.failure().is_some();
+        for group in self.groups() {
+            let replica = group.replica();
+            let who = (replica.group(), replica.id());
+            let well = !failed && !self.inner.ground.log.stands_still(who.0);
             let beat = well || cfg!(planted = "heartbeats_without_disk");
-            if beat != beating {
-                tracing::warn!(beat, "the log's disk stalls or is back: heartbeats follow");
-                for group in self.groups() {
-                    group.replica().raft().runtime_config().heartbeat(beat);
-                }
-                beating = beat;
+            let changed = if beat {
+                silent.remove(&who)
+            } else {
+                silent.insert(who)
+            };
+            if changed {
+                tracing::warn!(group = %who.0, beat, "the disk keeps a group waiting, or does no longer: heartbeats follow");
+                replica.raft().runtime_config().heartbeat(beat);
             }
         }
     }
@@ -662,7 +674,7 @@ impl<R: Runtime> Node<R> {
                 .iter()
                 .map(|group| replica_status(group.replica()))
                 .collect(),
-            log_stalled: self.inner.ground.log.stalled(),
+            log_stalled: self.inner.ground.log.anything_stands_still(),
             log_tight: self.inner.ground.log.pressure() > Pressure::None,
             reserve_only: self.inner.ground.state.reserve_only(),
             failure: self.failure(),

@@ -9,7 +9,7 @@ use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
 use polyfs_node::health::NodeEnd;
 use polyfs_node::identity;
 use polyfs_node::machines;
-use polyfs_node::node::{Node, NodeError};
+use polyfs_node::node::{Node, NodeError, ReplicaStatus};
 use polyfs_node::raft::state::Machine;
 use polyfs_node::raft::types::GroupCommand;
 use polyfs_node::store::Store;
@@ -397,6 +397,19 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
     node.stop().await;
 }
 
+/// Its disk has so much room, and no more.
+fn leave_room(dir: &MemoryDir, bytes: u64) {
+    let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
+    let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
+    dir.set_capacity(used as u64 + bytes);
+}
+
+fn standing(world: &World, node: u64) -> ReplicaStatus {
+    let status = world.nodes[&node].status();
+    let mut held = status.replicas.into_iter();
+    held.find(|held| held.group == GROUP).expect("it is held")
+}
+
 /// Its leader's disk may be larger: what was ordered waits here for room, and ends neither the node nor a replica.
 #[tokio::test(start_paused = true)]
 async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
@@ -405,22 +418,16 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
         world.put(0, 0, Bytes::new()).await;
         let victim = 1 + world.leader().expect("somebody leads") % NODES;
         let dir = world.dirs[&victim].clone();
-        let names = polyfs_store::disk::Dir::list(&dir).expect("it lists");
-        let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
-        dir.set_capacity(used as u64 + (64 << 10));
+        leave_room(&dir, 64 << 10);
         for key in 0..12_000_000 / bytes as u64 {
             world.put(key, key, Bytes::from(vec![9; bytes])).await;
         }
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let standing = |node: u64| {
-            let status = world.nodes[&node].status();
-            let mut held = status.replicas.into_iter();
-            held.find(|held| held.group == GROUP).expect("it is held")
-        };
         assert_eq!(world.nodes[&victim].health().ended(), None);
-        let (held, leads) = (standing(victim), standing(world.leader().expect("still")));
+        let leads = standing(&world, world.leader().expect("still"));
+        let held = standing(&world, victim);
         assert!(held.running && held.applied < leads.applied, "{held:?}");
         let status = world.nodes[&victim].status();
         assert!(status.log_stalled, "it is no leader to rely on");
@@ -428,11 +435,12 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
         if bytes < 10_000 {
             let killed = tokio::time::timeout(Duration::from_secs(30), world.kill(victim));
             assert!(killed.await.is_ok(), "it ends");
-            world.dirs[&victim].set_capacity(1 << 40);
+            // For its small files.
+            leave_room(&world.dirs[&victim], 16 << 10);
             world.start(victim).await;
-        } else {
-            dir.set_capacity(1 << 40);
+            assert!(standing(&world, victim).running, "it starts without room");
         }
+        world.dirs[&victim].set_capacity(1 << 40);
         world.converge().await;
         assert!(!world.nodes[&victim].status().log_stalled);
     }

@@ -14,6 +14,7 @@ use polyfs_core::request::{
     Answer, ChunkName, DataOp, DataQuery, DataReply, MetaOp, MetaQuery, MetaReply, Refusal,
     RequestBody, Space,
 };
+use polyfs_node::raft::types::GroupCommand;
 use polyfs_node::wire::{Call, Reply};
 use polyfs_store::memory::Dice;
 
@@ -256,26 +257,7 @@ async fn regions_keep_names_and_data_across_power_cuts() {
         let mut world = World::new(seed).await;
         world.found(META, Space::Meta).await;
         world.found(DATA, Space::Data).await;
-        let new = NewInode {
-            kind: FileKind::Regular,
-            mode: 0o644,
-            uid: 1,
-            gid: 1,
-            rdev: 0,
-            target: Bytes::new(),
-        };
-        let make = MetaOp::Make {
-            dir: ROOT,
-            salt: Salt(7),
-            name: b"file".to_vec(),
-            new,
-            home: None,
-            exclusive: true,
-            lease: None,
-        };
-        let made = world
-            .order(META, 1, CommandBody::Meta(make), Bytes::new())
-            .await;
+        let made = world.order(META, 1, make(b"file"), Bytes::new()).await;
         let Answer::Meta(Ok(MetaReply::Made { attr, .. })) = made else {
             panic!("seed {seed}: {made:?}");
         };
@@ -327,5 +309,55 @@ async fn regions_keep_names_and_data_across_power_cuts() {
                 );
             }
         }
+    }
+}
+
+fn make(name: &[u8]) -> CommandBody {
+    let new = NewInode {
+        kind: FileKind::Regular,
+        mode: 0o644,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: Bytes::new(),
+    };
+    CommandBody::Meta(MetaOp::Make {
+        dir: ROOT,
+        salt: Salt(7),
+        name: name.to_vec(),
+        new,
+        home: None,
+        exclusive: true,
+        lease: None,
+    })
+}
+
+/// Everybody's disk has no room for what one group has ordered. The others go on: they may be who makes room.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_waits_for_room_takes_no_other_along() {
+    let world = World::new(82).await;
+    world.put(0, 0, Bytes::new()).await;
+    world.found(META, Space::Meta).await;
+    let made = world.order(META, 1, make(b"before"), Bytes::new()).await;
+    assert!(matches!(made, Answer::Meta(Ok(_))), "{made:?}");
+    for dir in world.dirs.values() {
+        let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
+        let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
+        dir.set_capacity(used as u64 + (64 << 10));
+    }
+    let leader = world.leader().expect("somebody leads");
+    let replica = world.nodes[&leader].replica(GROUP).expect("it leads");
+    let command = GroupCommand::new(&Put { key: 1, value: 1 }, Bytes::from(vec![9; 1 << 20]));
+    let written = replica.raft().client_write(command);
+    let written = tokio::time::timeout(Duration::from_secs(5), written).await;
+    assert!(!matches!(written, Ok(Ok(_))), "there is no room for it");
+    for node in world.nodes.values() {
+        assert!(node.status().log_stalled, "all wait");
+    }
+    for sequence in 2..20 {
+        let name = sequence.to_string();
+        let made = world.order(META, sequence, make(name.as_bytes()), Bytes::new());
+        let made = tokio::time::timeout(Duration::from_secs(10), made).await;
+        assert!(matches!(made, Ok(Answer::Meta(Ok(_)))), "{made:?}");
     }
 }

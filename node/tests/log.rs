@@ -186,3 +186,29 @@ async fn what_waits_is_not_durable_though_a_vote_is() {
         "what is said to be durable is"
     );
 }
+
+/// What is truncated while it waits for a place on the disk must not wait on, in front of others.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_wants_any_more_keeps_nobody_waiting_for_room() {
+    use polyfs_store::disk::Dir as _;
+    let dir = MemoryDir::new(7);
+    let shared = open(&dir, 1);
+    let mut busy = GroupLog::new(shared.clone(), BUSY);
+    let mut quiet = GroupLog::new(shared.clone(), QUIET);
+    let names = dir.list().expect("it lists");
+    let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
+    dir.set_capacity(used as u64 + (5 << 20));
+    append(&mut busy, entries(1, 0..9, 1 << 20)).await;
+    append(&mut quiet, entries(1, 0..1, 100_000)).await;
+    let durable = async || {
+        let durable = shared.is_durable(QUIET, log_id(1, 0));
+        tokio::time::timeout(Duration::from_secs(5), durable).await
+    };
+    assert!(durable().await.is_err(), "the first has no room");
+    assert!(shared.stands_still(BUSY) && shared.stands_still(QUIET));
+    assert!(!shared.stands_still(GroupId(3)), "nothing of it waits");
+    let truncated = busy.truncate_after(None).await;
+    truncated.expect("truncations are taken");
+    assert_eq!(durable().await, Ok(Ok(true)));
+    assert!(!shared.anything_stands_still());
+}

@@ -12,7 +12,7 @@ use openraft_rt::watch::WatchReceiver;
 use polyfs_core::ids::{GroupId, ReplicaId};
 
 use super::{Node, NodeError};
-use crate::health::NodeEnd;
+use crate::health::{Damage, NodeEnd};
 use crate::raft::replica::Replica;
 use crate::retired::{self, Mark, Marked};
 use crate::runtime::{Lane, Runtime};
@@ -149,8 +149,8 @@ impl<R: Runtime> Node<R> {
     pub(super) async fn watch_health(self) {
         while !self.is_stopped() {
             self.health().news().await;
-            for (group, what) in self.health().take_corrupt() {
-                self.lose(group, &what).await;
+            for (group, damage) in self.health().take_corrupt() {
+                self.lose(group, damage).await;
             }
             if let Some(end) = self.health().ended() {
                 return self.fall_silent(&end).await;
@@ -159,19 +159,24 @@ impl<R: Runtime> Node<R> {
     }
 
     /// A replica has met damage: it goes, unless nobody else could serve.
-    async fn lose(&self, group: GroupId, what: &str) {
+    async fn lose(&self, group: GroupId, damage: Damage) {
         let Some(ailing) = self.group(group) else {
             return;
         };
         let replica = ailing.replica();
-        let alone = {
+        let Damage { what, told_of } = damage;
+        if told_of.is_some_and(|id| id != replica.id()) {
+            // Another has taken its place meanwhile.
+            return;
+        }
+        let alone = || {
             let metrics = replica.raft().metrics();
             let metrics = metrics.borrow_watched();
-            let mut voters = metrics.membership_config.voter_ids();
-            voters.all(|voter| voter == replica.id().0)
+            let voters: Vec<_> = metrics.membership_config.voter_ids().collect();
+            voters == [replica.id().0]
         };
-        if alone {
-            let what = what.to_owned();
+        // Where somebody else leads it is not alone, whatever is left of its log says.
+        if (told_of.is_none() || cfg!(planted = "broken_takes_itself_for_alone")) && alone() {
             return self.health().end(NodeEnd::OnlyVoter { group, what });
         }
         // Silent first: the mark may take long on such a disk.
@@ -181,7 +186,7 @@ impl<R: Runtime> Node<R> {
         replica.close().await;
         let record = replica.state().record();
         self.inner.ground.state.keep_as_is(group, &record);
-        if let Err(error) = self.retire(group, replica.id(), what).await {
+        if let Err(error) = self.retire(group, replica.id(), &what).await {
             self.health().end(NodeEnd::Poisoned(error.to_string()));
         }
     }

@@ -28,6 +28,7 @@ const READ_BYTES_MAX: usize = 8 << 20;
 pub struct GroupLog<R: Runtime> {
     shared: SharedLog<R>,
     group: GroupId,
+    committed_unknown: bool,
 }
 
 impl<R: Runtime> Clone for GroupLog<R> {
@@ -35,6 +36,7 @@ impl<R: Runtime> Clone for GroupLog<R> {
         Self {
             shared: self.shared.clone(),
             group: self.group,
+            committed_unknown: self.committed_unknown,
         }
     }
 }
@@ -68,7 +70,18 @@ impl<R: Runtime> GroupLog<R> {
     /// The log of `group`.
     #[must_use]
     pub fn new(shared: SharedLog<R>, group: GroupId) -> Self {
-        Self { shared, group }
+        Self {
+            shared,
+            group,
+            committed_unknown: false,
+        }
+    }
+
+    /// The same, silent about what was committed: nothing is applied before a leader says so.
+    #[must_use]
+    pub fn with_committed_unknown(mut self) -> Self {
+        self.committed_unknown = true;
+        self
     }
 
     fn state(&self) -> GroupState {
@@ -336,6 +349,9 @@ impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for GroupLog<R> {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        if self.committed_unknown {
+            return Ok(None);
+        }
         self.state()
             .committed
             .map(|bytes| decode_id(&bytes))

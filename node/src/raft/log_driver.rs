@@ -14,6 +14,7 @@
 
 mod bulk;
 mod segments;
+mod standstill;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -160,14 +161,6 @@ impl<R: Runtime> Books<R> {
         }
         self.last_ticket = self.index.push(record)?;
         Ok(self.last_ticket)
-    }
-
-    fn waits_for_disk(&mut self, who: Option<GroupId>, waits: bool, now: Instant) {
-        if waits {
-            self.no_disk.entry(who).or_insert(now);
-        } else {
-            self.no_disk.remove(&who);
-        }
     }
 
     fn wait(&mut self, ticket: Ticket, waiter: Waiter<R>) {
@@ -374,22 +367,6 @@ impl<R: Runtime> SharedLog<R> {
         self.books().committed.insert(group, (index, bytes));
     }
 
-    /// Whether the disk has kept a batch waiting for too long: this node's leaders must stop their heartbeats (P2).
-    #[must_use]
-    pub fn stalled(&self) -> bool {
-        let now = self.inner.runtime.now().mono;
-        let books = self.books();
-        let mut since = books.writing_since.iter().chain(books.no_disk.values());
-        since.any(|since| now.since(*since) >= STALLED_DISK)
-    }
-
-    /// Something that was ordered waits for room on the disk, or no longer does: whoever leads here and can't go on is to
-    /// be replaced by somebody who can.
-    pub(super) fn waits_for_disk(&self, group: GroupId, waits: bool) {
-        let now = self.inner.runtime.now().mono;
-        self.books().waits_for_disk(Some(group), waits, now);
-    }
-
     /// The node is about to end: nobody waits for room any more.
     pub fn leave(&self) {
         self.inner.leaving.store(true, Ordering::Release);
@@ -460,6 +437,23 @@ impl<R: Runtime> Books<R> {
             entries,
             waiter: Some(waiter),
         });
+    }
+
+    /// What waits for its payloads' place. What was truncated or purged meanwhile needs none: it must not keep others
+    /// waiting for room.
+    fn take_staged(&mut self) -> VecDeque<Staged<R>> {
+        let mut staged = std::mem::take(&mut self.staged);
+        for append in &mut staged {
+            let here = self.staged_entries.get(&append.group);
+            let stage = |index| Some(here?.get(&index)?.stage);
+            for entry in &mut append.entries {
+                let wanted = stage(entry.index) == Some(entry.stage);
+                if !wanted && !cfg!(planted = "unwanted_payload_waits") {
+                    entry.payload = Bytes::new();
+                }
+            }
+        }
+        staged
     }
 
     fn is_full(&self) -> bool {
@@ -684,7 +678,7 @@ impl<R: Runtime> Inner<R> {
                 if self.stopped.load(Ordering::Acquire) {
                     return;
                 }
-                let staged = std::mem::take(&mut self.books.lock().staged);
+                let staged = self.books.lock().take_staged();
                 if staged.is_empty() {
                     break;
                 }

@@ -134,9 +134,9 @@ pub struct Network<R: Runtime> {
 const DISK_STANDS_STILL: &str = "this node's disk stands still: it is to lose its leaders";
 
 /// P2: whatever a leader says renews its followers' leases, an append as much as a heartbeat, and its group commits
-/// without its disk. So one whose disk stalls falls silent altogether.
-fn falls_silent<R: Runtime>(log: &SharedLog<R>) -> bool {
-    log.stalled() && !cfg!(planted = "heartbeats_without_disk")
+/// without its disk. So one whose disk keeps its group from going on falls silent altogether.
+fn falls_silent<R: Runtime>(log: &SharedLog<R>, group: GroupId) -> bool {
+    log.stands_still(group) && !cfg!(planted = "heartbeats_without_disk")
 }
 
 pub(super) fn unreachable_because<R: Runtime>(why: &str) -> Unreachable<Config<R>> {
@@ -153,7 +153,7 @@ impl<R: Runtime> Network<R> {
     /// # Errors
     /// What keeps it from being there.
     pub(super) fn conn(&self) -> Result<Arc<Conn>, &'static str> {
-        if falls_silent(&self.log) {
+        if falls_silent(&self.log, self.ends.group) {
             return Err(DISK_STANDS_STILL);
         }
         let node = self.links.node_of(self.ends.group, self.ends.to);
@@ -678,7 +678,7 @@ where
     }
 
     fn send(&mut self, request: &Request<R>) -> Result<(), &'static str> {
-        if falls_silent(&self.log) {
+        if falls_silent(&self.log, self.line.ends.group) {
             return Err(DISK_STANDS_STILL);
         }
         let acknowledged = {

@@ -20,10 +20,11 @@ impl Acknowledged {
     /// A follower has said to the leadership `vote` that its log matches up to there, durably.
     pub(super) fn note(&mut self, by: ReplicaId, vote: Vote, matching: LogId) {
         let known = self.0.entry(by).or_insert((vote, matching));
-        *known = match *known {
-            (same, before) if same == vote => (vote, before.max(matching)),
-            _ => (vote, matching),
-        };
+        if known.0 == vote {
+            known.1 = known.1.max(matching);
+        } else if known.0.leader_id.term < vote.leader_id.term {
+            *known = (vote, matching);
+        }
     }
 
     /// How far a follower has acknowledged to the leadership `vote`.
@@ -58,7 +59,9 @@ mod tests {
         assert_eq!(acknowledged.by(one, new), None);
         acknowledged.note(one, new, log_id(3, 7));
         assert_eq!(acknowledged.by(one, new), Some(log_id(3, 7)));
+        acknowledged.note(one, old, log_id(3, 9));
         assert_eq!(acknowledged.by(one, old), None);
+        assert_eq!(acknowledged.by(one, new), Some(log_id(3, 7)), "a late word");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! duties: those are [`crate::group`]'s.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -80,6 +81,8 @@ pub struct Replica<R: Runtime> {
     /// Before this no vote is granted (P2).
     no_votes_before: Instant,
     hold: Arc<Hold>,
+    /// It has lost what it acknowledged, as its leader knows: it says nothing any more (P1).
+    broken: Arc<AtomicBool>,
     alone: bool,
     witness: Witness,
 }
@@ -95,6 +98,7 @@ impl<R: Runtime> Clone for Replica<R> {
             runtime: self.runtime.clone(),
             no_votes_before: self.no_votes_before,
             hold: Arc::clone(&self.hold),
+            broken: Arc::clone(&self.broken),
             alone: self.alone,
             witness: self.witness.clone(),
         }
@@ -130,7 +134,6 @@ impl<R: Runtime> Replica<R> {
         newborn: bool,
     ) -> Result<Self, OpenError> {
         let id = record.replica;
-        let log = GroupLog::new(ground.log.clone(), group);
         let state = GroupState::new(
             ground.state.clone(),
             ground.log.clone(),
@@ -138,14 +141,13 @@ impl<R: Runtime> Replica<R> {
             machine,
             record,
         );
-        let networks = Networks::new(
-            ground.links.clone(),
-            ground.log.clone(),
-            state.clone(),
-            group,
-            id,
-        );
-        let raft = Raft::new(id.0, config(), networks, log, state.clone()).await;
+        let log = GroupLog::new(ground.log.clone(), group);
+        let mut raft = open_raft(ground, group, id, log.clone(), &state).await;
+        if raft.is_err() && state.lacks_room() {
+            // Others may make room, once this node runs; what is committed it hears again from a leader.
+            let log = log.with_committed_unknown();
+            raft = open_raft(ground, group, id, log, &state).await;
+        }
         let raft = raft.map_err(|error: Fatal<TypeConfig<R>>| OpenError::Refused {
             group,
             replica: id,
@@ -176,6 +178,7 @@ impl<R: Runtime> Replica<R> {
             runtime,
             no_votes_before,
             hold: Arc::default(),
+            broken: Arc::default(),
             alone,
             witness: ground.witness.clone(),
         })
@@ -220,7 +223,26 @@ impl<R: Runtime> Replica<R> {
 
     /// Ends what [`Self::hold_back`] began.
     pub fn let_go(&self) {
-        let_go(&self.hold, &self.raft);
+        if self.hold.end() && !self.is_broken() {
+            self.raft.runtime_config().elect(true);
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// The answer when an entry is not here. Who has acknowledged it has lost it, and speaks no more (P10).
+    fn conflict(&self, missing: LogId, acknowledged: Option<LogId>) -> AppendStop {
+        if !is_broken(missing, acknowledged) {
+            return AppendStop::Conflict(missing);
+        }
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            self.raft.runtime_config().elect(false);
+            let health = self.state.log.health();
+            health.promise_broken(self.group, self.id, missing.index());
+        }
+        AppendStop::Refused(Refused::Stopping)
     }
 
     /// Whether it is held back.
@@ -233,6 +255,7 @@ impl<R: Runtime> Replica<R> {
     pub async fn answer(&self, call: RaftCall, payload: Bytes) -> Reply {
         let asked = self.witness.told();
         let answered = match call {
+            _ if self.is_broken() => Err(Refused::Stopping),
             RaftCall::Vote(ask) | RaftCall::PreVote(ask)
                 if self.runtime.now().mono < self.no_votes_before && !ask.transfer =>
             {
@@ -346,7 +369,7 @@ impl<R: Runtime> Replica<R> {
             AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
             AppendEntriesResponse::HigherVote(vote) => Err(AppendStop::HigherVote(vote)),
             AppendEntriesResponse::Conflict => match prev {
-                Some(prev) => Err(conflict(&self.state, prev, acknowledged)),
+                Some(prev) => Err(self.conflict(prev, acknowledged)),
                 None => Err(AppendStop::Refused(Refused::Stopping)),
             },
         }))
@@ -366,28 +389,27 @@ impl<R: Runtime> Replica<R> {
             request
         });
         let results = self.raft.stream_append(requests);
-        let (state, hold, raft) = (
-            self.state.clone(),
-            Arc::clone(&self.hold),
-            self.raft.clone(),
-        );
+        let replica = self.clone();
         self.runtime.spawn(async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
                 let result = match result {
-                    Ok(Ok(matching)) if may_acknowledge(&state, matching).await => Ok(matching),
+                    _ if replica.is_broken() => Err(AppendStop::Refused(Refused::Stopping)),
+                    Ok(Ok(matching)) if may_acknowledge(&replica.state, matching).await => {
+                        Ok(matching)
+                    }
                     Ok(Ok(_)) => Err(AppendStop::Refused(Refused::Stopping)),
                     Ok(Err(StreamAppendError::Conflict(id))) => {
                         let promised = *promised.lock();
-                        Err(conflict(&state, id, promised))
+                        Err(replica.conflict(id, promised))
                     }
                     Ok(Err(StreamAppendError::HigherVote(vote))) => {
                         Err(AppendStop::HigherVote(vote))
                     }
                     Err(_) => Err(AppendStop::Refused(Refused::Stopping)),
                 };
-                if result.is_ok_and(|matching| hold.is_level(matching)) {
-                    let_go(&hold, &raft);
+                if result.is_ok_and(|matching| replica.hold.is_level(matching)) {
+                    replica.let_go();
                 }
                 let ends = result.is_err();
                 if conn
@@ -410,10 +432,21 @@ impl<R: Runtime> Replica<R> {
     }
 }
 
-fn let_go<R: Runtime>(hold: &Hold, raft: &Raft<R>) {
-    if hold.end() {
-        raft.runtime_config().elect(true);
-    }
+async fn open_raft<R: Runtime>(
+    ground: &Ground<R>,
+    group: GroupId,
+    id: ReplicaId,
+    log: GroupLog<R>,
+    state: &GroupState<R>,
+) -> Result<Raft<R>, Fatal<TypeConfig<R>>> {
+    let networks = Networks::new(
+        ground.links.clone(),
+        ground.log.clone(),
+        state.clone(),
+        group,
+        id,
+    );
+    Raft::new(id.0, config(), networks, log, state.clone()).await
 }
 
 /// P1: what is acknowledged is durable.
@@ -422,22 +455,6 @@ async fn may_acknowledge<R: Runtime>(state: &GroupState<R>, matching: Option<Log
         Some(id) => state.is_durable(id).await.unwrap_or(false),
         None => true,
     }
-}
-
-/// The answer of a replica that does not have an entry. One that has acknowledged it has lost it: it speaks no more (P10).
-fn conflict<R: Runtime>(
-    state: &GroupState<R>,
-    missing: LogId,
-    acknowledged: Option<LogId>,
-) -> AppendStop {
-    if !is_broken(missing, acknowledged) {
-        return AppendStop::Conflict(missing);
-    }
-    let index = missing.index();
-    state.corrupt(&format!(
-        "the log: entry {index}, which the leader knows to have been written here, is gone"
-    ));
-    AppendStop::Refused(Refused::Stopping)
 }
 
 fn vote_request<R: Runtime>(ask: &VoteAsk) -> VoteRequest<TypeConfig<R>> {

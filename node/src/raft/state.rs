@@ -475,6 +475,7 @@ pub struct GroupState<R: Runtime> {
     pub(super) inodes: Arc<Inodes>,
     waiting: Arc<Waiting>,
     in_use: Arc<AtomicBool>,
+    lacks_room: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
@@ -489,6 +490,7 @@ impl<R: Runtime> Clone for GroupState<R> {
             inodes: Arc::clone(&self.inodes),
             waiting: Arc::clone(&self.waiting),
             in_use: Arc::clone(&self.in_use),
+            lacks_room: Arc::clone(&self.lacks_room),
             ended: Arc::clone(&self.ended),
         }
     }
@@ -513,6 +515,7 @@ impl<R: Runtime> GroupState<R> {
             inodes: Arc::default(),
             waiting: Arc::default(),
             in_use: Arc::default(),
+            lacks_room: Arc::default(),
             ended: Arc::default(),
         }
     }
@@ -558,6 +561,11 @@ impl<R: Runtime> GroupState<R> {
         self.log.is_durable(self.group, id).await
     }
 
+    /// Whether it was not opened for want of room on the disk.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lacks_room.load(Ordering::Acquire) && !cfg!(planted = "full_disk_prevents_start")
+    }
+
     /// The replica was opened.
     pub(super) fn begin(&self) {
         self.in_use.store(true, Ordering::Release);
@@ -576,11 +584,6 @@ impl<R: Runtime> GroupState<R> {
             return Err(io::Error::other("this replica was destroyed"));
         }
         Ok(())
-    }
-
-    /// What this replica promised is not here any more.
-    pub(super) fn corrupt(&self, what: &str) {
-        self.log.health().corrupt(self.group, what);
     }
 
     /// What the store fails with here concerns the node: nothing is applied any more.

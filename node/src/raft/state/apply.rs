@@ -34,6 +34,22 @@ impl From<io::Error> for ApplyError {
 /// Applying is tried again after this when there was no room.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
+/// A group waits for room, until this goes.
+struct Wait<'s, R: Runtime>(&'s GroupState<R>);
+
+impl<'s, R: Runtime> Wait<'s, R> {
+    fn begin(state: &'s GroupState<R>) -> Self {
+        state.log.waits_for_disk(state.group, true);
+        Self(state)
+    }
+}
+
+impl<R: Runtime> Drop for Wait<'_, R> {
+    fn drop(&mut self) {
+        self.0.log.waits_for_disk(self.0.group, false);
+    }
+}
+
 impl<R: Runtime> GroupState<R> {
     /// Applies entries as they get into the log's index: those that are there must not wait for the others, as applying
     /// them is what makes room.
@@ -55,7 +71,7 @@ impl<R: Runtime> GroupState<R> {
     async fn apply_entered(&self, entries: Vec<EntryResponder<TypeConfig<R>>>) -> io::Result<()> {
         let (entries, responders): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
         let mut responders = responders.into_iter();
-        let (mut next, mut count, mut waited) = (0, entries.len(), false);
+        let (mut next, mut count, mut wait) = (0, entries.len(), None);
         while next < entries.len() {
             match self.apply_at_once(&entries[next..next + count]).await {
                 Ok(answers) => {
@@ -70,16 +86,15 @@ impl<R: Runtime> GroupState<R> {
                 Err(ApplyError::NoRoom(_)) if count > 1 => count /= 2,
                 // What was ordered is applied when there is room again: a full disk ends no replica (P10).
                 Err(ApplyError::NoRoom(_)) if self.may_wait() => {
-                    waited = true;
-                    self.log.waits_for_disk(self.group, true);
+                    wait.get_or_insert_with(|| Wait::begin(self));
                     self.log.runtime().sleep(FULL_PAUSE).await;
                 }
-                Err(ApplyError::NoRoom(error)) => return Err(io::Error::other(error)),
+                Err(ApplyError::NoRoom(error)) => {
+                    self.lacks_room.store(true, Ordering::Release);
+                    return Err(io::Error::other(error));
+                }
                 Err(ApplyError::Failed(error)) => return Err(error),
             }
-        }
-        if waited {
-            self.log.waits_for_disk(self.group, false);
         }
         Ok(())
     }
