@@ -2,7 +2,7 @@
 //!
 //! Owns the order of a node's coming up and going down, for every command that runs one.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,7 +51,10 @@ impl Ground {
         listen: &str,
         advertise: Option<&str>,
     ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(data).with_context(|| {
+        // What users keep from each other in the mount they must not read here.
+        let mut made = std::fs::DirBuilder::new();
+        made.recursive(true).mode(0o700);
+        made.create(data).with_context(|| {
             format!(
                 "the data directory {} can't be made; name another with --data DIR",
                 data.display()

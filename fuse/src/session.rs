@@ -4,6 +4,7 @@
 //! is told from a handler or under a lock: an invalidation waits for requests in flight (P11).
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
@@ -29,10 +30,14 @@ pub struct Options {
     pub read_only: bool,
 }
 
-/// A mounted filesystem. Dropping it unmounts.
+/// A mounted filesystem. Dropping it unmounts, but leaves alone what else may be mounted there by then.
 pub struct Mounted {
-    session: BackgroundSession,
+    /// Never dropped: fuser 0.18 unmounts whatever is at the path then. Its threads end with the mount, its descriptors with
+    /// the process.
+    session: ManuallyDrop<BackgroundSession>,
     path: PathBuf,
+    /// By which the mount table knows it from others at the same path.
+    device: Option<String>,
     client: ClientHandle,
 }
 
@@ -61,17 +66,20 @@ impl Mounted {
             )
         };
         let session = mount(adapter, &path, options)?;
-        let session = session.spawn().map_err(failed)?;
+        let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
+        let mounted = Self {
+            session,
+            device: mountpoint::mounted_device(&path),
+            path: path.clone(),
+            client: client.clone(),
+        };
+        let session = &mounted.session;
         let drop_pages =
             invalidator(session.notifier(), numbers, client.clone()).map_err(failed)?;
         client.on_invalidate(Box::new(drop_pages));
         client.on_drop_attr(Box::new(drop_attr(session.notifier(), numbers)));
         raise_read_ahead(&path);
-        Ok(Self {
-            session,
-            path,
-            client,
-        })
+        Ok(mounted)
     }
 
     /// Where it is mounted.
@@ -92,8 +100,7 @@ impl Mounted {
     /// # Errors
     /// When the kernel does not let go.
     pub fn unmount(self) -> Result<(), MountError> {
-        // What lies there once the kernel has let go is somebody else's, perhaps the next mount.
-        let detached = self.is_gone()
+        let detached = !self.is_there()
             || matches!(
                 mountpoint::unmount(&self.path, false),
                 Ok(()) | Err(MountError::NotMounted(_))
@@ -104,10 +111,28 @@ impl Mounted {
         }));
         // A client always ends: calls that can't be carried out fail at their deadline.
         let _ = wait.recv();
-        if !detached && !self.is_gone() && mountpoint::is_ours(&self.path) {
+        if !detached && self.is_there() {
             mountpoint::unmount(&self.path, true)?;
         }
         Ok(())
+    }
+
+    /// Whether what is mounted at its path is this one. What lies there once the kernel has let go, or somebody has detached
+    /// it, is somebody else's, perhaps the next mount.
+    fn is_there(&self) -> bool {
+        !self.is_gone()
+            && mountpoint::is_ours(&self.path)
+            && mountpoint::mounted_device(&self.path) == self.device
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.is_there()
+            && let Err(error) = mountpoint::unmount(&self.path, true)
+        {
+            tracing::warn!(%error, "the mount stays");
+        }
     }
 }
 

@@ -92,7 +92,12 @@ impl Health {
 
     fn damaged(&self, group: GroupId, damage: Damage) {
         let mut state = self.inner.state.lock();
-        state.corrupt.entry(group).or_insert(damage);
+        // Who leads knows better than what is left here, and says it once.
+        if damage.told_of.is_some() {
+            state.corrupt.insert(group, damage);
+        } else {
+            state.corrupt.entry(group).or_insert(damage);
+        }
         drop(state);
         self.inner.news.ring();
     }

@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use crate::sealed_file;
 
-const FILE: &str = "identity";
+/// Written before any other file of a data directory.
+pub(crate) const FILE: &str = "identity";
 const VERSION: u8 = 1;
 
 /// What a store knows of itself.

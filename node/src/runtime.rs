@@ -50,7 +50,7 @@ pub enum Lane {
     Log,
     /// Checkpoints of region state: long syncs that must not hold up the log.
     Checkpoint,
-    /// Reads of file data: any number side by side, in no order.
+    /// Reads of file data, its writes and new segments of the log: any number side by side, in no order.
     Read,
 }
 

@@ -87,7 +87,7 @@ pub enum StoreOpenError {
     LogBroken(u64),
     /// A member's file is not there: what it held was promised to others.
     #[error(
-        "{file} is missing, and this node is a member of a cluster: put the file back, or keep the directory and start this node with an empty one to be filled by the others, or from a backup if there are none"
+        "{file} is missing, and what else is here belongs to a node that was in use: put the file back, or keep the directory and start this node with an empty one to be filled by the others, or from a backup if there are none"
     )]
     Missing {
         /// Which file or files.
@@ -128,6 +128,13 @@ impl<R: Runtime> Store<R> {
         draw: StoreId,
         life: u64,
     ) -> Result<Self, StoreOpenError> {
+        let names = dir.list()?;
+        let holds = |name: &String| name == STATE_FILE || name.starts_with("log-");
+        if names.iter().any(holds) && !names.iter().any(|name| name == identity::FILE) {
+            return Err(StoreOpenError::Missing {
+                file: identity::FILE,
+            });
+        }
         let identity = identity::start(&*dir, || draw)?;
         let (suspect, poisoned) = retired::doubts(&*dir)?;
         let mut found = Found {

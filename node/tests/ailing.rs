@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft_rt::watch::WatchReceiver;
 use polyfs_core::ids::{ClusterId, GroupId, NodeId, ReplicaId};
+use polyfs_core::request::Space;
 use polyfs_node::health::NodeEnd;
 use polyfs_node::identity;
 use polyfs_node::machines;
@@ -397,6 +399,25 @@ async fn below_the_reserve_only_what_frees_space_is_taken() {
     node.stop().await;
 }
 
+/// Makes a node lead a group.
+async fn lead(world: &World, group: GroupId, node: u64) {
+    let own = world.nodes[&node].replica(group).expect("it runs");
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let leader = own.raft().metrics().borrow_watched().current_leader;
+        if leader == Some(own.id().0) {
+            return;
+        }
+        for node in world.nodes.values() {
+            let other = node.replica(group).expect("it runs");
+            if leader == Some(other.id().0) {
+                let handed = other.raft().trigger().transfer_leader(own.id().0).await;
+                handed.expect("it runs");
+            }
+        }
+    }
+}
+
 /// Its disk has so much room, and no more.
 fn leave_room(dir: &MemoryDir, bytes: u64) {
     let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
@@ -418,6 +439,9 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
         world.put(0, 0, Bytes::new()).await;
         let victim = 1 + world.leader().expect("somebody leads") % NODES;
         let dir = world.dirs[&victim].clone();
+        let other = GroupId(20);
+        world.found(other, Space::Meta).await;
+        lead(&world, other, victim).await;
         leave_room(&dir, 64 << 10);
         for key in 0..12_000_000 / bytes as u64 {
             world.put(key, key, Bytes::from(vec![9; bytes])).await;
@@ -433,6 +457,10 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
         assert!(status.log_stalled, "it is no leader to rely on");
         // Also where it is to end meanwhile.
         if bytes < 10_000 {
+            // The log is full of what waits: nothing else goes on here either.
+            let follower = world.nodes[&victim].replica(other).expect("it runs");
+            let leader = follower.raft().metrics().borrow_watched().current_leader;
+            assert_ne!(leader, Some(follower.id().0));
             let killed = tokio::time::timeout(Duration::from_secs(30), world.kill(victim));
             assert!(killed.await.is_ok(), "it ends");
             // For its small files.
@@ -450,7 +478,12 @@ async fn a_follower_whose_disk_is_full_waits_for_room_and_catches_up() {
 #[tokio::test(start_paused = true)]
 async fn a_member_whose_files_are_gone_says_so_and_begins_nothing_anew() {
     use polyfs_store::disk::Dir as _;
-    for (seed, file) in [(70, "state.redb"), (71, "log-"), (73, "data-")] {
+    for (seed, file) in [
+        (70, "state.redb"),
+        (71, "log-"),
+        (73, "data-"),
+        (74, "identity"),
+    ] {
         let (dir, node) = alone(seed).await;
         node.checkpoint().await.expect("the disk works");
         node.stop().await;

@@ -70,7 +70,7 @@ async fn batches_do_not_wait_for_a_segment_that_is_made() {
     let world = World::with_log(7, small()).await;
     world.put(0, 0, Bytes::new()).await;
     for node in 1..=NODES {
-        world.fabric.stop_lane(&name(node), Lane::Checkpoint);
+        world.fabric.stop_lane(&name(node), Lane::Read);
     }
     let fill_one = async {
         for key in 1..8 {

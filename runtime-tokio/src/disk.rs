@@ -81,6 +81,7 @@ impl Dir for TokioDir {
                 .write(true)
                 .create(mode.create)
                 .truncate(false)
+                .mode(0o600)
                 .custom_flags(flags)
                 .open(&path)
         };

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -46,6 +47,7 @@ pub fn lock_data_dir(path: &Path) -> Result<DataDirLock, LockError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(path.join(LOCK_FILE))
         .map_err(failed)?;
     match file.try_lock() {

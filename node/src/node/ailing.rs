@@ -7,9 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft_rt::watch::WatchReceiver;
 use polyfs_core::ids::{GroupId, ReplicaId};
+use polyfs_store::disk::DiskError;
 
 use super::{Node, NodeError};
 use crate::health::{Damage, NodeEnd};
@@ -17,6 +19,9 @@ use crate::raft::replica::Replica;
 use crate::retired::{self, Mark, Marked};
 use crate::runtime::{Lane, Runtime};
 use crate::store::Found;
+
+/// A mark that found no room is written again after this.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 impl<R: Runtime> Node<R> {
     /// Replicas here that never speak again, and why.
@@ -58,11 +63,13 @@ impl<R: Runtime> Node<R> {
     /// Writes down, for good, that a replica never speaks again.
     async fn retire(&self, group: GroupId, id: ReplicaId, what: &str) -> Result<(), NodeError> {
         tracing::warn!(%group, replica = %id, what, "stored bytes of a replica are damaged: it is retired, its bytes are kept; the group's other replicas serve, and another has to be placed");
-        let mark = {
-            let mut retired = self.inner.retired.lock();
-            retired.insert((group, id), what.to_owned());
-            retired.clone()
-        };
+        let who = (group, id);
+        self.inner.retired.lock().insert(who, what.to_owned());
+        self.write_retired().await
+    }
+
+    async fn write_retired(&self) -> Result<(), NodeError> {
+        let mark = self.inner.retired.lock().clone();
         let dir = Arc::clone(&self.inner.dir);
         let written = self.runtime().blocking(Lane::Checkpoint, move || {
             retired::write(&*dir, Mark::Retired, &mark)
@@ -187,8 +194,27 @@ impl<R: Runtime> Node<R> {
         replica.close().await;
         let record = replica.state().record();
         self.inner.ground.state.keep_as_is(group, &record);
-        if let Err(error) = self.retire(group, replica.id(), &what).await {
-            self.health().end(NodeEnd::Poisoned(error.to_string()));
+        self.inner.ground.log.give_up(group);
+        match self.retire(group, replica.id(), &what).await {
+            Ok(()) => {}
+            Err(NodeError::Disk(DiskError::Full)) => {
+                self.runtime()
+                    .spawn(self.clone().retire_when_there_is_room());
+            }
+            Err(error) => self.health().end(NodeEnd::Poisoned(error.to_string())),
+        }
+    }
+
+    /// A full disk is no failed one. Until the mark is written the replica is silent in this process; the next finds out
+    /// again what this one did.
+    async fn retire_when_there_is_room(self) {
+        while !self.is_stopped() {
+            self.runtime().sleep(FULL_PAUSE).await;
+            match self.write_retired().await {
+                Ok(()) => return,
+                Err(NodeError::Disk(DiskError::Full)) => {}
+                Err(error) => return self.health().end(NodeEnd::Poisoned(error.to_string())),
+            }
         }
     }
 

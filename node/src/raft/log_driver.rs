@@ -39,6 +39,7 @@ use polyfs_store::wal::{
 };
 
 use self::bulk::{in_log, write_extents};
+use self::standstill::For;
 use super::types::TypeConfig;
 use crate::health::{Health, NodeEnd};
 use crate::notify::Bell;
@@ -109,8 +110,11 @@ struct Staged<R: Runtime> {
 /// An append whose payloads are in extents, one pin or none for each of its entries.
 struct Stored<R: Runtime> {
     append: Staged<R>,
-    pins: VecDeque<Option<Pin>>,
+    pins: Pins,
 }
+
+/// One for each entry of an append, where its payload has an extent.
+type Pins = VecDeque<Option<Pin>>;
 
 /// An entry that is not in the index yet.
 #[derive(Clone)]
@@ -148,8 +152,8 @@ pub(super) struct Books<R: Runtime> {
     writing_since: Option<Instant>,
     /// The log is full, and staged entries wait until it is not.
     no_room: bool,
-    /// Who waits for room on the disk, and since when: groups that apply, and payloads (no group).
-    no_disk: BTreeMap<Option<GroupId>, Instant>,
+    /// Who waits for room on the disk, and since when.
+    no_disk: BTreeMap<(GroupId, For), Instant>,
     failure: Option<LogError>,
 }
 
@@ -360,6 +364,11 @@ impl<R: Runtime> SharedLog<R> {
     pub async fn forget_group_durably(&self, group: GroupId) -> Result<(), LogError> {
         self.books().unstage(group, 0);
         self.push_durably(Record::Destroy { group }).await
+    }
+
+    /// What a group's replica still waits to have written nobody wants: it speaks no more. What is written stays.
+    pub fn give_up(&self, group: GroupId) {
+        self.books().unstage(group, 0);
     }
 
     /// Notes a group's committed log id, to be written along with something else.
@@ -601,7 +610,9 @@ impl<R: Runtime> Inner<R> {
             let taken = {
                 let mut books = self.books.lock();
                 let taken = books.take_batch(idle);
-                books.writing_since = matches!(taken, Ok(Some(_))).then(|| self.runtime.now().mono);
+                // One for which there was no room counts from when it was first tried.
+                let since = books.writing_since.unwrap_or(self.runtime.now().mono);
+                books.writing_since = matches!(taken, Ok(Some(_))).then_some(since);
                 taken
             };
             match taken {
@@ -646,9 +657,9 @@ impl<R: Runtime> Inner<R> {
         let full = matches!(outcome, Outcome::Full(_));
         {
             let mut books = self.books.lock();
-            books.writing_since = None;
             match outcome {
                 Outcome::Written(batch, written) => {
+                    books.writing_since = None;
                     books.written(batch, written);
                     if books.index.pressure() > Pressure::None {
                         self.tight.ring();
@@ -687,23 +698,9 @@ impl<R: Runtime> Inner<R> {
                     let pins = write_extents(&lane.data, &staged);
                     (staged, pins)
                 });
-                let (mut staged, pins) = written.await;
+                let (staged, pins) = written.await;
                 match pins {
-                    Ok(pins) => {
-                        let appends = staged.drain(..pins.len()).zip(pins);
-                        let stored = appends.map(|(append, pins)| Stored {
-                            append,
-                            pins: pins.into(),
-                        });
-                        self.books.lock().ready.extend(stored);
-                        self.enter().await;
-                        if staged.is_empty() {
-                            let now = self.runtime.now().mono;
-                            self.books.lock().waits_for_disk(None, false, now);
-                        } else {
-                            self.wait_for_disk(staged).await;
-                        }
-                    }
+                    Ok(pins) => self.payloads_written(staged, pins).await,
                     Err(error) => {
                         let mut books = self.books.lock();
                         books.staged = staged;
@@ -717,17 +714,34 @@ impl<R: Runtime> Inner<R> {
         }
     }
 
-    /// The disk has no room for these: it ends no replica, and a leader goes on without this one if it can (P10).
-    async fn wait_for_disk(&self, mut staged: VecDeque<Staged<R>>) {
-        tracing::warn!("the disk is full: payloads wait for room");
+    /// Appends go on whose payloads found room. The others wait for it: it ends no replica, and a leader goes on without
+    /// this one if it can (P10).
+    async fn payloads_written(&self, staged: VecDeque<Staged<R>>, pins: Vec<Option<Pins>>) {
+        let mut waiting = VecDeque::new();
         {
             let mut books = self.books.lock();
-            staged.append(&mut books.staged);
-            books.staged = staged;
+            for (append, pins) in staged.into_iter().zip(pins) {
+                match pins {
+                    Some(pins) => books.ready.push_back(Stored { append, pins }),
+                    None => waiting.push_back(append),
+                }
+            }
+        }
+        self.enter().await;
+        let with_entries = waiting.iter().filter(|append| !append.entries.is_empty());
+        let groups = with_entries.map(|append| append.group).collect();
+        {
+            let mut books = self.books.lock();
+            books.payloads_wait(&groups, self.runtime.now().mono);
+            if waiting.is_empty() {
+                return;
+            }
+            waiting.append(&mut books.staged);
+            books.staged = waiting;
             books.no_room = true;
-            books.waits_for_disk(None, true, self.runtime.now().mono);
             books.refuse_barriers();
         }
+        tracing::warn!(?groups, "the disk is full: payloads wait for room");
         self.tight.ring();
         self.runtime.sleep(DISK_FULL_PAUSE).await;
     }

@@ -223,8 +223,11 @@ impl<R: Runtime> Replica<R> {
 
     /// Ends what [`Self::hold_back`] began.
     pub fn let_go(&self) {
-        if self.hold.end() && !self.is_broken() {
+        if self.hold.end() {
             self.raft.runtime_config().elect(true);
+            if self.is_broken() {
+                self.raft.runtime_config().elect(false);
+            }
         }
     }
 
@@ -253,9 +256,11 @@ impl<R: Runtime> Replica<R> {
 
     /// Answers another replica.
     pub async fn answer(&self, call: RaftCall, payload: Bytes) -> Reply {
+        if self.is_broken() {
+            return Reply::Refused(Refused::Stopping);
+        }
         let asked = self.witness.told();
         let answered = match call {
-            _ if self.is_broken() => Err(Refused::Stopping),
             RaftCall::Vote(ask) | RaftCall::PreVote(ask)
                 if self.runtime.now().mono < self.no_votes_before && !ask.transfer =>
             {
@@ -318,6 +323,9 @@ impl<R: Runtime> Replica<R> {
                 pieces,
             } => self.install(from_leader, meta, pieces).await,
         };
+        if self.is_broken() {
+            return Reply::Refused(Refused::Stopping);
+        }
         answered.map_or_else(Reply::Refused, Reply::Raft)
     }
 
@@ -393,8 +401,7 @@ impl<R: Runtime> Replica<R> {
         self.runtime.spawn(async move {
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
-                let result = match result {
-                    _ if replica.is_broken() => Err(AppendStop::Refused(Refused::Stopping)),
+                let mut result = match result {
                     Ok(Ok(matching)) if may_acknowledge(&replica.state, matching).await => {
                         Ok(matching)
                     }
@@ -408,6 +415,9 @@ impl<R: Runtime> Replica<R> {
                     }
                     Err(_) => Err(AppendStop::Refused(Refused::Stopping)),
                 };
+                if replica.is_broken() {
+                    result = Err(AppendStop::Refused(Refused::Stopping));
+                }
                 if result.is_ok_and(|matching| replica.hold.is_level(matching)) {
                     replica.let_go();
                 }

@@ -68,6 +68,7 @@ const TABLE: &[&Line] = &[
     &build::WRONG_ARGUMENT,
     &up::START,
     &up::STOP,
+    &up::REPLACED,
     &up::POSIX,
     &up::OTHER_USER,
     &tree::COPY,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::mount::Mount;
+use super::mount::{Mount, START_LIMIT};
 use super::{Context, Figure, Line, Needs, is_mounted};
 
 /// From the command to a mount that takes a write, on an empty directory: what we aim at.
@@ -34,6 +34,16 @@ pub(super) const STOP: Line = Line {
     packages: PACKAGES,
     limit: Duration::from_secs(180),
     run: stop,
+};
+
+/// What comes after it.
+pub(super) const REPLACED: Line = Line {
+    id: "up-replaced",
+    title: "the end of a mount that was detached leaves alone what is mounted there since",
+    needs: Needs::Mount,
+    packages: PACKAGES,
+    limit: Duration::from_secs(120),
+    run: replaced,
 };
 
 /// The basic calls.
@@ -96,6 +106,43 @@ fn stop(context: &Context) -> Result<Figure> {
     );
     mount.stop()?;
     Figure::within(took, STOP_MAX, "12 MB unsynced before")
+}
+
+/// A process works in the mount while it is detached, so its process goes on; then something else is mounted there.
+fn replaced(context: &Context) -> Result<Figure> {
+    let script = r#"binary=$1 point=$2 served=$3; shift 3
+        (cd "$point" && exec sleep 100) & user=$!
+        until [ "$(readlink /proc/$user/cwd)" = "$point" ]; do :; done
+        "$binary" umount --lazy "$point"
+        "$@" "$point"; echo kept >"$point/kept"
+        kill $user; wait $user || true
+        while state=$(cut -d' ' -f3 /proc/$served/stat 2>/dev/null) && [ "$state" != Z ]; do sleep 0.1; done
+        [ "$(cat "$point/kept")" = kept ]"#;
+    let mount = up(context)?;
+    let (point, served) = (mount.point.clone(), mount.id().context("it runs")?);
+    let binary = context.binary.display().to_string();
+    let words = [&*binary, &point.display().to_string(), &served.to_string()].map(str::to_owned);
+    let with_tmpfs = ["mount", "-t", "tmpfs", "other"].map(str::to_owned);
+    let arguments = [&words[..], &with_tmpfs].concat();
+    context.bash("something else there", script, &arguments, STOP_MAX)?;
+    let unmount = "umount \"$1\"";
+    context.bash("umount", unmount, &[&point], STOP_MAX)?;
+    drop(mount);
+    // The next mount of ours is told from the last, too.
+    let mount = up(context)?;
+    let other = context.directory("other")?;
+    let served = mount.id().context("it runs")?.to_string();
+    let log = context.scratch.join("other.log").display().to_string();
+    let next = format!(
+        r#"start() {{ "{binary}" up "$1" --data "{}" >"{log}" 2>&1 & server=$!; until grep -q ^mounted "{log}"; do sleep 0.1; done; }}; "#,
+        other.display()
+    );
+    let arguments = [binary, point.display().to_string(), served, "start".into()];
+    let script = format!("{next}{script}; kill $server; wait $server || true");
+    context.bash("another polyfs there", &script, &arguments, START_LIMIT)?;
+    drop(mount);
+    ensure!(!is_mounted(&point));
+    Ok(Figure::count(2, "mounts stayed", ""))
 }
 
 fn posix(context: &Context) -> Result<Figure> {

@@ -2,17 +2,17 @@
 //!
 //! Owns rule 1 of P10 for appends: an extent is synced before the record that points to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use polyfs_core::ids::GroupId;
 use polyfs_core::limits::EXTENT_PAYLOAD_BYTES_MIN;
 use polyfs_store::disk::DiskError;
-use polyfs_store::extents::{DataFiles, Pin};
+use polyfs_store::extents::DataFiles;
 use polyfs_store::state::StoreError;
 use polyfs_store::wal::{LogError, PayloadRef};
 
-use super::{BULK_BYTES_MAX, Books, Bulk, SharedLog, Staged};
+use super::{BULK_BYTES_MAX, Books, Bulk, Pins, SharedLog, Staged};
 use crate::runtime::Runtime;
 
 impl<R: Runtime> SharedLog<R> {
@@ -38,32 +38,37 @@ impl<R: Runtime> SharedLog<R> {
     }
 }
 
-/// Writes the large payloads of some appends and syncs them; one list of pins for each of the first of them, as many as
-/// the disk has room for.
+/// Writes the large payloads of some appends and syncs them; the pins of each, or none of one that has to wait: because the
+/// disk has no room for it, or for what came before it and must stay before it.
 pub(super) fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
     data: &DataFiles<D>,
     staged: &VecDeque<Staged<R>>,
-) -> Result<Vec<Vec<Option<Pin>>>, LogError> {
+) -> Result<Vec<Option<Pins>>, LogError> {
     let failed = |error: StoreError| {
         tracing::warn!(%error, "a data file failed");
         LogError::Poisoned
     };
     let mut written = Vec::new();
-    'appends: for append in staged {
-        let mut extents = Vec::new();
-        for entry in &append.entries {
-            let large = entry.payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
-            let extent = large
-                .then(|| data.write_extent(&entry.payload, 0))
-                .transpose();
-            if matches!(&extent, Err(StoreError::Disk(DiskError::Full)))
-                && !cfg!(planted = "full_disk_ends_node")
-            {
-                break 'appends;
-            }
-            extents.push(extent.map_err(failed)?);
+    let mut waiting = BTreeSet::new();
+    for append in staged {
+        let is_barrier = append.entries.is_empty();
+        if waiting.contains(&append.group) || (is_barrier && !waiting.is_empty()) {
+            written.push(None);
+            continue;
         }
-        written.push(extents);
+        let large = |payload: &Bytes| payload.len() >= EXTENT_PAYLOAD_BYTES_MIN;
+        let payloads = append.entries.iter().map(|entry| &entry.payload);
+        let extents = payloads.map(|payload| {
+            let extent = large(payload).then(|| data.write_extent(payload, 0));
+            extent.transpose()
+        });
+        match extents.collect::<Result<Vec<_>, _>>() {
+            Err(StoreError::Disk(DiskError::Full)) if !cfg!(planted = "full_disk_ends_node") => {
+                waiting.insert(append.group);
+                written.push(None);
+            }
+            extents => written.push(Some(extents.map_err(failed)?)),
+        }
     }
     let synced = data.sync().map_err(failed)?;
     let pin = |extent: Option<polyfs_store::extents::Written>| {
@@ -76,7 +81,7 @@ pub(super) fn write_extents<R: Runtime, D: polyfs_store::disk::Dir>(
         })
     };
     let pins = |extents: Vec<_>| extents.into_iter().map(pin).collect();
-    Ok(written.into_iter().map(pins).collect())
+    Ok(written.into_iter().map(|one| one.map(pins)).collect())
 }
 
 /// A payload as it goes into the log itself.

@@ -23,7 +23,12 @@ impl<R: Runtime> Inner<R> {
         };
         let found = std::mem::take(&mut plan.found);
         // Batches wait for this as for a batch before them.
-        self.books.lock().writing_since = Some(self.runtime.now().mono);
+        let before = {
+            let mut books = self.books.lock();
+            let before = books.writing_since;
+            books.writing_since = before.or(Some(self.runtime.now().mono));
+            before
+        };
         let group_of = found.first().and_then(|one| match one {
             Found::Stored(located) => Some(located.group),
             Found::Cached(_) => None,
@@ -34,7 +39,7 @@ impl<R: Runtime> Inner<R> {
             .blocking(Lane::Read, move || reader.load(found))
             .await;
         let mut books = self.books.lock();
-        books.writing_since = None;
+        books.writing_since = before;
         match loaded {
             Ok(entries) => books.index.carry(&plan, entries),
             // Purged meanwhile, or damaged: then whoever reads it says so; the next batch tries again.
@@ -63,7 +68,8 @@ impl<R: Runtime> Inner<R> {
     /// Makes a spare segment while batches go on: tens of megabytes of zeros, and their sync.
     async fn grow(self: Arc<Self>, segment: NewSegment) {
         let lane = Arc::clone(&self);
-        let grown = self.runtime.blocking(Lane::Checkpoint, move || {
+        // Not behind a checkpoint: the log may have no other segment left.
+        let grown = self.runtime.blocking(Lane::Read, move || {
             let made = segment.make(&*lane.dir);
             made.map(|made| lane.writer.lock().adopt(made))
         });

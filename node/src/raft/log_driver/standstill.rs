@@ -11,6 +11,13 @@ use polyfs_core::time::Instant;
 use super::{Books, STALLED_DISK, SharedLog};
 use crate::runtime::Runtime;
 
+/// What a group waits for room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum For {
+    Applying,
+    Payload,
+}
+
 impl<R: Runtime> SharedLog<R> {
     /// Whether the disk has kept a batch waiting for too long.
     #[must_use]
@@ -25,8 +32,9 @@ impl<R: Runtime> SharedLog<R> {
         let now = self.inner.runtime.now().mono;
         let books = self.books();
         let waiting = books.waiting_groups(now);
-        let all = !waiting.is_empty() && cfg!(planted = "full_disk_stops_every_group");
-        books.stalled(now) || waiting.contains(&group) || all
+        // A log that fills up meanwhile is emptied by nobody: then no group goes on.
+        let all = books.is_full() || cfg!(planted = "full_disk_stops_every_group");
+        books.stalled(now) || waiting.contains(&group) || (all && !waiting.is_empty())
     }
 
     /// Whether anything waits for too long.
@@ -41,17 +49,22 @@ impl<R: Runtime> SharedLog<R> {
     /// be replaced by somebody who can.
     pub(in crate::raft) fn waits_for_disk(&self, group: GroupId, waits: bool) {
         let now = self.inner.runtime.now().mono;
-        self.books().waits_for_disk(Some(group), waits, now);
+        let mut books = self.books();
+        if waits {
+            books.no_disk.entry((group, For::Applying)).or_insert(now);
+        } else {
+            books.no_disk.remove(&(group, For::Applying));
+        }
     }
 }
 
 impl<R: Runtime> Books<R> {
-    /// A group that applies, or payloads of any (none), begins to wait for room, or has found it.
-    pub(super) fn waits_for_disk(&mut self, who: Option<GroupId>, waits: bool, now: Instant) {
-        if waits {
-            self.no_disk.entry(who).or_insert(now);
-        } else {
-            self.no_disk.remove(&who);
+    /// Payloads of these groups wait for room on the disk, and nobody else's.
+    pub(super) fn payloads_wait(&mut self, groups: &BTreeSet<GroupId>, now: Instant) {
+        let still = |who: &(GroupId, For)| who.1 != For::Payload || groups.contains(&who.0);
+        self.no_disk.retain(|who, _| still(who));
+        for group in groups {
+            self.no_disk.entry((*group, For::Payload)).or_insert(now);
         }
     }
 
@@ -62,15 +75,10 @@ impl<R: Runtime> Books<R> {
 
     /// Groups that have waited for room for too long.
     fn waiting_groups(&self, now: Instant) -> BTreeSet<GroupId> {
-        let mut groups = BTreeSet::new();
-        for (who, since) in &self.no_disk {
-            if now.since(*since) >= STALLED_DISK {
-                match who {
-                    Some(group) => groups.extend([*group]),
-                    None => groups.extend(self.staged_entries.keys()),
-                }
-            }
-        }
-        groups
+        let too_long = self
+            .no_disk
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= STALLED_DISK);
+        too_long.map(|((group, _), _)| *group).collect()
     }
 }
