@@ -239,6 +239,11 @@ pub(crate) fn is_ours(path: &Path) -> bool {
     mount_line(path).is_some_and(|line| line.kind.starts_with("fuse") && line.source == SOURCE)
 }
 
+/// Whether the process of what is mounted at `path` is gone, or its connection was aborted.
+pub(crate) fn is_dead(path: &Path) -> bool {
+    matches!(probe::answer(path, PATIENCE), Ok(Some(Answer::Gone)))
+}
+
 /// The device (`major:minor`) of the filesystem mounted at exactly `path`.
 pub(crate) fn mounted_device(path: &Path) -> Option<String> {
     mount_line(path).map(|line| line.device)

@@ -120,9 +120,10 @@ impl Mounted {
     /// Whether what is mounted at its path is this one. What lies there once the kernel has let go, or somebody has detached
     /// it, is somebody else's, perhaps the next mount.
     fn is_there(&self) -> bool {
-        !self.is_gone()
-            && mountpoint::is_ours(&self.path)
+        mountpoint::is_ours(&self.path)
             && mountpoint::mounted_device(&self.path) == self.device
+            // The next mount may get the same number, but it answers; one that was aborted stays there and does not.
+            && (!self.is_gone() || mountpoint::is_dead(&self.path))
     }
 }
 

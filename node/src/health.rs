@@ -56,6 +56,8 @@ struct Inner {
 /// Why a group's replica is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
+    /// Whose.
+    pub(crate) group: GroupId,
     /// What was found.
     pub(crate) what: String,
     /// Which replica a leader found wanting; none for damage that was met here.
@@ -64,7 +66,7 @@ pub(crate) struct Damage {
 
 #[derive(Default)]
 struct State {
-    corrupt: BTreeMap<GroupId, Damage>,
+    damage: BTreeMap<(GroupId, Option<ReplicaId>), String>,
     end: Option<NodeEnd>,
     silent: bool,
 }
@@ -72,13 +74,7 @@ struct State {
 impl Health {
     /// Bytes of a group's replica here are not what was written.
     pub fn corrupt(&self, group: GroupId, what: &str) {
-        self.damaged(
-            group,
-            Damage {
-                what: what.to_owned(),
-                told_of: None,
-            },
-        );
+        self.damaged((group, None), what.to_owned());
     }
 
     /// A group's leader knows that a replica here has acknowledged an entry that it does not have.
@@ -86,18 +82,12 @@ impl Health {
         let what = format!(
             "the log: entry {index}, which the leader knows to have been written here, is gone"
         );
-        let told_of = Some(replica);
-        self.damaged(group, Damage { what, told_of });
+        self.damaged((group, Some(replica)), what);
     }
 
-    fn damaged(&self, group: GroupId, damage: Damage) {
+    fn damaged(&self, who: (GroupId, Option<ReplicaId>), what: String) {
         let mut state = self.inner.state.lock();
-        // Who leads knows better than what is left here, and says it once.
-        if damage.told_of.is_some() {
-            state.corrupt.insert(group, damage);
-        } else {
-            state.corrupt.entry(group).or_insert(damage);
-        }
+        state.damage.entry(who).or_insert(what);
         drop(state);
         self.inner.news.ring();
     }
@@ -175,8 +165,17 @@ impl Health {
         self.inner.state.lock().end.clone()
     }
 
-    pub(crate) fn take_corrupt(&self) -> BTreeMap<GroupId, Damage> {
-        std::mem::take(&mut self.inner.state.lock().corrupt)
+    pub(crate) fn take_damage(&self) -> Vec<Damage> {
+        let damage = std::mem::take(&mut self.inner.state.lock().damage);
+        // What a leader says first: it knows better than what is left here.
+        let reports = damage.into_iter().rev();
+        reports
+            .map(|((group, told_of), what)| Damage {
+                group,
+                what,
+                told_of,
+            })
+            .collect()
     }
 
     /// Waits for reports; for one task.

@@ -69,10 +69,11 @@ impl<R: Runtime> Node<R> {
     }
 
     async fn write_retired(&self) -> Result<(), NodeError> {
-        let mark = self.inner.retired.lock().clone();
-        let dir = Arc::clone(&self.inner.dir);
+        let node = self.clone();
         let written = self.runtime().blocking(Lane::Checkpoint, move || {
-            retired::write(&*dir, Mark::Retired, &mark)
+            // Looked at in the lane's order: an older list must not come last.
+            let mark = node.inner.retired.lock().clone();
+            retired::write(&*node.inner.dir, Mark::Retired, &mark)
         });
         Ok(written.await?)
     }
@@ -156,8 +157,8 @@ impl<R: Runtime> Node<R> {
     pub(super) async fn watch_health(self) {
         while !self.is_stopped() {
             self.health().news().await;
-            for (group, damage) in self.health().take_corrupt() {
-                self.lose(group, damage).await;
+            for damage in self.health().take_damage() {
+                self.lose(damage).await;
             }
             if let Some(end) = self.health().ended() {
                 return self.fall_silent(&end).await;
@@ -166,12 +167,16 @@ impl<R: Runtime> Node<R> {
     }
 
     /// A replica has met damage: it goes, unless nobody else could serve.
-    async fn lose(&self, group: GroupId, damage: Damage) {
+    async fn lose(&self, damage: Damage) {
+        let Damage {
+            group,
+            told_of,
+            what,
+        } = damage;
         let Some(ailing) = self.group(group) else {
             return;
         };
         let replica = ailing.replica();
-        let Damage { what, told_of } = damage;
         if told_of.is_some_and(|id| id != replica.id()) {
             // Another has taken its place meanwhile.
             return;

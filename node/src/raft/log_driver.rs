@@ -17,7 +17,7 @@ mod segments;
 mod standstill;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -717,7 +717,7 @@ impl<R: Runtime> Inner<R> {
     /// Appends go on whose payloads found room. The others wait for it: it ends no replica, and a leader goes on without
     /// this one if it can (P10).
     async fn payloads_written(&self, staged: VecDeque<Staged<R>>, pins: Vec<Option<Pins>>) {
-        let mut waiting = VecDeque::new();
+        let (mut waiting, mut groups) = (VecDeque::new(), BTreeSet::new());
         {
             let mut books = self.books.lock();
             for (append, pins) in staged.into_iter().zip(pins) {
@@ -726,16 +726,16 @@ impl<R: Runtime> Inner<R> {
                     None => waiting.push_back(append),
                 }
             }
+            let with_entries = waiting.iter().filter(|append| !append.entries.is_empty());
+            groups.extend(with_entries.map(|append| append.group));
+            books.payloads_wait(&groups, self.runtime.now().mono);
         }
         self.enter().await;
-        let with_entries = waiting.iter().filter(|append| !append.entries.is_empty());
-        let groups = with_entries.map(|append| append.group).collect();
+        if waiting.is_empty() {
+            return;
+        }
         {
             let mut books = self.books.lock();
-            books.payloads_wait(&groups, self.runtime.now().mono);
-            if waiting.is_empty() {
-                return;
-            }
             waiting.append(&mut books.staged);
             books.staged = waiting;
             books.no_room = true;

@@ -142,7 +142,21 @@ fn replaced(context: &Context) -> Result<Figure> {
     context.bash("another polyfs there", &script, &arguments, START_LIMIT)?;
     drop(mount);
     ensure!(!is_mounted(&point));
-    Ok(Figure::count(2, "mounts stayed", ""))
+    // One that the kernel has cut off, and is still there, goes.
+    let mount = up(context)?;
+    let served = mount.id().context("it runs")?.to_string();
+    let cut = r#"minor=$(mountpoint -d "$1"); mkdir control; mount -t fusectl none control
+        echo 1 >"control/${minor#*:}/abort"; umount control
+        while state=$(cut -d' ' -f3 /proc/$2/stat 2>/dev/null) && [ "$state" != Z ]; do sleep 0.1; done
+        ! mountpoint -q "$1" && [ -z "$(grep -F " $1 " /proc/self/mountinfo)" ]"#;
+    let arguments = [point.display().to_string(), served];
+    context.bash("one that was cut off", cut, &arguments, STOP_MAX)?;
+    drop(mount);
+    Ok(Figure::count(
+        2,
+        "mounts stayed",
+        "and one that was cut off went",
+    ))
 }
 
 fn posix(context: &Context) -> Result<Figure> {
