@@ -418,13 +418,6 @@ async fn lead(world: &World, group: GroupId, node: u64) {
     }
 }
 
-/// Its disk has so much room, and no more.
-fn leave_room(dir: &MemoryDir, bytes: u64) {
-    let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
-    let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
-    dir.set_capacity(used as u64 + bytes);
-}
-
 fn standing(world: &World, node: u64) -> ReplicaStatus {
     let status = world.nodes[&node].status();
     let mut held = status.replicas.into_iter();

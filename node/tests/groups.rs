@@ -341,9 +341,7 @@ async fn a_group_that_waits_for_room_takes_no_other_along() {
     let made = world.order(META, 1, make(b"before"), Bytes::new()).await;
     assert!(matches!(made, Answer::Meta(Ok(_))), "{made:?}");
     for dir in world.dirs.values() {
-        let names = polyfs_store::disk::Dir::list(dir).expect("it lists");
-        let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
-        dir.set_capacity(used as u64 + (64 << 10));
+        leave_room(dir, 64 << 10);
     }
     let leader = world.leader().expect("somebody leads");
     let replica = world.nodes[&leader].replica(GROUP).expect("it leads");

@@ -14,7 +14,7 @@ use polyfs_store::memory::MemoryDir;
 use polyfs_store::state::StateDb;
 use polyfs_store::wal::{self, LogConfig, Pressure};
 
-use crate::support::world::store_config;
+use crate::support::world::{leave_room, store_config};
 use crate::support::{Fabric, Machine as Host};
 
 const BUSY: GroupId = GroupId(1);
@@ -190,14 +190,11 @@ async fn what_waits_is_not_durable_though_a_vote_is() {
 /// What is truncated while it waits for a place on the disk must not wait on, in front of others.
 #[tokio::test(start_paused = true)]
 async fn what_nobody_wants_any_more_keeps_nobody_waiting_for_room() {
-    use polyfs_store::disk::Dir as _;
     let dir = MemoryDir::new(7);
     let shared = open(&dir, 1);
     let mut busy = GroupLog::new(shared.clone(), BUSY);
     let mut quiet = GroupLog::new(shared.clone(), QUIET);
-    let names = dir.list().expect("it lists");
-    let used: usize = names.iter().map(|name| dir.image(name).len()).sum();
-    dir.set_capacity(used as u64 + (5 << 20));
+    leave_room(&dir, 5 << 20);
     append(&mut busy, entries(1, 0..9, 1 << 20)).await;
     append(&mut quiet, entries(1, 0..1, 100_000)).await;
     let durable = async |group, id| {

@@ -36,7 +36,7 @@ impl Acknowledged {
 
 /// Whether a follower that does not have `missing`, and has not turned from the leader who sent it, once told that leader
 /// that it had: nothing of one leadership's own log is ever overwritten by it.
-pub(super) fn is_broken(missing: LogId, acknowledged: Option<LogId>) -> bool {
+pub(super) fn breaks_promise(missing: LogId, acknowledged: Option<LogId>) -> bool {
     acknowledged.is_some_and(|acknowledged| missing <= acknowledged)
         && !cfg!(planted = "lost_promise_kept_quiet")
 }
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn only_what_was_acknowledged_is_missed() {
-        assert!(!is_broken(log_id(3, 8), None));
-        assert!(!is_broken(log_id(3, 9), Some(log_id(3, 8))));
-        assert!(is_broken(log_id(3, 8), Some(log_id(3, 8))));
-        assert!(is_broken(log_id(2, 7), Some(log_id(3, 8))));
+        assert!(!breaks_promise(log_id(3, 8), None));
+        assert!(!breaks_promise(log_id(3, 9), Some(log_id(3, 8))));
+        assert!(breaks_promise(log_id(3, 8), Some(log_id(3, 8))));
+        assert!(breaks_promise(log_id(2, 7), Some(log_id(3, 8))));
     }
 }

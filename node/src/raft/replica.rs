@@ -25,7 +25,7 @@ use super::hold::Hold;
 use super::log::GroupLog;
 use super::log_driver::SharedLog;
 use super::network::{Networks, append_request};
-use super::promises::is_broken;
+use super::promises::breaks_promise;
 use super::snapshot::Stage;
 use super::state::{GroupState, Machine, ReplicaRecord, SharedState};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
@@ -237,7 +237,7 @@ impl<R: Runtime> Replica<R> {
 
     /// The answer when an entry is not here. Who has acknowledged it has lost it, and speaks no more (P10).
     fn conflict(&self, missing: LogId, acknowledged: Option<LogId>) -> AppendStop {
-        if !is_broken(missing, acknowledged) {
+        if !breaks_promise(missing, acknowledged) {
             return AppendStop::Conflict(missing);
         }
         if !self.broken.swap(true, Ordering::AcqRel) {

@@ -19,13 +19,6 @@ pub(super) enum For {
 }
 
 impl<R: Runtime> SharedLog<R> {
-    /// Whether the disk has kept a batch waiting for too long.
-    #[must_use]
-    pub fn stalled(&self) -> bool {
-        let now = self.inner.runtime.now().mono;
-        self.books().stalled(now)
-    }
-
     /// Whether the disk, or the lack of room on it, has kept a group waiting for too long: its leader must not be here.
     #[must_use]
     pub fn stands_still(&self, group: GroupId) -> bool {
@@ -33,8 +26,8 @@ impl<R: Runtime> SharedLog<R> {
         let books = self.books();
         let waiting = books.waiting_groups(now);
         // A log that fills up meanwhile is emptied by nobody: then no group goes on.
-        let all = books.is_full() || cfg!(planted = "full_disk_stops_every_group");
-        books.stalled(now) || waiting.contains(&group) || (all && !waiting.is_empty())
+        let all = || books.is_full() || cfg!(planted = "full_disk_stops_every_group");
+        books.stalled(now) || waiting.contains(&group) || (!waiting.is_empty() && all())
     }
 
     /// Whether anything waits for too long.
@@ -68,6 +61,7 @@ impl<R: Runtime> Books<R> {
         }
     }
 
+    /// Whether the disk has kept a batch waiting for too long.
     fn stalled(&self, now: Instant) -> bool {
         self.writing_since
             .is_some_and(|since| now.since(since) >= STALLED_DISK)
