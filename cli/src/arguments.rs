@@ -66,7 +66,7 @@ pub(crate) struct Up {
     pub(crate) nodes: u16,
     /// Let other machines join: run the waypoint at this address and the nodes at the ports after it [default: only
     /// this process].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = values::listening_here)]
     pub(crate) listen: Option<SocketAddr>,
 }
 

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use polyfs_core::ids::NodeId;
 use polyfs_core::master::controller::health::Verdict;
 use polyfs_core::master::status::{ClusterStatus, NodeLine, NodeState};
 use polyfs_node::find::FindError;
@@ -20,18 +21,13 @@ pub(crate) fn run(options: &Ask) -> anyhow::Result<ExitCode> {
         match cluster::reach(&options.cluster).await {
             Ok(access) => Ok(look(&access).await),
             // The waypoints know the cluster, and none of it is left: that is an answer.
-            Err(FindError::NoMember { cluster, addresses }) => {
-                let nobody = Headless {
-                    cluster,
-                    reachable: Default::default(),
-                    unreachable: Default::default(),
-                    unled: Default::default(),
-                };
-                Ok(Known::Headless(Headless {
-                    unreachable: (0..).map(polyfs_core::ids::NodeId).zip(addresses).collect(),
-                    ..nobody
-                }))
-            }
+            Err(FindError::NoMember { cluster, addresses }) => Ok(Known::Headless(Headless {
+                cluster,
+                reachable: Default::default(),
+                unreachable: Default::default(),
+                nobody_at: addresses,
+                unled: Default::default(),
+            })),
             Err(error) => Err(error.into()),
         }
     })?;
@@ -102,23 +98,18 @@ fn cluster_json(status: &ClusterStatus) -> Value {
 }
 
 fn headless_json(left: &Headless) -> Value {
-    let node = |state: &'static str| {
-        move |(id, address): (&polyfs_core::ids::NodeId, &String)| {
-            json!({
-                "id": id.0,
-                "address": address,
-                "zone": "",
-                "state": state,
-                "version": "",
-                "used_bytes": 0,
-                "capacity_bytes": 0,
-            })
-        }
+    let node = |(id, state, address): (Option<NodeId>, &str, &str)| {
+        json!({
+            "id": id.map(|id| id.0),
+            "address": address,
+            "zone": "",
+            "state": if state == REACHED { "alive" } else { "silent" },
+            "version": "",
+            "used_bytes": 0,
+            "capacity_bytes": 0,
+        })
     };
-    let here = left.reachable.iter().map(node("alive"));
-    let nodes: Vec<Value> = here
-        .chain(left.unreachable.iter().map(node("silent")))
-        .collect();
+    let nodes: Vec<Value> = lines(left).map(node).collect();
     json!({
         "cluster_id": left.cluster.to_string(),
         "health": "unavailable",
@@ -135,18 +126,27 @@ fn headless_json(left: &Headless) -> Value {
     })
 }
 
+const REACHED: &str = "reached";
+
+/// Who is left, and who is not: the number when it is known, whether it answers, and where it should be.
+fn lines(left: &Headless) -> impl Iterator<Item = (Option<NodeId>, &'static str, &str)> {
+    let here = left.reachable.iter().map(|of| (of, REACHED));
+    let gone = left.unreachable.iter().map(|of| (of, "not reached"));
+    let known = here.chain(gone);
+    let nobody = left.nobody_at.iter();
+    known
+        .map(|((id, at), state)| (Some(*id), state, at.as_str()))
+        .chain(nobody.map(|at| (None, "not reached", at.as_str())))
+}
+
 fn for_people(known: &Known) -> String {
     match known {
         Known::Cluster(status) => cluster_text(status),
         Known::Headless(left) => {
             let mut table = table(&["node", "state", "address"]);
-            for (state, nodes) in [
-                ("reached", &left.reachable),
-                ("not reached", &left.unreachable),
-            ] {
-                for (node, address) in nodes {
-                    table.add_row([node.to_string().as_str(), state, address]);
-                }
+            for (node, state, address) in lines(left) {
+                let node = node.map_or("?".to_owned(), |node| node.to_string());
+                table.add_row([node.as_str(), state, address]);
             }
             let why = reasons(&left.why());
             format!("cluster {}: unavailable\n{why}\n{table}", left.cluster)
@@ -215,7 +215,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use polyfs_core::ids::{ClusterId, GroupId, NodeId};
+    use polyfs_core::ids::{ClusterId, GroupId};
 
     #[test]
     fn bytes_are_said_in_fitting_units() {
@@ -229,7 +229,8 @@ mod tests {
         let left = Headless {
             cluster: ClusterId(7),
             reachable: [(NodeId(1), "a:1".to_owned())].into(),
-            unreachable: [(NodeId(2), "b:1".to_owned()), (NodeId(3), "c:1".to_owned())].into(),
+            unreachable: [(NodeId(2), "b:1".to_owned())].into(),
+            nobody_at: vec!["c:1".to_owned()],
             unled: [GroupId(0), GroupId(3)].into(),
         };
         let json = to_json(&Known::Headless(left.clone()));
@@ -243,7 +244,7 @@ mod tests {
         );
         let text = for_people(&Known::Headless(left));
         assert!(
-            text.contains("n2 at b:1") && text.contains("not reached"),
+            text.contains("n2 at b:1, c:1;") && text.contains("not reached"),
             "{text}"
         );
     }

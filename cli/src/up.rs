@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use polyfs_core::client::ClientConfig;
-use polyfs_core::limits::WRITE_BACK_BYTES_MAX;
+use polyfs_core::limits::{CALL_DEADLINE, WRITE_BACK_BYTES_MAX};
 use polyfs_fuse::Mounted;
 use polyfs_node::client::{self, ClientHandle};
 use polyfs_node::join::JoinConfig;
@@ -27,6 +27,8 @@ use crate::{apart, cluster, signals};
 const VOLUME: &str = "default";
 /// How often is looked whether somebody unmounted the filesystem from outside.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// An unmount that takes longer is not silent about it.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Runs until told to stop.
 pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
@@ -195,7 +197,16 @@ pub(crate) async fn serve(
             }
         }
     }
-    let unmounted = spawn_blocking(move || mounted.unmount()).await?;
+    let mut unmounting = std::pin::pin!(spawn_blocking(move || mounted.unmount()));
+    let unmounted = tokio::select! {
+        unmounted = &mut unmounting => unmounted?,
+        () = tokio::time::sleep(SOON) => {
+            tracing::warn!(
+                "still writing back and giving back; if the cluster does not answer, this ends {CALL_DEADLINE:?} after it began"
+            );
+            unmounting.await?
+        }
+    };
     match end {
         Some(why) => Err(why),
         None => Ok(unmounted?),

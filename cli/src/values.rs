@@ -3,7 +3,7 @@
 //! Owns the limits and what is said of a value beyond them; the parser of the arguments names the flag and ends with the
 //! code for wrong usage. Deliberately asks nothing of the machine: that an address can be had is found out later.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The longest host name (RFC 1035), in bytes.
 const HOST_BYTES_MAX: usize = 253;
@@ -18,6 +18,14 @@ const CAPACITY_BYTES_MAX: u64 = 1 << 60;
 pub(crate) fn listening(text: &str) -> Result<String, String> {
     split(text)?;
     Ok(text.to_owned())
+}
+
+/// `ADDRESS:PORT` of this machine, the first of several ports to listen at.
+pub(crate) fn listening_here(text: &str) -> Result<SocketAddr, String> {
+    let host = split(text)?;
+    text.parse().map_err(|_| {
+        format!("{host} is a name: write an address of this machine, such as 10.0.0.11:7791")
+    })
 }
 
 /// `HOST:PORT` that somebody dials.
@@ -134,6 +142,9 @@ mod tests {
         assert!(dialled(&long).is_err());
         assert!(listening("0.0.0.0:7790").is_ok());
         assert!(listening("0.0.0.0:0").is_err());
+        assert!(listening_here("[::1]:7790").is_ok());
+        let name = listening_here("localhost:7790").expect_err("a name");
+        assert!(name.contains("an address of this machine"), "{name}");
     }
 
     #[test]

@@ -114,8 +114,10 @@ pub enum Answer {
     Master {
         /// Its cluster.
         cluster: ClusterId,
-        /// Where it listens.
+        /// Where it listens, or did: it may have died since.
         address: String,
+        /// Where the other members listen, at most [`ADDRESSES_MAX`].
+        others: Vec<String>,
     },
     /// Members, none of which said it is the master.
     Members {
@@ -365,6 +367,7 @@ impl Waypoint {
                 Some(master) => Answer::Master {
                     cluster,
                     address: master.address.clone(),
+                    others: self.addresses(cluster).into_iter().skip(1).collect(),
                 },
                 None => Answer::Members {
                     cluster,

@@ -87,9 +87,10 @@ fn list(failures: &[(String, String)]) -> String {
 /// What one waypoint said, or why it said nothing.
 type Said = (String, Result<Answer, String>);
 
-/// What all waypoints' answers come to: a master before members before anything that is no cluster.
+/// What all waypoints' answers come to: masters before other members before anything that is no cluster.
 fn judge(said: Vec<Said>) -> Result<Found, FindError> {
     let mut members: Option<Found> = None;
+    let mut masters = 0;
     let mut bad = None;
     let (mut silent, mut nobody, mut pending) = (Vec::new(), Vec::new(), false);
     for (waypoint, answer) in said {
@@ -102,13 +103,19 @@ fn judge(said: Vec<Said>) -> Result<Found, FindError> {
         };
         nobody.push(waypoint);
         match answer {
-            Answer::Master { cluster, address } => {
+            Answer::Master {
+                cluster,
+                address,
+                others,
+            } => {
                 let found = members.get_or_insert(Found {
                     cluster,
                     addresses: Vec::new(),
                 });
-                // Another waypoint may know a later master: both are members.
-                found.addresses.insert(0, address);
+                // Another waypoint may know a later master: both are members. All of them may have died.
+                found.addresses.insert(masters, address);
+                found.addresses.extend(others);
+                masters += 1;
             }
             Answer::Members { cluster, addresses } => {
                 let found = members.get_or_insert(Found {
@@ -244,6 +251,7 @@ mod tests {
         Ok(Answer::Master {
             cluster: ONE,
             address: address.into(),
+            others: vec!["c:1".into()],
         })
     }
 
@@ -255,7 +263,9 @@ mod tests {
         };
         let found = say(vec![Ok(members), Err("refused"), master("b:1")]).expect("it is there");
         assert_eq!(found.cluster, ONE);
-        assert_eq!(found.addresses, ["b:1", "a:1"]);
+        assert_eq!(found.addresses, ["b:1", "a:1", "c:1"]);
+        let found = say(vec![master("a:1"), master("c:1")]).expect("it is there");
+        assert_eq!(found.addresses, ["a:1", "c:1"]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Headless {
     pub reachable: BTreeMap<NodeId, String>,
     /// Nodes that don't.
     pub unreachable: BTreeMap<NodeId, String>,
+    /// Where the waypoints say that members are, when nobody answers who could say which.
+    pub nobody_at: Vec<String>,
     /// Groups of which no node that answers knows a leader.
     pub unled: BTreeSet<GroupId>,
 }
@@ -41,25 +43,24 @@ impl Headless {
     /// Why the cluster is not served, in sentences.
     #[must_use]
     pub fn why(&self) -> Vec<String> {
-        let (here, gone) = (self.reachable.len(), self.unreachable.len());
-        let names = |nodes: &BTreeMap<NodeId, String>| {
-            let each = nodes.iter().map(|(node, at)| format!("{node} at {at}"));
-            each.collect::<Vec<_>>().join(", ")
-        };
+        let gone = self.unreachable.iter();
+        let gone = gone.map(|(node, at)| format!("{node} at {at}"));
+        let gone: Vec<String> = gone.chain(self.nobody_at.iter().cloned()).collect();
+        let here = self.reachable.len();
         let mut why = vec![format!(
             "no master answers: {here} of {} nodes can be reached, and no majority of the master's group is among them",
-            here + gone
+            here + gone.len()
         )];
-        if gone > 0 {
+        if !gone.is_empty() {
             why.push(format!(
                 "not reached: {}; start them again",
-                names(&self.unreachable)
+                gone.join(", ")
             ));
         }
         let regions = self.unled.iter().filter(|group| **group != GroupId::MASTER);
-        let regions = regions.count();
-        if regions > 0 {
-            why.push(format!("{regions} regions have no leader"));
+        let regions: Vec<String> = regions.map(ToString::to_string).collect();
+        if !regions.is_empty() {
+            why.push(format!("regions without a leader: {}", regions.join(", ")));
         }
         why
     }
@@ -77,6 +78,7 @@ pub async fn look<R: Runtime>(access: &Access<R>) -> Known {
         cluster: access.cluster(),
         reachable: BTreeMap::new(),
         unreachable: BTreeMap::new(),
+        nobody_at: Vec::new(),
         unled: BTreeSet::new(),
     };
     for (node, address) in access.links().addresses() {

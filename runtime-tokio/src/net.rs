@@ -3,6 +3,7 @@
 //! Owns connections and nothing above them. Payloads are neither copied when sent (vectored writes straight from
 //! their pieces) nor when received (cut out of the buffer they were read into). TLS comes later, between the two.
 
+use std::fmt::Display;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -113,11 +114,11 @@ impl Net for SocketNet {
     async fn listen(&self, address: &str) -> Result<SocketListener, NetError> {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|error| NetError::Failed(format!("can't listen at {address}: {error}")))?;
+            .map_err(|error| unheard(address, &error))?;
         let address = listener.local_addr().map_err(|error| failed(&error))?;
         let local = local::listen(address)
             .await
-            .map_err(|error| NetError::Failed(format!("can't listen at {address}: {error}")))?;
+            .map_err(|error| unheard(address, &error))?;
         Ok(SocketListener {
             listener,
             local,
@@ -126,9 +127,8 @@ impl Net for SocketNet {
     }
 
     async fn dial(&self, address: &str) -> Result<Connection, NetError> {
-        let refused = |error: &dyn std::fmt::Display| {
-            NetError::Failed(format!("can't connect to {address}: {error}"))
-        };
+        let refused =
+            |error: &dyn Display| NetError::Failed(format!("can't connect to {address}: {error}"));
         let addresses = lookup_host(address)
             .await
             .map_err(|error| refused(&error))?;
@@ -169,6 +169,18 @@ impl Listener for SocketListener {
     fn address(&self) -> String {
         self.address.to_string()
     }
+}
+
+/// Why an address can't be listened at, and what to do.
+fn unheard(address: impl Display, error: &io::Error) -> NetError {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program does: stop it, or choose another port (ss -tlnp names it)"
+        }
+        io::ErrorKind::AddrNotAvailable => "; choose an address of this machine (ip addr)",
+        _ => "",
+    };
+    NetError::Failed(format!("can't listen at {address}: {error}{advice}"))
 }
 
 async fn accept_local(listener: Option<&LocalListener>) -> io::Result<UnixStream> {

@@ -425,7 +425,9 @@ impl Join {
         }
         self.candidates = self.candidates.min(reply.candidates);
         match &reply.answer {
-            Answer::Master { cluster, address } => {
+            Answer::Master {
+                cluster, address, ..
+            } => {
                 let (cluster, address) = (*cluster, address.clone());
                 self.join_via(now, 0, address, cluster);
             }

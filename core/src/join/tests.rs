@@ -67,6 +67,7 @@ fn a_fresh_node_joins_the_master_it_is_told() {
         Some(Answer::Master {
             cluster: ClusterId(3),
             address: "m:1".to_string(),
+            others: Vec::new(),
         })
     });
     assert!(matches!(

@@ -78,6 +78,7 @@ fn the_highest_term_is_master_and_silence_turns_into_lost() {
     let master = Answer::Master {
         cluster: ClusterId(5),
         address: "n2:1".to_string(),
+        others: vec!["n1:1".to_string()],
     };
     assert_eq!(ask(&mut w, 10, WHO), master);
     assert_eq!(ask(&mut w, 60_000, WHO), Answer::Lost(ClusterId(5)));
