@@ -6,7 +6,8 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{configuration, values};
@@ -206,19 +207,42 @@ const fn version() -> &'static str {
 
 /// Parses the command line, with the configuration file's flags added.
 pub(crate) fn parse(typed: Vec<OsString>) -> Result<Invocation, clap::Error> {
-    let invocation = Invocation::try_parse_from(&typed)?;
-    let Some(file) = &invocation.config else {
-        return Ok(invocation);
+    let invocation = Invocation::try_parse_from(&typed);
+    // What a command cannot do without may be in the file.
+    if let Err(error) = &invocation
+        && error.kind() != ErrorKind::MissingRequiredArgument
+    {
+        return invocation;
+    }
+    let Some(file) = file_of(&typed) else {
+        return invocation;
     };
     let mut all = typed.clone();
-    match configuration::flags_not_typed(file, &Invocation::command(), &typed) {
+    match configuration::flags_not_typed(&file, &Invocation::command(), &typed) {
         Ok(flags) => all.extend(flags),
         Err(error) => {
             let message = format!("{error:#}\n");
-            return Err(Invocation::command().error(clap::error::ErrorKind::InvalidValue, message));
+            return Err(Invocation::command().error(ErrorKind::InvalidValue, message));
         }
     }
-    Invocation::try_parse_from(&all)
+    // All that was typed is well formed: what is not is in the file.
+    Invocation::try_parse_from(&all).map_err(|error| match error.kind() {
+        ErrorKind::MissingRequiredArgument => error,
+        kind => {
+            let text = error.render().to_string();
+            let text = text.trim_start_matches("error: ");
+            clap::Error::raw(kind, format!("in {}: {text}", file.display()))
+        }
+    })
+}
+
+/// The configuration file that is named, however incomplete the rest is.
+fn file_of(typed: &[OsString]) -> Option<PathBuf> {
+    let lenient = Invocation::command().ignore_errors(true);
+    let matches = lenient.try_get_matches_from(typed).ok()?;
+    let below = matches.subcommand().map(|(_, matches)| matches);
+    let named = |matches: &ArgMatches| matches.get_one::<PathBuf>("config").cloned();
+    named(&matches).or_else(|| below.and_then(named))
 }
 
 /// The script for a shell.
@@ -298,6 +322,34 @@ mod tests {
         std::fs::write(dir.join("polyfs.toml"), "dta = 1\n").expect("a file");
         let error = parse_words(&typed).expect_err("an unknown key");
         assert!(error.to_string().contains("dta"), "{error}");
+        std::fs::remove_dir_all(dir).expect("the test's own directory");
+    }
+
+    #[test]
+    fn a_file_may_bring_what_a_command_cannot_do_without() {
+        let dir = std::env::temp_dir().join(format!("polyfs-args-all-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        let file = dir.join("node.toml");
+        std::fs::write(&file, "data = \"/d\"\nlisten = \"10.0.0.1:7791\"\n").expect("a file");
+        let name = file.to_str().expect("a plain path");
+        for typed in [
+            ["polyfs", "node", "--config", name],
+            ["polyfs", "--config", name, "node"],
+        ] {
+            let Command::Node(node) = parse_words(&typed).expect("well formed").command else {
+                panic!("node was asked for")
+            };
+            assert_eq!(node.listen, "10.0.0.1:7791");
+        }
+        std::fs::write(&file, "data = \"/d\"\n").expect("a file");
+        let error = parse_words(&["polyfs", "node", "--config", name]).expect_err("no address");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--listen"), "{error}");
+        std::fs::write(&file, "data = \"/d\"\nlisten = \"x\"\n").expect("a file");
+        let error = parse_words(&["polyfs", "node", "--config", name]).expect_err("no port");
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains("HOST:PORT"), "{text}");
         std::fs::remove_dir_all(dir).expect("the test's own directory");
     }
 }
