@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use polyfs_core::client::port::{MasterReply, MasterRequest};
 use polyfs_core::ids::{ClusterId, GroupId, NodeId};
+use polyfs_core::master::controller::health::Verdict;
 use polyfs_core::master::status::ClusterStatus;
 
 use crate::access::Access;
@@ -14,6 +15,11 @@ use crate::runtime::Runtime;
 
 /// A cluster that elects a master is given this long.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// A new master hears of all that lives within this: before that it may take what lives for gone.
+const UNHEARD: Duration = Duration::from_millis(1500);
+/// The pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is known of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +74,17 @@ impl Headless {
 
 /// Asks how the cluster is doing.
 pub async fn look<R: Runtime>(access: &Access<R>) -> Known {
-    let give_up = access.runtime().now().mono + PATIENCE;
-    while access.runtime().now().mono < give_up {
-        if let Some(MasterReply::Status(status)) = access.ask_master(MasterRequest::Status).await {
+    let begun = access.runtime().now().mono;
+    while access.runtime().now().mono < begun + PATIENCE {
+        let Some(MasterReply::Status(status)) = access.ask_master(MasterRequest::Status).await
+        else {
+            continue;
+        };
+        let settled = access.runtime().now().mono >= begun + UNHEARD;
+        if settled || status.health != Verdict::Unavailable {
             return Known::Cluster(status);
         }
+        access.runtime().sleep(PAUSE).await;
     }
     let mut headless = Headless {
         cluster: access.cluster(),
