@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Which simulation
     #[arg(long, value_enum, default_value = "machine")]
     floor: Floor,
+    /// Of the machine floor: how much goes wrong [default: each in turn]
+    #[arg(long, value_enum)]
+    weather: Option<Weather>,
     /// One seed, shown in full: replays a failure
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
@@ -39,20 +42,49 @@ pub(crate) struct Arguments {
     fail_fast: bool,
 }
 
-/// The two floors of the simulation.
-#[derive(Clone, Copy, clap::ValueEnum)]
+/// The floors of the simulation.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Floor {
     /// State machines on a toy network, one thread
     Machine,
-    /// Whole nodes on a simulated runtime
+    /// A whole node on a simulated runtime: power cuts of the only one
     Node,
+    /// Clusters of whole nodes on a simulated runtime
+    Cluster,
+}
+
+/// What the machine floor knows as weather.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Weather {
+    /// Nothing goes wrong: one mount, one call at a time
+    Calm,
+    /// Nothing goes wrong, mounts meet
+    Crowded,
+    /// Messages are lost, nodes crash and are cut off
+    Rough,
+    /// Rough, with more late requests and mounts that stand still
+    Stormy,
+    /// Rough, and regions get new epochs all the time
+    Regrown,
+}
+
+impl Weather {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Crowded => "crowded",
+            Self::Rough => "rough",
+            Self::Stormy => "stormy",
+            Self::Regrown => "regrown",
+        }
+    }
 }
 
 impl Floor {
     fn package(self) -> &'static str {
         match self {
             Self::Machine => "polyfs-model",
-            Self::Node => "polyfs-sim-tests",
+            Self::Node | Self::Cluster => "polyfs-sim-tests",
         }
     }
 
@@ -60,6 +92,7 @@ impl Floor {
         match self {
             Self::Machine => "machine",
             Self::Node => "node",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -67,14 +100,30 @@ impl Floor {
     fn seeds_per_process(self) -> u64 {
         match self {
             Self::Machine => 200,
-            Self::Node => 1,
+            Self::Node | Self::Cluster => 1,
         }
     }
 }
 
-/// The integration test of a floor's package that runs seeds, and the function in it.
+/// What a process runs, but for its seeds.
+struct Finder {
+    floor: Floor,
+    weather: Option<Weather>,
+    binary: PathBuf,
+}
+
+/// The words for libtest that name a floor's tests.
+fn tests_of(floor: Floor, weather: Option<Weather>) -> Vec<String> {
+    match (floor, weather) {
+        (Floor::Machine, Some(weather)) => vec![format!("seeds_in_{}", weather.name())],
+        (Floor::Machine, None) => vec!["seeds_in_".into()],
+        (Floor::Node, _) => vec!["seeds".into(), "--exact".into()],
+        (Floor::Cluster, _) => vec!["clusters::seeds_".into()],
+    }
+}
+
+/// The integration test of a floor's package that runs seeds.
 const TEST_BINARY: &str = "sim";
-const TEST_NAME: &str = "seeds";
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// For one process, whatever it runs.
 const RANGE_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -94,28 +143,38 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 /// Runs what was asked for.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::load()?;
-    let binary = build(&workspace, arguments.floor, arguments.release)?;
+    let floor = arguments.floor;
+    ensure!(
+        floor == Floor::Machine || arguments.weather.is_none(),
+        "--weather is the machine floor's: whole nodes draw their faults by the seed"
+    );
+    let finder = Finder {
+        floor,
+        weather: arguments.weather,
+        binary: build(&workspace, floor, arguments.release)?,
+    };
     let commit = workspace.commit();
     if let Some(seed) = arguments.seed {
-        println!("seed {seed} of {} at {commit}", arguments.floor.name());
-        let finished = attempt(&binary, &(seed..seed + 1), Echo::Show)?;
+        println!("seed {seed} of {} at {commit}", floor.name());
+        let finished = finder.attempt(&(seed..seed + 1), Echo::Show)?;
         ensure!(finished, "seed {seed} fails");
         return Ok(());
     }
     let started = Instant::now();
     let swarm = Swarm {
-        binary,
-        floor: arguments.floor,
+        finder,
         commit,
         fail_fast: arguments.fail_fast,
-        open: Mutex::new(pieces(&arguments.seeds, arguments.floor, arguments.jobs)),
+        open: Mutex::new(pieces(&arguments.seeds, floor, arguments.jobs)),
         failed: Mutex::new(Vec::new()),
     };
     std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
-            scope.spawn(|| swarm.work());
-        }
-    });
+        let workers: Vec<_> = (0..arguments.jobs.max(1))
+            .map(|_| scope.spawn(|| swarm.work()))
+            .collect();
+        let mut ended = workers.into_iter().map(|worker| worker.join());
+        ended.try_for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     let failed = swarm
         .failed
         .into_inner()
@@ -123,7 +182,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     println!(
         "{} seeds of {} at {}, {} failing, {:.1} s",
         arguments.seeds.end - arguments.seeds.start,
-        arguments.floor.name(),
+        floor.name(),
         swarm.commit,
         failed.len(),
         started.elapsed().as_secs_f64()
@@ -150,8 +209,7 @@ fn pieces(seeds: &Range<u64>, floor: Floor, jobs: usize) -> VecDeque<Range<u64>>
 }
 
 struct Swarm {
-    binary: PathBuf,
-    floor: Floor,
+    finder: Finder,
     commit: String,
     fail_fast: bool,
     open: Mutex<VecDeque<Range<u64>>>,
@@ -159,20 +217,23 @@ struct Swarm {
 }
 
 impl Swarm {
-    fn work(&self) {
+    /// Works until nothing is left. A process that could not be started or ran no test is no failing seed: it is an error.
+    fn work(&self) -> Result<()> {
         loop {
             let next = self
                 .open
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
-            let Some(piece) = next else { return };
-            if attempt(&self.binary, &piece, Echo::Hide).unwrap_or(false) {
+            let Some(piece) = next else {
+                return Ok(());
+            };
+            if self.finder.attempt(&piece, Echo::Hide)? {
                 continue;
             }
             let mut found = Vec::new();
             for seed in piece.clone() {
-                if !attempt(&self.binary, &(seed..seed + 1), Echo::Hide).unwrap_or(false) {
+                if !self.finder.attempt(&(seed..seed + 1), Echo::Hide)? {
                     found.push(seed);
                     if self.fail_fast {
                         break;
@@ -189,12 +250,13 @@ impl Swarm {
     }
 
     fn report(&self, seeds: &[u64]) {
+        let floor = self.finder.floor.name();
+        let weather = self.finder.weather;
+        let weather = weather.map_or(String::new(), |of| format!(" --weather {}", of.name()));
         for seed in seeds {
             println!(
-                "FAILED seed {seed} of {} at {}; replay: cargo xtask sim --floor {} --seed {seed}",
-                self.floor.name(),
+                "FAILED seed {seed} of {floor} at {}; replay: cargo xtask sim --floor {floor}{weather} --seed {seed}",
                 self.commit,
-                self.floor.name()
             );
         }
         self.failed
@@ -210,24 +272,28 @@ impl Swarm {
     }
 }
 
-/// One process for a range; whether it passed.
-fn attempt(binary: &Path, seeds: &Range<u64>, echo: Echo) -> Result<bool> {
-    let mut command = process::command(binary);
-    command.args([TEST_NAME, "--exact", "--nocapture", "--include-ignored"]);
-    if seeds.end - seeds.start == 1 {
-        command.env("POLYFS_SEED", seeds.start.to_string());
-        command.env_remove("POLYFS_SEEDS");
-    } else {
-        command.env("POLYFS_SEEDS", format!("{}..{}", seeds.start, seeds.end));
-        command.env_remove("POLYFS_SEED");
+impl Finder {
+    /// One process for a range; whether it passed.
+    fn attempt(&self, seeds: &Range<u64>, echo: Echo) -> Result<bool> {
+        let mut command = process::command(&self.binary);
+        command.args(tests_of(self.floor, self.weather));
+        command.args(["--nocapture", "--test-threads", "1"]);
+        if seeds.end - seeds.start == 1 {
+            command.env("POLYFS_SEED", seeds.start.to_string());
+            command.env_remove("POLYFS_SEEDS");
+        } else {
+            command.env("POLYFS_SEEDS", format!("{}..{}", seeds.start, seeds.end));
+            command.env_remove("POLYFS_SEED");
+        }
+        let finished = process::run(&mut command, RANGE_LIMIT, echo)?;
+        ensure!(
+            !finished.text.contains("running 0 tests"),
+            "{} has no test for the floor {}",
+            self.binary.display(),
+            self.floor.name()
+        );
+        Ok(finished.success())
     }
-    let finished = process::run(&mut command, RANGE_LIMIT, echo)?;
-    ensure!(
-        !finished.text.contains("running 0 tests"),
-        "{} has no test named `{TEST_NAME}`",
-        binary.display()
-    );
-    Ok(finished.success())
 }
 
 /// Builds the floor's test binary; where it is.
@@ -260,6 +326,7 @@ fn build(workspace: &Workspace, floor: Floor, release: bool) -> Result<PathBuf> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum as _;
 
     #[test]
     fn a_range_is_cut_without_gap_or_overlap() {
@@ -267,6 +334,7 @@ mod tests {
             (5..6, Floor::Machine),
             (0..1_001, Floor::Machine),
             (7..30, Floor::Node),
+            (7..30, Floor::Cluster),
         ] {
             let pieces = pieces(&seeds, floor, 2);
             let flat: Vec<u64> = pieces.iter().cloned().flatten().collect();
@@ -277,6 +345,23 @@ mod tests {
                     .all(|piece| piece.end - piece.start <= floor.seeds_per_process())
             );
         }
+    }
+
+    /// A test that is renamed must not make the command find nothing.
+    #[test]
+    fn every_floor_has_its_tests() {
+        let workspace = Workspace::load().expect("this workspace");
+        let source = |package: &str, file: &str| {
+            let folder = workspace.package(package).expect("a package").folder();
+            std::fs::read_to_string(folder.join("tests").join(file)).expect("its test")
+        };
+        let machine = source("polyfs-model", "sim.rs");
+        for weather in Weather::value_variants() {
+            let name = &tests_of(Floor::Machine, Some(*weather))[0];
+            assert!(machine.contains(&format!("\nfn {name}")), "{name}");
+        }
+        assert!(source("polyfs-sim-tests", "sim.rs").contains("\nfn seeds()"));
+        assert!(source("polyfs-sim-tests", "clusters/mod.rs").contains("\nfn seeds_0()"));
     }
 
     #[test]
