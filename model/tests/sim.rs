@@ -18,9 +18,6 @@ const SEEDS: Range<u64> = 0..2000;
 const ROUGH_SEEDS: Range<u64> = 300..1100;
 /// The same, where regions get new epochs.
 const REGROWN_SEEDS: Range<u64> = 300..400;
-/// Of crowded weather the usual run leaves out: a read takes 3.5 s there, behind three mounts that pass the lease of one
-/// file around (docs/testing.md).
-const TOO_SLOW: [u64; 1] = [939];
 /// Tests that share the seeds.
 const PARTS: u64 = 4;
 /// Files are open for so few calls here that the first lock call wishes for all.
@@ -314,9 +311,7 @@ fn failures_max() -> usize {
 fn part_passes(part: u64, weather: Weather) {
     let mut failed = Vec::new();
     let mut marks = Marks::new();
-    let usual = std::env::var("POLYFS_SEED").is_err() && std::env::var("POLYFS_SEEDS").is_err();
-    let left_out = |seed: &u64| usual && weather == Weather::Crowded && TOO_SLOW.contains(seed);
-    let part = seeds(weather).filter(|seed| seed % PARTS == part && !left_out(seed));
+    let part = seeds(weather).filter(|seed| seed % PARTS == part);
     for seed in part {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, weather, &mut marks)));
         let error = match result {

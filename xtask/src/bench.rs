@@ -214,12 +214,14 @@ fn report(arguments: &Arguments, workspace: &Workspace, harness: &Path) -> Resul
     writeln!(text, "{}\n", table.trim_end())?;
     writeln!(text, "What must hold:\n")?;
     for demand in &verdict {
-        writeln!(text, "{demand}")?;
+        writeln!(text, "{}", demand.text)?;
     }
     println!("{text}");
     if arguments.write {
         write_down(&workspace.root.join("docs/performance.md"), &text)?;
     }
+    let broken = verdict.iter().filter(|demand| !demand.holds).count();
+    ensure!(broken == 0, "{broken} demands do not hold");
     Ok(())
 }
 

@@ -22,6 +22,8 @@ const FSCK_LIMIT: Duration = Duration::from_secs(120);
 const CAPACITY: &str = "16GiB";
 /// Between two looks at the status.
 const LOOK: Duration = Duration::from_millis(100);
+/// What must stay as it is is watched for so long: the controller acts within a second of its reasons.
+const WATCH: Duration = Duration::from_secs(4);
 
 /// What `polyfs status --json` says.
 #[derive(Debug, Deserialize)]
@@ -206,6 +208,17 @@ impl Cluster {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// Looks for [`WATCH`] whether the status goes on satisfying `good`.
+    pub(super) fn stays(&self, what: &str, good: impl Fn(&Status) -> bool) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < WATCH {
+            let status = self.status()?;
+            ensure!(good(&status), "it did not stay so: {what}; {status:#?}");
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// `polyfs fsck` must find nothing.

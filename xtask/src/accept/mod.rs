@@ -82,6 +82,7 @@ const TABLE: &[&Line] = &[
     &formation::GROW,
     &formation::MEMBERS,
     &sharing::SHARED,
+    &sharing::LIMITS,
     &sharing::TREE,
     &faults::KILL,
     &faults::PAUSE,

@@ -61,6 +61,13 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     })
 }
 
+/// What must hold, and whether it does.
+pub(super) struct Demand {
+    pub(super) holds: bool,
+    /// A line for people.
+    pub(super) text: String,
+}
+
 impl Metric {
     /// How many times as fast as the peer: the median of the rounds' own ratios, as the machine drifts between rounds.
     fn ratio(&self) -> Option<f64> {
@@ -101,15 +108,15 @@ impl Results {
         )
     }
 
-    /// The demands, a line of text each.
-    pub(super) fn verdict(&self) -> Vec<String> {
+    /// The demands.
+    pub(super) fn verdict(&self) -> Vec<Demand> {
         let mut lines = vec![self.nothing_fails(), self.nothing_is_slower()];
         lines.extend(TWICE.iter().map(|name| self.twice(name)));
         lines.push(self.sequential());
         lines
     }
 
-    fn nothing_fails(&self) -> String {
+    fn nothing_fails(&self) -> Demand {
         let ours = |(step, by): (&String, &BTreeMap<String, Vec<String>>)| {
             by.contains_key(OURS).then(|| step.clone())
         };
@@ -117,7 +124,7 @@ impl Results {
         line(failed.is_empty(), "no row fails", &failed.join(", "))
     }
 
-    fn nothing_is_slower(&self) -> String {
+    fn nothing_is_slower(&self) -> Demand {
         let slower = |(name, metric): (&String, &Metric)| {
             let ratio = metric.ratio().filter(|ratio| *ratio < 1.0)?;
             Some(format!("{name} ({ratio:.2})"))
@@ -130,7 +137,7 @@ impl Results {
         )
     }
 
-    fn twice(&self, name: &str) -> String {
+    fn twice(&self, name: &str) -> Demand {
         let ratio = self.metrics.get(name).and_then(Metric::ratio);
         let found = ratio.map_or("not measured".to_owned(), |ratio| {
             format!("{ratio:.2} times")
@@ -139,7 +146,7 @@ impl Results {
         line(ratio.is_some_and(|ratio| ratio >= 2.0), &demand, &found)
     }
 
-    fn sequential(&self) -> String {
+    fn sequential(&self) -> Demand {
         let metric = self.metrics.get(SEQUENTIAL);
         let values = metric.and_then(|metric| metric.values.get(OURS));
         let speed = values.and_then(|values| median(values.clone()));
@@ -156,14 +163,15 @@ impl Results {
     }
 }
 
-fn line(holds: bool, demand: &str, found: &str) -> String {
+fn line(holds: bool, demand: &str, found: &str) -> Demand {
     let word = if holds { "holds" } else { "**does not hold**" };
     let found = if found.is_empty() {
         String::new()
     } else {
         format!(": {found}")
     };
-    format!("* {demand}: {word}{found}")
+    let text = format!("* {demand}: {word}{found}");
+    Demand { holds, text }
 }
 
 #[cfg(test)]
@@ -179,7 +187,9 @@ mod tests {
     #[test]
     fn demands_are_judged_by_ratios_within_rounds() {
         let results: Results = serde_json::from_str(TEXT).expect("well formed");
-        let lines = results.verdict();
+        let demands = results.verdict();
+        assert!(demands[0].holds && !demands[1].holds);
+        let lines: Vec<String> = demands.into_iter().map(|demand| demand.text).collect();
         assert_eq!(lines[0], "* no row fails: holds");
         assert!(
             lines[1].ends_with("**does not hold**: rm -rf (0.50)"),
