@@ -21,11 +21,11 @@ use crate::{configuration, values};
     after_help = "Try it:  mkdir -p /mnt/polyfs && polyfs up /mnt/polyfs"
 )]
 pub(crate) struct Invocation {
-    /// Read flags from this TOML file; its keys are the flags' names, and what is typed wins.
+    /// Read flags from this TOML file; its keys are the flags' names. What is typed wins over it, and it over the environment.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What to log on stderr: a level (error, warn, info, debug, trace) or a filter such as polyfs_node=debug.
-    #[arg(long, global = true, value_name = "FILTER", env = "POLYFS_LOG")]
+    #[arg(long, global = true, value_name = "FILTER", env = "POLYFS_LOG", value_parser = values::log_filter)]
     pub(crate) log: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -54,6 +54,9 @@ pub(crate) enum Command {
     },
 }
 
+/// As many nodes may run in one process.
+pub(crate) const NODES_MAX: u16 = 64;
+
 /// `polyfs up`.
 #[derive(Args, Debug)]
 pub(crate) struct Up {
@@ -63,7 +66,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// How many nodes to run, all in this process.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     pub(crate) nodes: u16,
     /// Let other machines join: run the waypoint at this address and the nodes at the ports after it [default: only
     /// this process].
@@ -219,7 +222,10 @@ pub(crate) fn parse(typed: Vec<OsString>) -> Result<Invocation, clap::Error> {
     };
     let mut all = typed.clone();
     match configuration::flags_not_typed(&file, &Invocation::command(), &typed) {
-        Ok(flags) => all.extend(flags),
+        Ok(flags) => {
+            let end = configuration::before_operands(&typed).count();
+            all.splice(end..end, flags);
+        }
         Err(error) => {
             let message = format!("{error:#}\n");
             return Err(Invocation::command().error(ErrorKind::InvalidValue, message));

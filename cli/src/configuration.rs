@@ -22,22 +22,12 @@ pub(crate) fn flags_not_typed(
     let table: toml::Table = read(file)?
         .parse()
         .with_context(|| format!("the configuration file {} is not TOML", file.display()))?;
-    let subcommand = typed
-        .iter()
-        .filter_map(|word| word.to_str())
-        .find_map(|word| command.find_subcommand(word));
+    let chosen = chosen(command, typed);
     let mut flags = Vec::new();
     for (key, value) in &table {
-        let of = |command: &clap::Command| {
-            let mut arguments = command.get_arguments();
-            arguments
-                .find(|argument| argument.get_long() == Some(key))
-                .cloned()
-        };
-        let here = of(command).or_else(|| subcommand.and_then(of));
-        let anywhere = here
-            .clone()
-            .or_else(|| command.get_subcommands().find_map(of));
+        // The global ones, and those of the command that runs.
+        let here = own(command, key).or_else(|| own(chosen, key));
+        let anywhere = here.clone().or_else(|| below(command, key));
         let argument = match anywhere {
             Some(argument) if key != "config" => argument,
             _ => bail!(
@@ -53,6 +43,28 @@ pub(crate) fn flags_not_typed(
         }
     }
     Ok(flags)
+}
+
+/// The command that the words choose: a word may choose one below the last.
+fn chosen<'c>(command: &'c clap::Command, typed: &[OsString]) -> &'c clap::Command {
+    let words = before_operands(typed).filter_map(|word| word.to_str());
+    words.fold(command, |at, word| at.find_subcommand(word).unwrap_or(at))
+}
+
+/// After `--` nothing is a flag.
+pub(crate) fn before_operands(typed: &[OsString]) -> impl Iterator<Item = &OsString> {
+    typed.iter().take_while(|word| *word != "--")
+}
+
+fn own(command: &clap::Command, key: &str) -> Option<Arg> {
+    let mut arguments = command.get_arguments();
+    let found = arguments.find(|argument| argument.get_long() == Some(key));
+    found.cloned()
+}
+
+fn below(command: &clap::Command, key: &str) -> Option<Arg> {
+    let mut commands = command.get_subcommands();
+    commands.find_map(|command| own(command, key).or_else(|| below(command, key)))
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
@@ -77,8 +89,7 @@ fn read(file: &Path) -> anyhow::Result<String> {
 fn is_typed(typed: &[OsString], key: &str) -> bool {
     let flag = format!("--{key}");
     let with_value = format!("--{key}=");
-    typed
-        .iter()
+    before_operands(typed)
         .filter_map(|word| word.to_str())
         .any(|word| word == flag || word.starts_with(&with_value))
 }
@@ -93,6 +104,7 @@ fn flag(argument: &Arg, key: &str, value: &toml::Value) -> anyhow::Result<Option
         _ if !takes_value => bail!("it must be true or false"),
         toml::Value::String(text) => text.clone(),
         toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Array(items) if items.is_empty() => bail!("the list is empty"),
         toml::Value::Array(items) if argument.get_value_delimiter().is_some() => {
             let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
             let texts: Option<Vec<String>> = texts.collect();

@@ -16,12 +16,10 @@ use sparing::Sparing;
 /// What is logged unless asked otherwise.
 const DEFAULT: &str = "warn,openraft=error";
 
-/// Starts logging; a filter that makes no sense is said and replaced by the default.
+/// Starts logging. An empty filter is none: a variable of the environment may be set to nothing.
 pub(crate) fn start(filter: Option<&str>, file: Option<&Path>) -> anyhow::Result<()> {
-    let wanted = filter.unwrap_or(DEFAULT);
-    let parsed = EnvFilter::try_new(wanted);
-    let bad = parsed.is_err();
-    let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let wanted = filter.filter(|filter| !filter.trim().is_empty());
+    let filter = EnvFilter::try_new(wanted.unwrap_or(DEFAULT))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     let format = Sparing::new(tracing_subscriber::fmt::format());
     match file {
@@ -39,12 +37,6 @@ pub(crate) fn start(filter: Option<&str>, file: Option<&Path>) -> anyhow::Result
                 .with_writer(Mutex::new(opened))
                 .init();
         }
-    }
-    if bad {
-        tracing::warn!(
-            filter = wanted,
-            "this log filter makes no sense and is ignored"
-        );
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod apart;
 mod arguments;
+mod background;
 mod cluster;
 mod configuration;
 mod fsck;

@@ -2,9 +2,6 @@
 //!
 //! Owns the order of a node's life, with a mount in the same process if one is wanted.
 
-use std::path::Path;
-
-use polyfs_node::client;
 use polyfs_node::join::JoinConfig;
 use polyfs_runtime_tokio::TokioRuntime;
 
@@ -50,17 +47,14 @@ async fn serve(options: &NodeOptions) -> anyhow::Result<()> {
     };
     signals::say("ready", &serving.node.address())?;
     let result = match &options.mount {
-        Some(mountpoint) => with_mount(&mut serving, mountpoint).await,
+        Some(mountpoint) => {
+            let node = serving.node.clone();
+            up::mount_and_serve(node, serving.over(), mountpoint, end).await
+        }
         None => until_end(&mut serving, end).await,
     };
     serving.stop().await;
     result
-}
-
-async fn with_mount(serving: &mut Serving, mountpoint: &Path) -> anyhow::Result<()> {
-    let (client, root) = client::open(serving.node.clone(), up::client_config(false)).await?;
-    let mounted = up::mount(client, root, mountpoint, false).await?;
-    up::serve(mounted, serving.over()).await
 }
 
 async fn until_end(serving: &mut Serving, mut end: signals::End) -> anyhow::Result<()> {

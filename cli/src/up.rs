@@ -14,19 +14,23 @@ use polyfs_core::limits::{CALL_DEADLINE, WRITE_BACK_BYTES_MAX};
 use polyfs_fuse::Mounted;
 use polyfs_node::client::{self, ClientHandle};
 use polyfs_node::join::JoinConfig;
+use polyfs_node::node::Node;
 use polyfs_node::waypoint::{self, WaypointConfig};
 use polyfs_runtime_tokio::TokioRuntime;
 use tokio::task::spawn_blocking;
 
-use crate::arguments::Up;
+use crate::arguments::{NODES_MAX, Up};
 use crate::output::usage;
 use crate::serving::{Ground, Serving, warn_if_open};
+use crate::signals::End;
 use crate::{apart, cluster, signals};
 
 /// The volume that every cluster is founded with.
 const VOLUME: &str = "default";
 /// How often is looked whether somebody unmounted the filesystem from outside.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Who waits for a cluster says so this often.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// An unmount that takes longer is not silent about it.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -43,20 +47,63 @@ pub(crate) fn run(options: &Up) -> anyhow::Result<()> {
 }
 
 async fn up(options: &Up, addresses: &Addresses, data: &Path) -> anyhow::Result<()> {
+    none_is_left_out(data, options.nodes)?;
     let runtime = TokioRuntime::new();
-    let mut nodes = start_nodes(&runtime, options, addresses, data).await?;
-    let result = mount_and_serve(&mut nodes, &options.mountpoint).await;
+    let mut end = signals::end()?;
+    let mut nodes = tokio::select! {
+        biased;
+        () = end.wait() => return Ok(()),
+        nodes = start_nodes(&runtime, options, addresses, data) => nodes?,
+    };
+    let first = nodes.first_mut().context("there is at least one node")?;
+    let (node, over) = (first.node.clone(), first.over());
+    let result = mount_and_serve(node, over, &options.mountpoint, end).await;
     for serving in nodes {
         serving.stop().await;
     }
     result
 }
 
-async fn mount_and_serve(nodes: &mut [Serving], mountpoint: &Path) -> anyhow::Result<()> {
-    let first = nodes.first_mut().context("there is at least one node")?;
-    let (client, root) = client::open(first.node.clone(), client_config(false)).await?;
+/// Mounts a cluster by a node of this process, until the end of either.
+pub(crate) async fn mount_and_serve(
+    node: Node<TokioRuntime>,
+    over: impl Future<Output = anyhow::Error>,
+    mountpoint: &Path,
+    mut end: End,
+) -> anyhow::Result<()> {
+    let mut over = std::pin::pin!(over);
+    let mut opening = std::pin::pin!(client::open(node, client_config(false)));
+    let (client, root) = loop {
+        tokio::select! {
+            biased;
+            () = end.wait() => return Ok(()),
+            why = &mut over => return Err(why),
+            opened = &mut opening => break opened?,
+            () = tokio::time::sleep(PATIENCE) => tracing::warn!(
+                "not mounted yet: the cluster has no majority of its nodes; start the others, polyfs status names them"
+            ),
+        }
+    };
     let mounted = mount(client, root, mountpoint, false).await?;
-    serve(mounted, first.over()).await
+    serve(mounted, over, end).await
+}
+
+/// A directory that held more nodes has their replicas: the first alone is no majority, and would wait for them.
+fn none_is_left_out(data: &Path, nodes: u16) -> anyhow::Result<()> {
+    let others = (nodes..NODES_MAX).map(|number| (number + 1, data.join(node_directory(number))));
+    let mut left = others.filter(|(_, directory)| directory.is_dir());
+    match left.next_back() {
+        None => Ok(()),
+        Some((count, _)) => Err(usage(format!(
+            "{} holds {count} nodes: give --nodes {count}, or move those away that nobody needs any more",
+            data.display()
+        ))),
+    }
+}
+
+/// Where the data of another node than the first lie.
+fn node_directory(number: u16) -> String {
+    format!("node-{}", number + 1)
 }
 
 /// The first node's data lie in the directory itself, so that it can go on alone; those of the others below it.
@@ -94,7 +141,7 @@ async fn start_nodes(
     let joining = config(&first.address);
     let mut nodes = vec![first.serve(joining).await?];
     for number in 1..options.nodes {
-        let data = data.join(format!("node-{}", number + 1));
+        let data = data.join(node_directory(number));
         let ground = Ground::open(runtime, &data, &addresses.node(number)?, None).await?;
         let joining = config(&ground.address);
         nodes.push(ground.serve(joining).await?);
@@ -177,8 +224,8 @@ pub(crate) async fn mount(
 pub(crate) async fn serve(
     mounted: Mounted,
     over: impl Future<Output = anyhow::Error>,
+    mut told: End,
 ) -> anyhow::Result<()> {
-    let mut told = signals::end()?;
     signals::say("mounted", &mounted.path().display().to_string())?;
     let mut end = None;
     let mut over = std::pin::pin!(over);
@@ -222,12 +269,16 @@ fn data_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     if is_root {
         return Ok(PathBuf::from("/var/lib/polyfs"));
     }
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    let xdg = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    match xdg.filter(|path| path.is_absolute()).or_else(home) {
+    // What is relative is to be ignored, says the XDG Base Directory Specification: it would mean another place tomorrow.
+    let absolute = |name| {
+        let path = std::env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    let home = || absolute("HOME").map(|home| home.join(".local/share"));
+    match absolute("XDG_DATA_HOME").or_else(home) {
         Some(base) => Ok(base.join("polyfs")),
         None => Err(usage(
-            "no place to keep data: neither XDG_DATA_HOME nor HOME is set; give --data DIR",
+            "no place to keep data: neither XDG_DATA_HOME nor HOME names a directory; give --data DIR",
         )),
     }
 }

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use tracing_subscriber::EnvFilter;
+
 /// The longest host name (RFC 1035), in bytes.
 const HOST_BYTES_MAX: usize = 253;
 /// The longest zone, in bytes.
@@ -82,6 +84,24 @@ fn split(text: &str) -> Result<&str, String> {
     Ok(host)
 }
 
+/// The words for levels.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A log filter. A word that is no level would be taken for the only part of the program that may log.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    let parts = text.split(',').map(str::trim);
+    let mut words = parts.filter(|part| !part.is_empty() && !part.contains(['=', '[']));
+    if let Some(word) = words.find(|word| !LEVELS.contains(&word.to_ascii_lowercase().as_str())) {
+        return Err(format!(
+            "{word:?} is no level: write error, warn, info, debug, trace or off, or PART=LEVEL such as polyfs_node=debug"
+        ));
+    }
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A failure domain.
 pub(crate) fn zone(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > ZONE_BYTES_MAX || text.chars().any(char::is_control) {
@@ -145,6 +165,22 @@ mod tests {
         assert!(listening_here("[::1]:7790").is_ok());
         let name = listening_here("localhost:7790").expect_err("a name");
         assert!(name.contains("an address of this machine"), "{name}");
+    }
+
+    #[test]
+    fn a_log_filter_names_levels() {
+        for good in [
+            "",
+            "warn",
+            "INFO",
+            "warn,openraft=error",
+            "polyfs_node::raft=debug",
+        ] {
+            assert_eq!(log_filter(good).as_deref(), Ok(good));
+        }
+        for bad in ["debgu", "polyfs_node", "a=b=c", "warn,openraft=loud"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

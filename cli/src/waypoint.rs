@@ -1,16 +1,17 @@
 //! `polyfs waypoint`: the discovery service, and the word that a lost cluster won't come back.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use polyfs_core::ids::ClusterId;
-use polyfs_core::waypoint::Request;
+use polyfs_core::waypoint::{Answer, Request};
 use polyfs_node::waypoint::{WaypointConfig, ask, serve};
 use polyfs_runtime_tokio::{TokioDir, TokioRuntime};
 
 use crate::arguments::{Forget, WaypointCommand, WaypointOptions};
-use crate::output::usage;
+use crate::output::{self, usage};
 use crate::serving::warn_if_open;
 use crate::{cluster, signals};
 
@@ -69,9 +70,51 @@ async fn forget_at(options: &Forget) -> anyhow::Result<()> {
         ));
     }
     let runtime = TokioRuntime::new();
+    let (mut forgot, mut failed) = (false, Vec::new());
+    // One that is down must not keep the others from being told.
     for waypoint in &options.waypoint {
-        let told = ask(&runtime, waypoint, Request::Forget(ClusterId(cluster))).await;
-        told.with_context(|| format!("waypoint {waypoint} was not told"))?;
+        match tell(&runtime, waypoint, ClusterId(cluster)).await {
+            Ok(()) => {
+                forgot = true;
+                output::print(&format!("forgotten by {waypoint}"))?;
+            }
+            Err(Untold::Unknown) if forgot => {}
+            Err(untold) => failed.push(format!("{waypoint} {untold}")),
+        }
     }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
+}
+
+/// Why a waypoint did not forget.
+#[derive(Debug)]
+enum Untold {
+    Unknown,
+    Heard(Vec<String>),
+    Failed(String),
+}
+
+impl Display for Untold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => write!(f, "knows no such cluster"),
+            Self::Heard(addresses) => write!(
+                f,
+                "has heard nodes of it within the last minute, at {}: stop them, and try again a minute later",
+                addresses.join(", ")
+            ),
+            Self::Failed(why) => write!(f, "was not told: {why}"),
+        }
+    }
+}
+
+async fn tell(runtime: &TokioRuntime, waypoint: &str, cluster: ClusterId) -> Result<(), Untold> {
+    match ask(runtime, waypoint, Request::Forget(cluster)).await {
+        Ok(reply) => match reply.answer {
+            Answer::Done => Ok(()),
+            Answer::Members { addresses, .. } => Err(Untold::Heard(addresses)),
+            _ => Err(Untold::Unknown),
+        },
+        Err(error) => Err(Untold::Failed(error.to_string())),
+    }
 }

@@ -92,7 +92,8 @@ pub enum Request {
     },
     /// A founder that was refused gives up: its claim and the registration made from it go.
     Withdraw(Claim),
-    /// The operator says that a lost cluster won't come back.
+    /// The operator says that a lost cluster won't come back. Answered with [`Answer::Done`], with [`Answer::Members`] when
+    /// some of it are heard, and with [`Answer::None`] when it is not known here.
     Forget(ClusterId),
 }
 
@@ -350,10 +351,20 @@ impl Waypoint {
                 self.withdraw(&claim);
                 Answer::Done
             }
-            Request::Forget(cluster) => {
-                self.lost.remove(&cluster);
-                Answer::Done
-            }
+            Request::Forget(cluster) => self.give_up(cluster),
+        }
+    }
+
+    /// Only a cluster that nobody is heard of any more can be forgotten.
+    fn give_up(&mut self, cluster: ClusterId) -> Answer {
+        let addresses = self.addresses(cluster);
+        if !addresses.is_empty() {
+            return Answer::Members { cluster, addresses };
+        }
+        if self.lost.remove(&cluster) {
+            Answer::Done
+        } else {
+            Answer::None
         }
     }
 

@@ -86,11 +86,13 @@ fn the_highest_term_is_master_and_silence_turns_into_lost() {
         ask(&mut w, 60_000, Request::Claim(claim(9, &["a"]))),
         Answer::ClaimRefused(Refusal::Taken(_))
     ));
-    assert_eq!(
-        ask(&mut w, 60_001, Request::Forget(ClusterId(5))),
-        Answer::Done
-    );
+    let forget = Request::Forget(ClusterId(5));
+    assert_eq!(ask(&mut w, 60_001, forget.clone()), Answer::Done);
+    assert_eq!(ask(&mut w, 60_001, forget.clone()), Answer::None);
     assert_eq!(ask(&mut w, 60_002, WHO), Answer::None);
+    ask(&mut w, 60_003, Request::Register(member(5, 1, 1, None)));
+    let heard = ask(&mut w, 60_004, forget);
+    assert!(matches!(heard, Answer::Members { .. }), "{heard:?}");
 }
 
 #[test]
