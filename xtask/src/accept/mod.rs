@@ -69,6 +69,7 @@ const TABLE: &[&Line] = &[
     &up::START,
     &up::STOP,
     &up::REPLACED,
+    &up::SIGNALS,
     &up::POSIX,
     &up::OTHER_USER,
     &tree::COPY,
