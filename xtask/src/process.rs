@@ -247,6 +247,11 @@ impl Daemon {
         ))
     }
 
+    /// What it has printed so far is not waited for any more.
+    pub(crate) fn forget_lines(&mut self) {
+        while self.lines.try_recv().is_ok() {}
+    }
+
     /// Sends a signal to the process alone.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         kill(group(&self.child), signal).with_context(|| format!("{signal} to {}", self.name))

@@ -380,7 +380,9 @@ fn full(context: &Context) -> Result<Figure> {
     std::fs::write(mount.point.join("kept"), &kept)?;
     let block = content(6, 4 << 20);
     let mut written = 0_u64;
+    let mut tried;
     let error = loop {
+        tried = Instant::now();
         match store(&mount.point.join(format!("fill-{written}")), &block) {
             Ok(()) => written += 1,
             Err(error) => break error,
@@ -394,6 +396,14 @@ fn full(context: &Context) -> Result<Figure> {
         error.raw_os_error() == Some(nix::libc::ENOSPC),
         "a full disk says {error}"
     );
+    ensure!(tried.elapsed() < SAID_MAX, "it says so too late");
+    for number in 0..written {
+        let found = std::fs::read(mount.point.join(format!("fill-{number}")))?;
+        ensure!(
+            found == block,
+            "block {number} was acknowledged and is another"
+        );
+    }
     ensure!(std::fs::read(mount.point.join("kept"))? == kept);
     for entry in std::fs::read_dir(&mount.point)? {
         let entry = entry?;

@@ -30,6 +30,7 @@ const WATCH: Duration = Duration::from_secs(4);
 pub(super) struct Status {
     pub(super) health: String,
     pub(super) why: Vec<String>,
+    pub(super) master: Option<u64>,
     pub(super) mrg: Mrg,
     pub(super) nodes: Vec<NodeLine>,
     pub(super) regions: Regions,
@@ -40,8 +41,13 @@ pub(super) struct Mrg {
     pub(super) members: Vec<u64>,
 }
 
-/// A node as listed: all that is asked of it is printed when a line fails.
-type NodeLine = serde_json::Value;
+/// A node as listed.
+#[derive(Debug, Deserialize)]
+pub(super) struct NodeLine {
+    pub(super) id: u64,
+    pub(super) address: String,
+    pub(super) state: String,
+}
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Regions {
@@ -260,6 +266,25 @@ impl Cluster {
     /// Where a node keeps its data.
     pub(super) fn data(&self, index: usize) -> &Path {
         &self.nodes[index].data
+    }
+
+    /// Whether a node is the master.
+    pub(super) fn is_master(&self, index: usize) -> Result<bool> {
+        let status = self.status()?;
+        let line = status
+            .nodes
+            .iter()
+            .find(|line| line.address == self.address(index));
+        let line = line.context("status does not list the node")?;
+        Ok(status.master == Some(line.id))
+    }
+
+    /// Waits until the master has noticed that a node is not there.
+    pub(super) fn missed(&self, index: usize) -> Result<Duration> {
+        self.until("a node is missed", |status| {
+            let mut lines = status.nodes.iter();
+            lines.any(|line| line.address == self.address(index) && line.state != "alive")
+        })
     }
 
     /// Where a node listens.

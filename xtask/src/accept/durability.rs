@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::cluster::free_address;
 use super::mount::Mount;
 use super::tree::content;
 use super::{Context, Figure, Line, Needs, up};
+use crate::process;
 
 const ROUNDS: u64 = 10;
 /// A round is killed after at least this many acknowledged steps, and a few more each round.
@@ -29,7 +31,10 @@ pub(super) const KILL: Line = Line {
     needs: Needs::Mount,
     packages: up::PACKAGES,
     limit: Duration::from_secs(900),
-    run: |context| rounds(&mut Single(context)),
+    run: |context| {
+        let waypoint = free_address()?;
+        rounds(&mut Single { context, waypoint })
+    },
 };
 
 /// What a call has acknowledged.
@@ -158,15 +163,25 @@ pub(super) trait Victim {
     fn start(&mut self) -> Result<Mount>;
     /// kill -9 of all of it.
     fn kill(&mut self, mount: Mount) -> Result<()>;
-    /// What else must hold when it is up for the last time.
+    /// What else must hold when it is up again.
     fn check(&mut self) -> Result<()>;
 }
 
-struct Single<'a>(&'a Context);
+struct Single<'a> {
+    context: &'a Context,
+    /// Where it listens, to be asked.
+    waypoint: String,
+}
 
 impl Victim for Single<'_> {
     fn start(&mut self) -> Result<Mount> {
-        up::up(self.0)
+        let context = self.context;
+        let point = context.scratch.join("mnt");
+        let mut command = process::command(&context.binary);
+        command.arg("up").arg(&point);
+        command.arg("--data").arg(context.directory("data")?);
+        command.args(["--listen", &self.waypoint]);
+        Mount::start("polyfs up", &mut command, &point, &context.scratch)
     }
 
     fn kill(&mut self, mount: Mount) -> Result<()> {
@@ -174,7 +189,9 @@ impl Victim for Single<'_> {
     }
 
     fn check(&mut self) -> Result<()> {
-        Ok(())
+        let mut command = process::command(&self.context.binary);
+        command.args(["fsck", "--waypoint", &self.waypoint]);
+        process::check("fsck", &mut command, Duration::from_secs(60)).map(drop)
     }
 }
 
@@ -188,6 +205,10 @@ pub(super) fn rounds(victim: &mut dyn Victim) -> Result<Figure> {
         slowest = slowest.max(started.elapsed());
         for promise in &kept {
             holds(promise).with_context(|| format!("after {round} kills"))?;
+        }
+        if round > 0 {
+            let checked = victim.check();
+            checked.with_context(|| format!("after {round} kills"))?;
         }
         // A directory in it: should the dead mount be taken away, nothing of this path is left to write to.
         let home = mount.point.join("work");

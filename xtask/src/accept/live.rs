@@ -62,6 +62,7 @@ fn sqlite(context: &Context) -> Result<Figure> {
         let log = context.scratch.join(format!("insert-{mode}.log"));
         let mut writer = Daemon::start("sqlite3", &mut command, &log)?;
         kill_in_turn(&mut cluster, &mut || {
+            writer.forget_lines();
             for _ in 0..20 {
                 writer.wait_line("row ", Duration::from_secs(60))?;
             }
@@ -106,6 +107,9 @@ fn postgres(context: &Context) -> Result<Figure> {
     let mut load = Daemon::start("pgbench", &mut command, &log)?;
     load.wait_line("done ", Duration::from_secs(240))?;
     let waited = kill_in_turn(&mut cluster, &mut || {
+        load.forget_lines();
+        // The first may have begun before the kill.
+        load.wait_line("done ", Duration::from_secs(120))?;
         load.wait_line("done ", Duration::from_secs(120)).map(drop)
     });
     std::fs::write(&stop, b"")?;

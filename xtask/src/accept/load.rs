@@ -23,11 +23,12 @@ const END_LIMIT: Duration = Duration::from_secs(180);
 /// How long the writer may take for what it is waited for.
 const ACKS_LIMIT: Duration = Duration::from_secs(120);
 
-/// Copies and clones until the file $1 is there: $2 what is copied, $3 the repository, $4 where to.
+/// Copies and clones until the file $1 is there: $2 what is copied, $3 the repository, $4 where to, $5 the same place by
+/// the other mount, which looks at it.
 const COPIES: &str = r#"mkdir "$4"; cd "$4"; n=0; while [ ! -e "$1" ]; do
-    cp -a "$2" copy; diff -r "$2" copy; rm -r copy; n=$((n+1)); echo "copy $n"; done; echo "copies done""#;
+    cp -a "$2" copy; diff -r "$2" "$5/copy"; rm -r copy; n=$((n+1)); echo "copy $n"; done; echo "copies done""#;
 const CLONES: &str = r#"mkdir "$4"; cd "$4"; n=0; while [ ! -e "$1" ]; do
-    git clone -q --no-local "$3" clone; git -C clone fsck --no-progress; rm -rf clone; n=$((n+1)); echo "clone $n"; done; echo "clones done""#;
+    git clone -q --no-local "$3" clone; git -C "$5/clone" fsck --no-progress; rm -rf clone; n=$((n+1)); echo "clone $n"; done; echo "clones done""#;
 
 #[derive(Default)]
 struct Seen {
@@ -96,16 +97,27 @@ impl Load {
         let mut load = Self::writer(context, one);
         let source = context.root.join("xtask");
         let started = [
-            ("copies", COPIES, two.join("copies"), "copies done"),
-            ("clones", CLONES, one.join("clones"), "clones done"),
+            ("copies", COPIES, two, one, "copies done"),
+            ("clones", CLONES, one, two, "clones done"),
         ];
-        for (name, script, target, last) in started {
-            let arguments = [&load.stop, &source, &context.root, &target];
+        for (name, script, here, there, last) in started {
+            let (target, seen) = (here.join(name), there.join(name));
+            let arguments = [&load.stop, &source, &context.root, &target, &seen];
             let log = context.scratch.join(format!("{name}.log"));
             let daemon = Daemon::start(name, &mut process::bash(script, &arguments), &log)?;
             load.loops.push((daemon, last));
         }
         Ok(load)
+    }
+
+    /// Waits until `more` further fsyncs were acknowledged, and `least` has passed.
+    pub(super) fn await_outage(&self, more: u64, least: Duration) -> Result<()> {
+        let started = Instant::now();
+        self.await_acks(more)?;
+        while started.elapsed() < least {
+            self.await_acks(1)?;
+        }
+        Ok(())
     }
 
     /// Waits until `more` further fsyncs were acknowledged.
@@ -122,6 +134,11 @@ impl Load {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+
+    /// What the journal holds after so many fsyncs.
+    pub(super) fn journal_of(acks: u64) -> Vec<u8> {
+        (0..acks).flat_map(record).collect()
     }
 
     /// Ends the loops; fails when any call of theirs failed. The journal is read by mount `other`.
@@ -144,9 +161,8 @@ impl Load {
         let acks = self.seen.acks.load(Ordering::Acquire);
         let name = self.journal.file_name().context("a journal has a name")?;
         let found = std::fs::read(other.join(name))?;
-        let expected: Vec<u8> = (0..acks).flat_map(record).collect();
         ensure!(
-            found == expected,
+            found == Self::journal_of(acks),
             "the journal is not what fsync acknowledged"
         );
         let longest = *self.seen.longest.lock().expect("no holder panics");
