@@ -23,7 +23,7 @@ use crate::raft::types::{LogId, SnapshotMeta, Vote};
 use crate::runtime::Frame;
 
 /// The version of this format. Another one is refused at the first frame.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 /// The header of a frame.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
